@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/canary"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/steps"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/supervise"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/unit"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "runtime-agent",
+		Short:         "Moves this Kubernetes node from Docker Engine to containerd; kubectl runtime drives it",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		CompletionOptions: cobra.CompletionOptions{
+			DisableDefaultCmd: true,
+		},
+	}
+	root.AddCommand(superviseCommand(), runCommand(), statusCommand(), resumeCommand(), rollbackCommand(), canaryCommand(), sleepCommand(),
+		&cobra.Command{
+			Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), version)
+				return err
+			},
+		})
+	return root
+}
+
+func superviseCommand() *cobra.Command {
+	var root, specJSON string
+	cmd := &cobra.Command{
+		Use: "supervise", Short: "In the Job's pod: have the host do a phase, and report", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var spec protocol.Spec
+			if err := json.Unmarshal([]byte(specJSON), &spec); err != nil {
+				return fmt.Errorf("read --spec: %w", err)
+			}
+			if pod := (protocol.PodRef{Namespace: os.Getenv("POD_NAMESPACE"), Name: os.Getenv("POD_NAME"), UID: os.Getenv("POD_UID")}); pod.UID != "" {
+				spec.Pod = pod
+			}
+			if err := spec.Validate(); err != nil {
+				return err
+			}
+			return superviseIn(cmd.Context(), root, spec, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	cmd.Flags().StringVar(&root, "host", "/host", "where the host's root directory is mounted")
+	cmd.Flags().StringVar(&specJSON, "spec", "", "the Spec, as JSON")
+	_ = cmd.MarkFlagRequired("spec") // fails only for a flag that does not exist
+	return cmd
+}
+
+// superviseIn opens what the pod has and then makes the host's root its own: from there on, paths, links and programs are the host's.
+func superviseIn(ctx context.Context, root string, spec protocol.Spec, out, errOut io.Writer) error {
+	program, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return fmt.Errorf("open the agent's program: %w", err)
+	}
+	defer func() { _ = program.Close() }()
+	info, err := program.Stat()
+	if err != nil {
+		return fmt.Errorf("open the agent's program: %w", err)
+	}
+	// Where the pod has one; the event on the standard output is what counts.
+	termination, terminationErr := os.OpenFile("/dev/termination-log", os.O_WRONLY, 0)
+	if err := syscall.Chroot(root); err != nil {
+		return fmt.Errorf("change root to %s: %w", root, err)
+	}
+	if err := os.Chdir("/"); err != nil {
+		return fmt.Errorf("change root to %s: %w", root, err)
+	}
+	s := &supervise.Supervisor{
+		Spec: spec, Layout: unit.Layout{Root: "/"}, Systemd: host.Systemd{Run: host.Exec{}},
+		Program: program, Size: info.Size(), Out: out, Err: errOut,
+	}
+	result, err := s.Run(ctx)
+	if terminationErr == nil {
+		message := result.Message
+		if err != nil {
+			message = err.Error()
+		}
+		_, _ = termination.WriteString(message)
+		_ = termination.Close()
+	}
+	return err
+}
+
+// realClock is the engine's clock outside of tests.
+type realClock struct{}
+
+func (realClock) Now() time.Time { return time.Now() }
+
+func (realClock) Sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+func runCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "run", Short: "As the host unit: do what is open or asked for", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			program, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("find the agent's program: %w", err)
+			}
+			systemd := host.Systemd{Run: host.Exec{}}
+			u := &unit.Unit{
+				Layout: unit.Layout{Root: "/"}, Systemd: systemd, Machine: host.MachineID(), Program: program, Clock: realClock{},
+				Work: func(spec protocol.Spec, dir string, records func() []journal.Record) unit.Work {
+					h := &steps.Host{Spec: spec, RunDir: dir, Runner: host.Exec{}, Systemd: systemd, Records: records}
+					return unit.Work{
+						Steps: steps.List(h), Timeout: steps.Timeout(spec),
+						Finish: func(ctx context.Context, r *protocol.Result) { steps.Finish(ctx, h, r) },
+					}
+				},
+			}
+			err = u.Run(cmd.Context())
+			if errors.Is(err, engine.ErrInterrupted) {
+				_, err = fmt.Fprintln(cmd.ErrOrStderr(), err)
+				return err
+			}
+			return err
+		},
+	}
+}
+
+func canaryCommand() *cobra.Command {
+	parent := &cobra.Command{Use: "canary", Short: "In the canary pod: check what applications rely on"}
+	o := canary.Options{Getenv: os.Getenv, CgroupRoot: "/sys/fs/cgroup"}
+	serve := &cobra.Command{
+		Use: "serve", Short: "Check, print the results as JSON, answer probes at /healthz", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Out = cmd.OutOrStdout()
+			return canary.Serve(cmd.Context(), o)
+		},
+	}
+	serve.Flags().StringVar(&o.Dir, "dir", "", "a volume to write to and read from")
+	serve.Flags().IntVar(&o.Port, "port", 8080, "where to answer probes")
+	serve.Flags().Int64Var(&o.ExpectMemory, "expect-memory-bytes", 0, "the memory limit that the container is to have")
+	parent.AddCommand(serve)
+	return parent
+}
+
+func sleepCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "sleep", Short: "In the rehearsal's container: say so, and wait to be stopped", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "runtime-agent "+version+" sleeps")
+			<-cmd.Context().Done()
+			return err
+		},
+	}
+}

@@ -1,0 +1,33 @@
+// Command runtime-agent is what works on the nodes: one static program that the Job's pod, the host unit and the canary pod all run.
+// An administrator runs it on a node whose API server cannot be reached. It holds no Kubernetes credentials.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	err := command().ExecuteContext(ctx)
+	stop()
+	if err == nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "Error:", err)
+	var detail interface {
+		error
+		Detail() string
+	}
+	if errors.As(err, &detail) && detail.Detail() != "" {
+		fmt.Fprintln(os.Stderr, detail.Detail())
+	}
+	os.Exit(1)
+}

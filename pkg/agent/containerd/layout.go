@@ -1,0 +1,39 @@
+package containerd
+
+// Layout is where a containerd with a given config keeps and finds things.
+type Layout struct {
+	Root string
+	// Address is the path of the socket.
+	Address      string
+	Snapshotter  string
+	SandboxImage string // empty: the release's own default
+	CNIBinDir    string
+	CNIConfDir   string
+}
+
+// ReadLayout reads the Layout of a config of any version, with containerd's defaults for what it does not say. It does not
+// follow imports.
+func ReadLayout(data []byte) (Layout, error) {
+	config, err := parse(data)
+	if err != nil {
+		return Layout{}, err
+	}
+	text := func(def string, path ...string) string {
+		at := config
+		for _, key := range path[:len(path)-1] {
+			at, _ = at[key].(table)
+		}
+		if value, _ := at[path[len(path)-1]].(string); value != "" {
+			return value
+		}
+		return def
+	}
+	return Layout{
+		Root:         text(DefaultRoot, "root"),
+		Address:      text(text(DefaultAddress, "grpc", "address"), "plugins", "io.containerd.server.v1.grpc", "address"),
+		Snapshotter:  text("overlayfs", "plugins", criPlugin, "containerd", "snapshotter"),
+		SandboxImage: text("", "plugins", criPlugin, "sandbox_image"),
+		CNIBinDir:    text("/opt/cni/bin", "plugins", criPlugin, "cni", "bin_dir"),
+		CNIConfDir:   text("/etc/cni/net.d", "plugins", criPlugin, "cni", "conf_dir"),
+	}, nil
+}

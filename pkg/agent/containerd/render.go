@@ -1,0 +1,334 @@
+package containerd
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// Settings are what the agent wants of containerd. Empty fields keep what the existing file says.
+type Settings struct {
+	// CgroupDriver is the kubelet's: "systemd" or "cgroupfs". It is written to every runc handler, since containerd 2.x
+	// reports the default handler's to the kubelet, which from 1.31 on follows it.
+	CgroupDriver string
+	// SandboxImage is the pause image, which has to be on the node already.
+	SandboxImage string
+	// CNIBinDirs is the one directory of CNI plugins; before containerd 2.1 there is no list.
+	CNIBinDirs string
+	// CNIConfDir is the directory of CNI configurations.
+	CNIConfDir string
+	// Root is containerd's data directory.
+	Root string
+	// Snapshotter unpacks images, e.g. "overlayfs".
+	Snapshotter string
+	// RestrictOOMScoreAdj lets containerd run pods where it lacks CAP_SYS_RESOURCE. It is only ever turned on.
+	RestrictOOMScoreAdj bool
+	// Imported are the contents of the files that the existing file's `imports` names, in the order of loading. With any, they
+	// are merged into the one file and `imports` goes. Give them for containerd before 2.0, where an imported file that has
+	// a CRI table replaces the whole one of the main file; for later ones leave them out, and `imports` stays.
+	Imported [][]byte
+}
+
+// CannotKeepError names a setting of the existing file that the new one cannot hold. The switch has to be refused: dropping it
+// would change how the node runs.
+type CannotKeepError struct {
+	// Key is the TOML key; Reason says why.
+	Key, Reason string
+}
+
+func (e *CannotKeepError) Error() string {
+	return "containerd config: cannot keep " + e.Key + ": " + e.Reason
+}
+
+const header = `# Written by kubectl-runtime when it moved this node from Docker Engine to containerd. Settings of the file that was here
+# before are kept; its comments are not.
+`
+
+// Render returns the config.toml for containerd 1.3 to 2.4: version 2, CRI enabled and set up as s says, and all that the
+// existing file (any version, empty if there is none) says beside that. It is pure, and rendering its own output again
+// changes nothing. What cannot be kept is a CannotKeepError.
+func Render(existing []byte, s Settings) ([]byte, error) {
+	if s.CgroupDriver != "" && s.CgroupDriver != "systemd" && s.CgroupDriver != "cgroupfs" {
+		return nil, fmt.Errorf("containerd config: unknown cgroup driver %q", s.CgroupDriver)
+	}
+	config, err := parse(existing)
+	if err != nil {
+		return nil, err
+	}
+	for _, data := range s.Imported {
+		imported, err := parse(data)
+		if err != nil {
+			return nil, fmt.Errorf("imported file: %w", err)
+		}
+		if err := mergeImported(config, imported); err != nil {
+			return nil, err
+		}
+	}
+	if s.Root != "" {
+		config["root"] = s.Root
+	}
+	if err := enableCRI(config); err != nil {
+		return nil, err
+	}
+	plugins, err := subtable(config, "plugins")
+	if err != nil {
+		return nil, err
+	}
+	cri, err := subtable(plugins, criPlugin)
+	if err != nil {
+		return nil, err
+	}
+	for _, apply := range []func(table, Settings) error{setCRI, setCNI, setRegistry, setContainerd} {
+		if err := apply(cri, s); err != nil {
+			return nil, err
+		}
+	}
+	body, err := toml.Marshal(config)
+	if err != nil {
+		return nil, fmt.Errorf("write containerd config: %w", err)
+	}
+	return append([]byte(header), body...), nil
+}
+
+// mergeImported adds an imported file as containerd 2.x does: tables are merged, lists of plugins united.
+func mergeImported(config, imported table) error {
+	delete(imported, "imports")
+	delete(config, "imports")
+	for _, key := range []string{"disabled_plugins", "required_plugins"} {
+		ids, err := stringList(config, key)
+		if err != nil {
+			return err
+		}
+		more, err := stringList(imported, key)
+		if err != nil {
+			return err
+		}
+		delete(imported, key)
+		for _, id := range more {
+			if !slices.Contains(ids, id) {
+				ids = append(ids, id)
+			}
+		}
+		if len(ids) > 0 {
+			config[key] = ids
+		}
+	}
+	merge(config, imported)
+	return nil
+}
+
+// Imports returns the patterns of the existing file's `imports`; relative ones are relative to the file's directory.
+func Imports(existing []byte) ([]string, error) {
+	config := table{}
+	if err := toml.Unmarshal(existing, &config); err != nil {
+		return nil, fmt.Errorf("parse containerd config: %w", err)
+	}
+	return stringList(config, "imports")
+}
+
+// enableCRI takes CRI off the list of disabled plugins; Docker's package puts it there, in the form of version 1.
+func enableCRI(config table) error {
+	disabled, err := stringList(config, "disabled_plugins")
+	if err != nil {
+		return err
+	}
+	disabled = slices.DeleteFunc(disabled, func(id string) bool {
+		switch id {
+		case "cri", criPlugin, criRuntimePlugin, criImagesPlugin:
+			return true
+		}
+		return false
+	})
+	if len(disabled) == 0 {
+		delete(config, "disabled_plugins")
+	} else {
+		config["disabled_plugins"] = disabled
+	}
+	return nil
+}
+
+func setCRI(cri table, s Settings) error {
+	if s.SandboxImage != "" {
+		cri["sandbox_image"] = s.SandboxImage
+	}
+	if s.RestrictOOMScoreAdj {
+		cri["restrict_oom_score_adj"] = true
+	}
+	// It only ever worked for the runtime that containerd 2.0 dropped, and CRI does not load with any other.
+	delete(cri, "systemd_cgroup")
+	return nil
+}
+
+func setCNI(cri table, s Settings) error {
+	cni, err := subtable(cri, "cni")
+	if err != nil {
+		return err
+	}
+	if s.CNIConfDir != "" {
+		cni["conf_dir"] = s.CNIConfDir
+	}
+	if s.CNIBinDirs != "" {
+		cni["bin_dir"] = s.CNIBinDirs
+		delete(cni, "bin_dirs")
+	}
+	if _, ok := cni["bin_dirs"]; ok {
+		return &CannotKeepError{Key: "cni.bin_dirs", Reason: "a version 2 file takes one directory"}
+	}
+	if len(cni) == 0 {
+		delete(cri, "cni")
+	}
+	return nil
+}
+
+// setRegistry points at hosts.toml files unless the file has the older inline settings: CRI does not load with both.
+func setRegistry(cri table, _ Settings) error {
+	registry, err := subtable(cri, "registry")
+	if err != nil {
+		return err
+	}
+	if path, _ := registry["config_path"].(string); path != "" {
+		if strings.Contains(path, ":") {
+			return &CannotKeepError{Key: "registry.config_path", Reason: "containerd 2.x does not read hosts.toml files from a list of directories"}
+		}
+		return nil
+	}
+	mirrors, err := subtable(registry, "mirrors")
+	if err != nil {
+		return err
+	}
+	configs, err := subtable(registry, "configs")
+	if err != nil {
+		return err
+	}
+	inline := len(mirrors) > 0
+	for _, host := range configs {
+		if settings, ok := host.(table); ok && settings["tls"] != nil {
+			inline = true
+		}
+	}
+	if len(mirrors) == 0 {
+		delete(registry, "mirrors")
+	}
+	if len(configs) == 0 {
+		delete(registry, "configs")
+	}
+	if !inline {
+		registry["config_path"] = RegistryConfigPath
+	}
+	return nil
+}
+
+func setContainerd(cri table, s Settings) error {
+	containerd, err := subtable(cri, "containerd")
+	if err != nil {
+		return err
+	}
+	if s.Snapshotter != "" {
+		containerd["snapshotter"] = s.Snapshotter
+	}
+	runtimes, err := subtable(containerd, "runtimes")
+	if err != nil {
+		return err
+	}
+	if err := renameOldRuntimes(containerd, runtimes); err != nil {
+		return err
+	}
+	if name, _ := containerd["default_runtime_name"].(string); name == "" {
+		containerd["default_runtime_name"] = "runc"
+	}
+	// Up to 1.7 a file that defines any handler has only those it defines.
+	if _, err := subtable(runtimes, "runc"); err != nil {
+		return err
+	}
+	for _, name := range sortedKeys(runtimes) {
+		runtime, err := subtable(runtimes, name)
+		if err != nil {
+			return err
+		}
+		if err := setRuntime(runtime, s); err != nil {
+			return fmt.Errorf("runtime %s: %w", name, err)
+		}
+	}
+	name := containerd["default_runtime_name"].(string)
+	if _, ok := runtimes[name]; !ok {
+		return &CannotKeepError{Key: "containerd.default_runtime_name", Reason: fmt.Sprintf("there is no runtime %q", name)}
+	}
+	return nil
+}
+
+// renameOldRuntimes does to the two tables that containerd 2.0 dropped what 1.x did with them (pkg/cri/config,
+// ValidatePluginConfig). Empty ones come from `containerd config default`.
+func renameOldRuntimes(containerd, runtimes table) error {
+	for _, old := range []struct{ key, name string }{{"default_runtime", "default"}, {"untrusted_workload_runtime", "untrusted"}} {
+		runtime, err := subtable(containerd, old.key)
+		if err != nil {
+			return err
+		}
+		delete(containerd, old.key)
+		if kind, _ := runtime["runtime_type"].(string); kind == "" {
+			continue
+		}
+		if _, ok := runtimes[old.name]; ok && old.name == "untrusted" {
+			return &CannotKeepError{Key: "containerd." + old.key, Reason: "there is a runtime of that name, too"}
+		}
+		runtimes[old.name] = runtime
+		if old.name == "default" {
+			containerd["default_runtime_name"] = "default"
+		}
+	}
+	return nil
+}
+
+const runcV2 = "io.containerd.runc.v2"
+
+// setRuntime sets the cgroup driver of a handler that runs runc or a program like it, and replaces the shims that containerd
+// 2.0 dropped.
+func setRuntime(runtime table, s Settings) error {
+	switch kind, _ := runtime["runtime_type"].(string); kind {
+	case "", "io.containerd.runc.v1":
+		runtime["runtime_type"] = runcV2
+	case "io.containerd.runtime.v1.linux":
+		runtime["runtime_type"] = runcV2
+		if err := moveV1Options(runtime); err != nil {
+			return err
+		}
+	case runcV2:
+	default:
+		return nil // gVisor, Kata and others choose on their own
+	}
+	// Gone in 2.0, and empty in what `containerd config default` of 1.x prints.
+	for _, key := range []string{"runtime_engine", "runtime_root"} {
+		if value, _ := runtime[key].(string); value == "" {
+			delete(runtime, key)
+		}
+	}
+	if s.CgroupDriver == "" {
+		return nil
+	}
+	options, err := subtable(runtime, "options")
+	if err != nil {
+		return err
+	}
+	options["SystemdCgroup"] = s.CgroupDriver == "systemd"
+	return nil
+}
+
+// moveV1Options turns the settings of the runtime v1 shim into runc.v2's options.
+func moveV1Options(runtime table) error {
+	options, err := subtable(runtime, "options")
+	if err != nil {
+		return err
+	}
+	for _, pair := range []struct{ old, now string }{{"runtime_engine", "BinaryName"}, {"runtime_root", "Root"}} {
+		value, ok := runtime[pair.old]
+		delete(runtime, pair.old)
+		if text, isText := value.(string); ok && !isText {
+			return &CannotKeepError{Key: pair.old, Reason: "it is not a string"}
+		} else if text != "" {
+			options[pair.now] = text
+		}
+	}
+	return nil
+}

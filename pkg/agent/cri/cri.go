@@ -1,0 +1,248 @@
+// Package cri asks a container runtime through the CRI what a kubelet would ask it: whether it is ready, and to run a pod
+// sandbox with a container. It pulls nothing. The agent's steps call it, on containerd and on cri-dockerd.
+package cri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// maxMessage bounds a gRPC message in bytes, as in the kubelet.
+const maxMessage = 16 << 20
+
+// Client talks to one CRI endpoint, in runtime.v1: containerd from 1.6 on and cri-dockerd from 0.2 on speak it, dockershim does
+// not.
+type Client struct {
+	conn    *grpc.ClientConn
+	runtime runtimeapi.RuntimeServiceClient
+	image   runtimeapi.ImageServiceClient
+}
+
+// Dial connects to endpoint, a path or a unix:// URL, and waits until ctx ends for it to answer Version.
+func Dial(ctx context.Context, endpoint string) (*Client, error) {
+	target := endpoint
+	if !strings.Contains(target, "://") {
+		target = "unix://" + target
+	}
+	params := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 3 * time.Second}
+	params.Backoff.BaseDelay, params.Backoff.MaxDelay = 50*time.Millisecond, time.Second
+	conn, err := grpc.NewClient(target,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(params),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
+	if err != nil {
+		return nil, fmt.Errorf("connect to CRI endpoint %s: %w", endpoint, err)
+	}
+	c := &Client{conn: conn, runtime: runtimeapi.NewRuntimeServiceClient(conn), image: runtimeapi.NewImageServiceClient(conn)}
+	if err := c.waitForVersion(ctx); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("connect to CRI endpoint %s: %w", endpoint, err)
+	}
+	return c, nil
+}
+
+// waitForVersion repeats the call while nobody listens, and while containerd that has just started says "server is not initialized
+// yet", which up to 1.7 comes as code Unknown (pkg/cri/server/instrumented_service.go, checkInitialized). Any other answer is final,
+// most of all Unimplemented: CRI is off.
+func (c *Client) waitForVersion(ctx context.Context) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		_, err := c.runtime.Version(ctx, &runtimeapi.VersionRequest{})
+		if code := status.Code(err); code != codes.Unavailable && code != codes.Unknown {
+			return call("Version", err)
+		}
+		select {
+		case <-ctx.Done():
+			return call("Version", err)
+		case <-tick.C:
+		}
+	}
+}
+
+// Close ends the connection.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// call names the CRI call that failed.
+func call(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// Report is what Check found.
+type Report struct {
+	RuntimeName    string // "containerd", "docker" (cri-dockerd), "cri-o"
+	RuntimeVersion string // as the runtime writes it: "1.6.20~ds1", "2.4.2"
+	RuntimeReady   bool
+	NetworkReady   bool
+	// Message is what the runtime says about the conditions that are false.
+	Message string
+	// CgroupDriver is "systemd" or "cgroupfs", empty if the runtime does not tell (containerd before 2.0).
+	CgroupDriver string
+}
+
+// Ready tells whether pods can run.
+func (r Report) Ready() bool { return r.RuntimeReady && r.NetworkReady }
+
+// Check asks for version, status and configuration. A condition that is false is in the Report and not an error.
+func (c *Client) Check(ctx context.Context) (Report, error) {
+	version, err := c.runtime.Version(ctx, &runtimeapi.VersionRequest{})
+	if err != nil {
+		return Report{}, call("Version", err)
+	}
+	report := Report{RuntimeName: version.GetRuntimeName(), RuntimeVersion: version.GetRuntimeVersion()}
+	answer, err := c.runtime.Status(ctx, &runtimeapi.StatusRequest{})
+	if err != nil {
+		return report, call("Status", err)
+	}
+	var messages []string
+	for _, condition := range answer.GetStatus().GetConditions() {
+		switch condition.GetType() {
+		case "RuntimeReady":
+			report.RuntimeReady = condition.GetStatus()
+		case "NetworkReady":
+			report.NetworkReady = condition.GetStatus()
+		default:
+			continue // ContainerdHasNoDeprecationWarnings hurts no pod
+		}
+		if !condition.GetStatus() {
+			messages = append(messages, fmt.Sprintf("%s is false: %s: %s", condition.GetType(), condition.GetReason(), condition.GetMessage()))
+		}
+	}
+	report.Message = strings.Join(messages, "; ")
+	config, err := c.runtime.RuntimeConfig(ctx, &runtimeapi.RuntimeConfigRequest{})
+	switch {
+	case status.Code(err) == codes.Unimplemented:
+	case err != nil:
+		return report, call("RuntimeConfig", err)
+	case config.GetLinux() != nil:
+		report.CgroupDriver = strings.ToLower(config.GetLinux().GetCgroupDriver().String())
+	}
+	return report, nil
+}
+
+// HasImage tells whether the runtime finds an image under ref, as the kubelet would before it pulls.
+func (c *Client) HasImage(ctx context.Context, ref string) (bool, error) {
+	answer, err := c.image.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
+	if err != nil {
+		return false, call("ImageStatus of "+ref, err)
+	}
+	return answer.GetImage() != nil, nil
+}
+
+// Pod names a pod.
+type Pod struct {
+	Namespace, Name, UID string
+}
+
+// Sandbox is a pod sandbox of the runtime's.
+type Sandbox struct {
+	ID      string
+	Pod     Pod
+	Attempt uint32
+	Ready   bool
+}
+
+// Sandboxes lists all pod sandboxes, those that were stopped included.
+func (c *Client) Sandboxes(ctx context.Context) ([]Sandbox, error) {
+	answer, err := c.runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return nil, call("ListPodSandbox", err)
+	}
+	var out []Sandbox
+	for _, item := range answer.GetItems() {
+		meta := item.GetMetadata()
+		out = append(out, Sandbox{
+			ID: item.GetId(), Pod: Pod{Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid()},
+			Attempt: meta.GetAttempt(), Ready: item.GetState() == runtimeapi.PodSandboxState_SANDBOX_READY,
+		})
+	}
+	return out, nil
+}
+
+// parallel bounds the calls that StopAll has under way.
+const parallel = 16
+
+// StopAll stops all running containers, each with its pod's grace, at most limit, before it is killed, and then all pod sandboxes, ready or not, so that
+// CNI DEL runs and host ports are free. It removes nothing, and goes on after a failure; the error joins all of them.
+func (c *Client) StopAll(ctx context.Context, limit time.Duration) error {
+	containers, err := c.runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
+		State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
+	}})
+	if err != nil {
+		return call("ListContainers", err)
+	}
+	var stops []func() error
+	for _, container := range containers.GetContainers() {
+		stops = append(stops, func() error {
+			_, err := c.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: container.GetId(), Timeout: graceSeconds(container, limit)})
+			return call(fmt.Sprintf("StopContainer %s (%s)", container.GetId(), container.GetMetadata().GetName()), ignoreNotFound(err))
+		})
+	}
+	stopErr := inParallel(stops)
+	sandboxes, err := c.Sandboxes(ctx)
+	if err != nil {
+		return errors.Join(stopErr, err)
+	}
+	stops = nil
+	for _, sandbox := range sandboxes {
+		stops = append(stops, func() error {
+			_, err := c.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: sandbox.ID})
+			return call(fmt.Sprintf("StopPodSandbox %s (%s/%s)", sandbox.ID, sandbox.Pod.Namespace, sandbox.Pod.Name), ignoreNotFound(err))
+		})
+	}
+	return errors.Join(stopErr, inParallel(stops))
+}
+
+// annotationGrace is where the kubelet notes a pod's terminationGracePeriodSeconds (kuberuntime/labels.go,
+// podTerminationGracePeriodLabel).
+const annotationGrace = "io.kubernetes.pod.terminationGracePeriod"
+
+// graceSeconds is what the container's pod wants between the stop signal and SIGKILL, at most limit; limit if nothing is noted.
+func graceSeconds(container *runtimeapi.Container, limit time.Duration) int64 {
+	most := int64((limit + time.Second - 1) / time.Second)
+	seconds, err := strconv.ParseInt(container.GetAnnotations()[annotationGrace], 10, 64)
+	if err != nil || seconds < 0 {
+		return most
+	}
+	return min(seconds, most)
+}
+
+// inParallel runs all of them and joins their errors in order.
+func inParallel(tasks []func() error) error {
+	errs := make([]error, len(tasks))
+	slots := make(chan struct{}, parallel)
+	var wait sync.WaitGroup
+	for i, task := range tasks {
+		wait.Add(1)
+		slots <- struct{}{}
+		go func() {
+			defer wait.Done()
+			errs[i] = task()
+			<-slots
+		}()
+	}
+	wait.Wait()
+	return errors.Join(errs...)
+}
+
+func ignoreNotFound(err error) error {
+	if status.Code(err) == codes.NotFound {
+		return nil
+	}
+	return err
+}

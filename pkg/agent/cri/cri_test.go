@@ -1,0 +1,277 @@
+package cri_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
+)
+
+const subnet = "10.253.91"
+
+// node is a containerd with runc, CNI and the test image.
+type node struct {
+	*cri.Client
+	dir    string
+	leases string
+}
+
+func start(t *testing.T, release agenttest.Release) node {
+	t.Helper()
+	runc, plugins := agenttest.Runc(t), agenttest.CNIPlugins(t)
+	config, err := containerd.Render([]byte(agenttest.Isolated), containerd.Settings{
+		CgroupDriver: "cgroupfs", SandboxImage: "test/pause:1", Snapshotter: "native", CNIBinDirs: plugins, CNIConfDir: "DIR/net.d",
+		RestrictOOMScoreAdj: true, // test machines may lack CAP_SYS_RESOURCE
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	daemon := agenttest.Start(t, release, string(config), runc)
+	n := node{dir: daemon.Dir, leases: filepath.Join(daemon.Dir, "leases")}
+	network := fmt.Sprintf(`{"cniVersion":"0.3.1","name":"test","plugins":[{"type":"ptp","ipMasq":false,"ipam":
+		{"type":"host-local","subnet":"%s.0/24","dataDir":%q}}]}`, subnet, n.leases)
+	if err := os.MkdirAll(filepath.Join(daemon.Dir, "net.d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(daemon.Dir, "net.d/10-test.conflist"), []byte(network), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if n.Client, err = cri.Dial(ctx, daemon.Address); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Close() })
+
+	c, err := containerd.Dial(daemon.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	docker := &agenttest.Docker{}
+	docker.Add(t, agenttest.Legacy, []string{"test/pause:1", "test/agent:1"}, nil, map[string][]byte{"program": agenttest.Program(t)})
+	if _, err := images.Import(t.Context(), docker, c, []string{"test/pause:1"}, nil, images.WithSnapshotter("native")); err != nil {
+		t.Fatal(err)
+	}
+	n.waitFor(t, "image and network", func() bool {
+		found, err := n.HasImage(t.Context(), "test/agent:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		report, err := n.Check(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found && report.Ready()
+	})
+	return n
+}
+
+func (n node) waitFor(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(15 * time.Second)
+	for !done() {
+		if time.Now().After(deadline) {
+			t.Fatalf("no %s", what)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func (n node) options() cri.SmokeOptions {
+	return cri.SmokeOptions{
+		SandboxImage: "test/pause:1", Image: "test/agent:1", CgroupDriver: "cgroupfs",
+		Command: []string{"/program", "sleep"}, Exec: []string{"/program", "version"},
+		Pod:    cri.Pod{Namespace: "kubectl-runtime", Name: "job", UID: "uid"},
+		LogDir: filepath.Join(n.dir, "logs"), LeaseDir: n.leases,
+	}
+}
+
+// expectNothingLeft looks for what a sandbox leaves when it is not removed.
+func (n node) expectNothingLeft(t *testing.T) {
+	t.Helper()
+	sandboxes, err := n.Sandboxes(t.Context())
+	if err != nil || len(sandboxes) != 0 {
+		t.Errorf("sandboxes left: %v, %v", sandboxes, err)
+	}
+	if leases, _ := filepath.Glob(filepath.Join(n.leases, "test", subnet+".*")); len(leases) != 0 {
+		t.Errorf("leases left: %v", leases)
+	}
+	if _, err := os.Stat(filepath.Join(n.dir, "logs")); err == nil {
+		t.Error("the log directory is left")
+	}
+	if groups, _ := filepath.Glob("/sys/fs/cgroup/*/kubectl-runtime"); len(groups) != 0 {
+		t.Errorf("cgroups left: %v", groups)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	for _, release := range agenttest.Releases(t) {
+		t.Run(release.Name, func(t *testing.T) {
+			n := start(t, release)
+			report, err := n.Check(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			driver := map[string]string{"1.6": "", "2.4": "cgroupfs"}[release.Name]
+			if report.RuntimeName != "containerd" || !strings.HasPrefix(strings.TrimPrefix(report.RuntimeVersion, "v"), release.Name) ||
+				report.CgroupDriver != driver || !report.Ready() || report.Message != "" {
+				t.Errorf("got %+v", report)
+			}
+			if err := os.Remove(filepath.Join(n.dir, "net.d/10-test.conflist")); err != nil {
+				t.Fatal(err)
+			}
+			n.waitFor(t, "unready network", func() bool {
+				report, err = n.Check(t.Context())
+				return err == nil && !report.NetworkReady
+			})
+			if report.Ready() || !strings.Contains(report.Message, "NetworkReady is false") {
+				t.Errorf("without a CNI configuration: %+v", report)
+			}
+		})
+	}
+}
+
+func TestSmoke(t *testing.T) {
+	for _, release := range agenttest.Releases(t) {
+		t.Run(release.Name, func(t *testing.T) {
+			n := start(t, release)
+			// Runtimes may know the Job's own pod when the smoke test runs, and it is run more than once.
+			for range 2 {
+				var stages []string
+				o := n.options()
+				o.Stage = func(stage string) { stages = append(stages, stage) }
+				if err := n.Smoke(t.Context(), o); err != nil {
+					t.Fatalf("after %q: %v", stages, err)
+				}
+				if len(stages) != 8 {
+					t.Errorf("stages: %q", stages)
+				}
+				n.expectNothingLeft(t)
+			}
+			if release.Name == "2.4" {
+				o := n.options()
+				o.HostNetwork = true
+				if err := n.Smoke(t.Context(), o); err != nil {
+					t.Errorf("host network: %v", err)
+				}
+			}
+		})
+	}
+}
+
+func TestSmokeNamesWhatFailedAndRemovesAll(t *testing.T) {
+	for _, release := range agenttest.Releases(t) {
+		t.Run(release.Name, func(t *testing.T) {
+			n := start(t, release)
+			for name, c := range map[string]struct {
+				change func(*cri.SmokeOptions)
+				want   string
+			}{
+				"no sandbox image":     {func(o *cri.SmokeOptions) { o.SandboxImage = "gone:1" }, "ImageStatus: the runtime does not have gone:1"},
+				"no test image":        {func(o *cri.SmokeOptions) { o.Image = "gone:2" }, "ImageStatus: the runtime does not have gone:2"},
+				"command is not there": {func(o *cri.SmokeOptions) { o.Command = []string{"/gone"} }, "StartContainer: "},
+				"container ends":       {func(o *cri.SmokeOptions) { o.Command = []string{"/program", "version"} }, ""},
+				"exec fails":           {func(o *cri.SmokeOptions) { o.Exec = []string{"/program", "fail"} }, "ExecSync: exit code 3: failing"},
+				"exec does not exist":  {func(o *cri.SmokeOptions) { o.Exec = []string{"/gone"} }, "ExecSync: "},
+				"log not in directory": {func(o *cri.SmokeOptions) { o.LogDir = "/proc/nowhere" }, "make log directory: "},
+			} {
+				t.Run(name, func(t *testing.T) {
+					o := n.options()
+					c.change(&o)
+					if err := n.Smoke(t.Context(), o); err == nil || !strings.Contains(err.Error(), c.want) {
+						t.Errorf("got %v, want %q", err, c.want)
+					}
+					n.expectNothingLeft(t)
+				})
+			}
+			t.Run("caller gives up", func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				o := n.options()
+				o.Stage = func(stage string) {
+					if strings.Contains(stage, "statistics") {
+						cancel()
+					}
+				}
+				if err := n.Smoke(ctx, o); err == nil || !strings.Contains(err.Error(), "ContainerStats: ") {
+					t.Errorf("got %v", err)
+				}
+				n.expectNothingLeft(t)
+			})
+			t.Run("broken network", func(t *testing.T) {
+				file := filepath.Join(n.dir, "net.d/10-test.conflist")
+				data, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				broken := strings.Replace(string(data), "host-local", "gone-local", 1)
+				if err := os.WriteFile(file, []byte(broken), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				n.waitFor(t, "error", func() bool {
+					err := n.Smoke(t.Context(), n.options())
+					return err != nil && strings.Contains(err.Error(), "RunPodSandbox: ") && strings.Contains(err.Error(), "gone-local")
+				})
+				if err := os.WriteFile(file, data, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				n.waitFor(t, "success", func() bool { return n.Smoke(t.Context(), n.options()) == nil })
+				n.expectNothingLeft(t)
+			})
+		})
+	}
+}
+
+func TestStopAll(t *testing.T) {
+	for _, release := range agenttest.Releases(t) {
+		t.Run(release.Name, func(t *testing.T) {
+			n := start(t, release)
+			stopped := false
+			ctx, giveUp := context.WithCancel(t.Context())
+			o := n.options()
+			o.Stage = func(stage string) {
+				if !strings.Contains(stage, "statistics") {
+					return
+				}
+				sandboxes, err := n.Sandboxes(t.Context())
+				if err != nil || len(sandboxes) != 1 || !sandboxes[0].Ready || sandboxes[0].Pod != o.Pod {
+					t.Errorf("while it runs: %+v, %v", sandboxes, err)
+				}
+				if err := n.StopAll(t.Context(), time.Second); err != nil {
+					t.Error(err)
+				}
+				sandboxes, err = n.Sandboxes(t.Context())
+				stopped = err == nil && len(sandboxes) == 1 && !sandboxes[0].Ready
+				if leases, _ := filepath.Glob(filepath.Join(n.leases, "test", subnet+".*")); len(leases) != 0 {
+					t.Errorf("leases left: %v", leases)
+				}
+				giveUp()
+			}
+			_ = n.Smoke(ctx, o) // its container is gone half way
+			if !stopped {
+				t.Error("the sandbox was not stopped")
+			}
+			n.expectNothingLeft(t)
+			if err := n.StopAll(t.Context(), time.Second); err != nil {
+				t.Errorf("with nothing to stop: %v", err)
+			}
+		})
+	}
+}
+
+func TestDialSaysThatNobodyListens(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err := cri.Dial(ctx, filepath.Join(t.TempDir(), "gone.sock"))
+	if err == nil || !strings.Contains(err.Error(), "gone.sock: Version: ") {
+		t.Errorf("got %v", err)
+	}
+}

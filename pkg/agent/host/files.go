@@ -1,0 +1,386 @@
+package host
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// EditedSuffix is put on the name of a file that someone edited after us, when the undo keeps it beside the original.
+const EditedSuffix = ".kubectl-runtime-edited"
+
+// State is a file as it was: what is needed to make it anew.
+type State struct {
+	// Absent means that there was no file; the other fields are then unset.
+	Absent  bool              `json:"absent,omitempty"`
+	SHA256  string            `json:"sha256,omitempty"`
+	Mode    uint32            `json:"mode,omitempty"` // permission bits, setuid, setgid and sticky, as in stat(2)
+	UID     int               `json:"uid,omitempty"`
+	GID     int               `json:"gid,omitempty"`
+	ModTime time.Time         `json:"modTime,omitzero"`
+	Xattrs  map[string][]byte `json:"xattrs,omitempty"`
+}
+
+// Change is one file's planned change: a step's memo. Old and new content lie in the run's directory, so that applying and
+// undoing need nothing else.
+type Change struct {
+	// Path is the file itself, symbolic links resolved.
+	Path string `json:"path"`
+	Old  State  `json:"old"`
+	// OldCopy is where the content from before lies, unless Old.Absent.
+	OldCopy string `json:"oldCopy,omitempty"`
+	// NewSHA256 and NewCopy are the content to be; NewAbsent means that the file is to be gone.
+	NewAbsent bool   `json:"newAbsent,omitempty"`
+	NewSHA256 string `json:"newSHA256,omitempty"`
+	NewCopy   string `json:"newCopy,omitempty"`
+	// MadeDirs are parents that did not exist, outermost first; the undo removes them if they are empty.
+	MadeDirs []string `json:"madeDirs,omitempty"`
+}
+
+// Unchanged reports whether the change changes nothing.
+func (c Change) Unchanged() bool {
+	return c.Old.Absent == c.NewAbsent && (c.NewAbsent || c.Old.SHA256 == c.NewSHA256)
+}
+
+// Files plans, applies and undoes changes of files. Dir is the directory for copies, on a disk that survives a reboot.
+type Files struct {
+	Dir string
+}
+
+// Plan records the file at path as it is and what it is to become, without changing it. New content nil means that the
+// file is to be removed. The content from before has to be old, as the caller read it (nil for absent), so that an edit in
+// between is not lost.
+func (f Files) Plan(path string, old, content []byte) (Change, error) {
+	resolved, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		resolved, err = path, nil
+		if _, lerr := os.Lstat(path); lerr == nil {
+			return Change{}, fmt.Errorf("back up %s: it is a dangling symbolic link", path)
+		}
+	}
+	if err != nil {
+		return Change{}, fmt.Errorf("back up %s: %w", path, err)
+	}
+	c := Change{Path: resolved}
+	current, state, err := capture(resolved)
+	if err != nil {
+		return Change{}, fmt.Errorf("back up %s: %w", path, err)
+	}
+	if state.Absent != (old == nil) || !bytes.Equal(current, old) {
+		return Change{}, fmt.Errorf("back up %s: it was changed while the agent looked at it; try again", path)
+	}
+	c.Old = state
+	if !state.Absent {
+		if c.OldCopy, err = f.keep(current); err != nil {
+			return Change{}, fmt.Errorf("back up %s: %w", path, err)
+		}
+	}
+	if content == nil {
+		c.NewAbsent = true
+		return c, nil
+	}
+	c.NewSHA256 = checksum(content)
+	if c.NewCopy, err = f.keep(content); err != nil {
+		return Change{}, fmt.Errorf("plan %s: %w", path, err)
+	}
+	for dir := filepath.Dir(resolved); ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+			break
+		}
+		c.MadeDirs = append([]string{dir}, c.MadeDirs...)
+	}
+	return c, nil
+}
+
+// keep stores content under its checksum.
+func (f Files) keep(content []byte) (string, error) {
+	if err := os.MkdirAll(f.Dir, 0o700); err != nil {
+		return "", err
+	}
+	path := filepath.Join(f.Dir, checksum(content))
+	if kept, err := os.ReadFile(path); err == nil && bytes.Equal(kept, content) {
+		return path, nil
+	}
+	return path, replace(path, content, State{Mode: 0o600, UID: os.Getuid(), GID: os.Getgid()})
+}
+
+// Apply makes the change. A file that is neither as it was nor as it is to be was edited by someone since, and stays: an error.
+func (f Files) Apply(c Change) error {
+	now, err := is(c.Path)
+	if err != nil {
+		return fmt.Errorf("change %s: %w", c.Path, err)
+	}
+	switch {
+	case c.isNew(now):
+		return nil
+	case !c.isOld(now):
+		return fmt.Errorf("change %s: someone edited it since the agent looked at it", c.Path)
+	case c.NewAbsent:
+		return remove(c.Path)
+	}
+	content, err := readKept(c.NewCopy, c.NewSHA256)
+	if err != nil {
+		return fmt.Errorf("change %s: %w", c.Path, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(c.Path), 0o755); err != nil { //nolint:gosec // directories below /etc are for all to read
+		return fmt.Errorf("change %s: %w", c.Path, err)
+	}
+	state := c.Old
+	state.ModTime = time.Time{}
+	if c.Old.Absent {
+		state = State{Mode: 0o644, UID: os.Getuid(), GID: os.Getgid()}
+	}
+	if err := replace(c.Path, content, state); err != nil {
+		return fmt.Errorf("change %s: %w", c.Path, err)
+	}
+	return nil
+}
+
+// Undo puts the file back as it was: content, owner, mode, extended attributes and time of modification. One that someone
+// edited after us is kept beside it under EditedSuffix, and its path returned.
+func (f Files) Undo(c Change) (edited string, err error) {
+	now, err := is(c.Path)
+	if err != nil {
+		return "", fmt.Errorf("restore %s: %w", c.Path, err)
+	}
+	if c.isOld(now) && !c.isNew(now) {
+		removeDirs(c)
+		return "", nil
+	}
+	if !c.isNew(now) && now != "" {
+		edited = c.Path + EditedSuffix
+		if err := keepBeside(c.Path, edited); err != nil {
+			return "", fmt.Errorf("restore %s: keep what someone edited: %w", c.Path, err)
+		}
+	}
+	if c.Old.Absent {
+		if err := remove(c.Path); err != nil {
+			return edited, err
+		}
+		removeDirs(c)
+		return edited, nil
+	}
+	content, err := readKept(c.OldCopy, c.Old.SHA256)
+	if err != nil {
+		return edited, fmt.Errorf("restore %s: %w", c.Path, err)
+	}
+	if err := replace(c.Path, content, c.Old); err != nil {
+		return edited, fmt.Errorf("restore %s: %w", c.Path, err)
+	}
+	return edited, nil
+}
+
+// removeDirs removes the directories that were made for the file, as long as they are empty.
+func removeDirs(c Change) {
+	for i := len(c.MadeDirs) - 1; i >= 0; i-- {
+		if err := os.Remove(c.MadeDirs[i]); err != nil {
+			return
+		}
+	}
+}
+
+// isNew and isOld take a checksum, empty for a file that does not exist.
+func (c Change) isNew(sum string) bool {
+	return c.NewAbsent && sum == "" || !c.NewAbsent && sum == c.NewSHA256
+}
+
+func (c Change) isOld(sum string) bool {
+	return c.Old.Absent && sum == "" || !c.Old.Absent && sum == c.Old.SHA256
+}
+
+func is(path string) (string, error) {
+	content, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return checksum(content), nil
+}
+
+func readKept(path, sum string) ([]byte, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the copy: %w", err)
+	}
+	if checksum(content) != sum {
+		return nil, fmt.Errorf("the copy %s is damaged", path)
+	}
+	return content, nil
+}
+
+func checksum(content []byte) string {
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:])
+}
+
+func capture(path string) ([]byte, State, error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, State{Absent: true}, nil
+	}
+	if err != nil {
+		return nil, State{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, State{}, fmt.Errorf("it is not a regular file but %s", info.Mode().Type())
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil, State{}, errors.New("no stat")
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, State{}, err
+	}
+	xattrs, err := readXattrs(path)
+	if err != nil {
+		return nil, State{}, err
+	}
+	return append([]byte{}, content...), State{
+		SHA256: checksum(content), Mode: stat.Mode & 0o7777, UID: int(stat.Uid), GID: int(stat.Gid),
+		ModTime: info.ModTime(), Xattrs: xattrs,
+	}, nil
+}
+
+func readXattrs(path string) (map[string][]byte, error) {
+	size, err := unix.Llistxattr(path, nil)
+	if errors.Is(err, unix.ENOTSUP) || err == nil && size == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list extended attributes: %w", err)
+	}
+	names := make([]byte, size)
+	if size, err = unix.Llistxattr(path, names); err != nil {
+		return nil, fmt.Errorf("list extended attributes: %w", err)
+	}
+	xattrs := map[string][]byte{}
+	for name := range bytes.SplitSeq(bytes.TrimRight(names[:size], "\x00"), []byte{0}) {
+		value := make([]byte, 64<<10)
+		n, err := unix.Lgetxattr(path, string(name), value)
+		if err != nil {
+			return nil, fmt.Errorf("read extended attribute %s: %w", name, err)
+		}
+		xattrs[string(name)] = value[:n]
+	}
+	return xattrs, nil
+}
+
+// replace puts a file with this content and state in place of what is at path, in one instant and lastingly.
+func replace(path string, content []byte, s State) (err error) {
+	dir := filepath.Dir(path)
+	temp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".kubectl-runtime-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = temp.Close()
+			_ = os.Remove(temp.Name())
+		}
+	}()
+	if _, err := temp.Write(content); err != nil {
+		return err
+	}
+	if err := setState(temp, s); err != nil {
+		return err
+	}
+	if err := temp.Sync(); err != nil {
+		return err
+	}
+	if err := temp.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(temp.Name(), path); err != nil {
+		return err
+	}
+	return SyncDir(dir)
+}
+
+// setState sets owner before mode, since chown drops the setuid bit, and the time last.
+func setState(file *os.File, s State) error {
+	if err := file.Chown(s.UID, s.GID); err != nil {
+		return err
+	}
+	if err := unix.Fchmod(int(file.Fd()), s.Mode); err != nil {
+		return fmt.Errorf("set mode: %w", err)
+	}
+	for name, value := range s.Xattrs {
+		if err := unix.Lsetxattr(file.Name(), name, value, 0); err != nil {
+			return fmt.Errorf("set extended attribute %s: %w", name, err)
+		}
+	}
+	if s.ModTime.IsZero() {
+		return nil
+	}
+	return os.Chtimes(file.Name(), s.ModTime, s.ModTime)
+}
+
+// keepBeside links, so that the file is never gone.
+func keepBeside(path, beside string) error {
+	if err := remove(beside); err != nil {
+		return err
+	}
+	if err := os.Link(path, beside); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, err := os.Stat(filepath.Dir(path)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// SyncDir makes the names in a directory last.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync directory: %w", err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("sync directory %s: %w", dir, err)
+	}
+	return nil
+}
+
+// Replace writes a file of the agent's own, with its parents, in one instant and lastingly.
+func Replace(path string, content []byte, mode fs.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // the agent's unit and drop-in lie below /etc
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := replace(path, content, State{Mode: uint32(mode.Perm()), UID: os.Getuid(), GID: os.Getgid()}); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// Remove removes a file of the agent's own lastingly; one that does not exist is fine.
+func Remove(path string) error {
+	if err := remove(path); err != nil {
+		return fmt.Errorf("remove %s: %w", path, err)
+	}
+	return nil
+}
+
+// Absent reports whether there is nothing at path.
+func Absent(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, fs.ErrNotExist)
+}

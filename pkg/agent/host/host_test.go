@@ -1,0 +1,311 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func write(t *testing.T, path, content string, mode os.FileMode) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func plan(t *testing.T, f Files, path string, old, content []byte) Change {
+	t.Helper()
+	c, err := f.Plan(path, old, content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func apply(t *testing.T, f Files, c Change) {
+	t.Helper()
+	for range 2 { // it can be repeated
+		if err := f.Apply(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestChangeAndUndo(t *testing.T) {
+	dir := t.TempDir()
+	f := Files{Dir: filepath.Join(dir, "run")}
+	path := filepath.Join(dir, "config")
+	link := filepath.Join(dir, "link")
+	write(t, path, "old\n", 0o4640)
+	if err := os.Symlink("config", link); err != nil {
+		t.Fatal(err)
+	}
+	if os.Getuid() == 0 {
+		if err := os.Chown(path, 12, 34); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, 0o640|os.ModeSetuid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	xattrs := unix.Lsetxattr(path, "user.note", []byte("kept"), 0) == nil
+	past := time.Unix(1e9, 123456000)
+	if err := os.Chtimes(path, past, past); err != nil {
+		t.Fatal(err)
+	}
+	_, before, err := capture(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	c := plan(t, f, link, []byte("old\n"), []byte("new\n"))
+	if now, _ := os.ReadFile(path); string(now) != "old\n" {
+		t.Fatal("planning changed the file")
+	}
+	apply(t, f, c)
+	content, during, err := capture(path)
+	if err != nil || string(content) != "new\n" {
+		t.Fatalf("%q %v", content, err)
+	}
+	if during.Mode != before.Mode || during.UID != before.UID || during.GID != before.GID || xattrs && string(during.Xattrs["user.note"]) != "kept" {
+		t.Errorf("new file is %+v, old one was %+v", during, before)
+	}
+	for range 2 {
+		if edited, err := f.Undo(c); err != nil || edited != "" {
+			t.Fatal(edited, err)
+		}
+	}
+	content, after, err := capture(path)
+	if err != nil || string(content) != "old\n" || !after.ModTime.Equal(past) || after.Mode != before.Mode || after.UID != before.UID ||
+		xattrs && string(after.Xattrs["user.note"]) != "kept" {
+		t.Errorf("%q %v: %+v, was %+v", content, err, after, before)
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode().Type() != os.ModeSymlink {
+		t.Error("the link was replaced")
+	}
+	left, err := filepath.Glob(filepath.Join(dir, ".*kubectl-runtime*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestAbsentFileAndDirectories(t *testing.T) {
+	dir := t.TempDir()
+	f := Files{Dir: filepath.Join(dir, "run")}
+	path := filepath.Join(dir, "a", "b", "new.conf")
+	c := plan(t, f, path, nil, []byte("x"))
+	apply(t, f, c)
+	if _, err := f.Undo(c); err != nil {
+		t.Fatal(err)
+	}
+	if !Absent(filepath.Join(dir, "a")) {
+		t.Error("the directories that were made are left")
+	}
+	apply(t, f, c)
+	write(t, filepath.Join(dir, "a", "b", "other"), "", 0o600)
+	if _, err := f.Undo(c); err != nil || !Absent(path) || Absent(filepath.Join(dir, "a", "b", "other")) {
+		t.Errorf("someone else's file: %v", err)
+	}
+}
+
+func TestEditedByOthers(t *testing.T) {
+	dir := t.TempDir()
+	f := Files{Dir: filepath.Join(dir, "run")}
+	path := filepath.Join(dir, "config")
+	write(t, path, "old", 0o600)
+	if _, err := f.Plan(path, []byte("older"), []byte("new")); err == nil {
+		t.Error("planned on content that was not there")
+	}
+	c := plan(t, f, path, []byte("old"), []byte("new"))
+	write(t, path, "edited", 0o600)
+	if err := f.Apply(c); err == nil || !strings.Contains(err.Error(), "edited") {
+		t.Errorf("applied over an edit: %v", err)
+	}
+	write(t, path, "new", 0o600)
+	write(t, path, "edited later", 0o600)
+	edited, err := f.Undo(c)
+	if err != nil || edited != path+EditedSuffix {
+		t.Fatal(edited, err)
+	}
+	if now, _ := os.ReadFile(path); string(now) != "old" {
+		t.Errorf("restored to %q", now)
+	}
+	if kept, _ := os.ReadFile(edited); string(kept) != "edited later" {
+		t.Errorf("kept %q", kept)
+	}
+}
+
+func TestDamagedCopyIsNotWritten(t *testing.T) {
+	dir := t.TempDir()
+	f := Files{Dir: filepath.Join(dir, "run")}
+	path := filepath.Join(dir, "config")
+	write(t, path, "old", 0o600)
+	c := plan(t, f, path, []byte("old"), []byte("new"))
+	apply(t, f, c)
+	write(t, c.OldCopy, "rot", 0o600)
+	if _, err := f.Undo(c); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("error %v", err)
+	}
+	if now, _ := os.ReadFile(path); string(now) != "new" {
+		t.Errorf("the file is %q", now)
+	}
+}
+
+// fakeSystemctl keeps units and answers like systemctl.
+type fakeSystemctl struct {
+	units map[string]*UnitState
+	calls []string
+}
+
+func (f *fakeSystemctl) Run(ctx context.Context, name string, args ...string) (string, error) {
+	if _, bounded := ctx.Deadline(); !bounded {
+		return "", fmt.Errorf("a systemctl %s that hangs would hang the agent", args[0])
+	}
+	line := strings.Join(append([]string{name}, args...), " ")
+	f.calls = append(f.calls, line)
+	unit := f.units[args[len(args)-1]]
+	switch args[0] {
+	case "show":
+		if unit == nil {
+			return "LoadState=not-found\nUnitFileState=\nActiveState=inactive\n", nil
+		}
+		return "LoadState=" + unit.Load + "\nUnitFileState=" + unit.File + "\nActiveState=" + unit.Active + "\n", nil
+	case "start", "restart":
+		unit.Active = "active"
+	case "stop":
+		unit.Active = "inactive"
+	case "enable":
+		unit.File = "enabled"
+	case "disable":
+		unit.File = "disabled"
+	}
+	return "", nil
+}
+
+func TestRestoreUnits(t *testing.T) {
+	ctx := context.Background()
+	for _, was := range []UnitState{
+		{"u", "loaded", "enabled", "active"},
+		{"u", "loaded", "disabled", "active"},
+		{"u", "loaded", "disabled", "inactive"},
+		{"u", "loaded", "enabled", "inactive"},
+		{"u", "loaded", "static", "active"},
+	} {
+		for _, now := range []UnitState{{"u", "loaded", "enabled", "active"}, {"u", "loaded", "disabled", "inactive"}} {
+			if was.File == "static" {
+				now.File = "static"
+			}
+			copied := now
+			s := Systemd{Run: &fakeSystemctl{units: map[string]*UnitState{"u": &copied}}, Dir: t.TempDir()}
+			if err := s.Restore(ctx, was); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := s.State(ctx, "u"); err != nil || got != was {
+				t.Errorf("from %v: got %v, want %v (%v)", now, got, was, err)
+			}
+		}
+	}
+	fake := &fakeSystemctl{}
+	if err := (Systemd{Run: fake}).Restore(ctx, UnitState{Name: "none", Load: "not-found"}); err != nil || len(fake.calls) > 0 {
+		t.Errorf("unit that was not there: %v %v", err, fake.calls)
+	}
+}
+
+// TestHold: the condition fails as long as the drop-in is there, and nothing is left of it afterwards but what others put beside it.
+func TestHold(t *testing.T) {
+	ctx := context.Background()
+	fake := &fakeSystemctl{}
+	s := Systemd{Run: fake, Dir: t.TempDir()}
+	other := filepath.Join(s.Dir, "b.service.d", "proxy.conf")
+	if err := Replace(other, []byte("[Service]\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Hold(ctx, "because", "a.socket", "b.service"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, unit := range []string{"a.socket", "b.service"} {
+		text, err := os.ReadFile(s.HoldPath(unit))
+		want := "# Written by kubectl-runtime: because\n[Unit]\nConditionPathExists=!" + filepath.Join(s.Dir, unit+".d", "00-kubectl-runtime.conf") + "\n"
+		if err != nil || string(text) != want {
+			t.Errorf("%s: %q %v", unit, text, err)
+		}
+	}
+	for range 2 {
+		if err := s.Unhold(ctx, "a.socket", "b.service"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !Absent(filepath.Join(s.Dir, "a.socket.d")) || !Absent(s.HoldPath("b.service")) || Absent(other) {
+		t.Error("something is left, or too little")
+	}
+	if want := slices.Repeat([]string{"systemctl daemon-reload"}, 4); !slices.Equal(fake.calls, want) {
+		t.Errorf("%q", fake.calls)
+	}
+}
+
+func TestExec(t *testing.T) {
+	ctx := context.Background()
+	if out, err := (Exec{}).Run(ctx, "sh", "-c", "echo out; echo err >&2"); err != nil || out != "out\n" {
+		t.Errorf("%q %v", out, err)
+	}
+	_, err := Exec{}.Run(ctx, "sh", "-c", "echo out; echo why >&2; exit 3")
+	var failed *CommandError
+	if !errors.As(err, &failed) || !strings.Contains(failed.Output, "out\n") || !strings.HasSuffix(err.Error(), "exit status 3: why") {
+		t.Errorf("%v", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	started := time.Now()
+	if _, err := (Exec{}).Run(ctx, "sleep", "60"); !errors.Is(err, context.DeadlineExceeded) || time.Since(started) > 10*time.Second {
+		t.Errorf("%v after %s", err, time.Since(started))
+	}
+}
+
+func TestPoll(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
+	defer cancel()
+	err := Poll(ctx, time.Millisecond, func(context.Context) error { return errors.New("not yet") })
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "not yet") {
+		t.Errorf("%v", err)
+	}
+	no := errors.New("never")
+	calls := 0
+	if err := Poll(context.Background(), time.Millisecond, func(context.Context) error { calls++; return Permanent(no) }); !errors.Is(err, no) || calls != 1 {
+		t.Errorf("%v after %d calls", err, calls)
+	}
+}
+
+func TestProcesses(t *testing.T) {
+	self, err := ReadProcess("/proc", os.Getpid())
+	if err != nil || len(self.Args) == 0 || !filepath.IsAbs(self.Exe) {
+		t.Fatalf("%+v %v", self, err)
+	}
+	found, err := FindProcesses("/proc", filepath.Base(self.Exe))
+	if err != nil || !bytes.Contains([]byte(strings.Join(os.Args, " ")), []byte(filepath.Base(self.Exe))) || len(found) == 0 {
+		t.Errorf("%v %v", found, err)
+	}
+	proc := t.TempDir()
+	if err := os.Mkdir(filepath.Join(proc, "1"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for bounds, want := range map[string]bool{"000001ffffffffff": false, "000001fffeffffff": true} {
+		write(t, filepath.Join(proc, "1", "status"), "Name:\tinit\nCapBnd:\t"+bounds+"\n", 0o600)
+		if lacks, err := LacksSysResource(proc); err != nil || lacks != want {
+			t.Errorf("%s: %t %v", bounds, lacks, err)
+		}
+	}
+}

@@ -1,0 +1,114 @@
+package host
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Process is a running program.
+type Process struct {
+	PID  int
+	Exe  string   // the file that it runs, as the kernel names it
+	Args []string // with its name
+	// Cgroup is the content of /proc/<pid>/cgroup.
+	Cgroup string
+}
+
+// ReadProcess reads a process from a proc file system, "/proc" on a host.
+func ReadProcess(proc string, pid int) (Process, error) {
+	dir := filepath.Join(proc, strconv.Itoa(pid))
+	cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+	if err != nil {
+		return Process{}, fmt.Errorf("read process %d: %w", pid, err)
+	}
+	p := Process{PID: pid}
+	if len(cmdline) > 0 {
+		p.Args = strings.Split(string(bytes.TrimSuffix(cmdline, []byte{0})), "\x00")
+	}
+	exe, err := os.Readlink(filepath.Join(dir, "exe"))
+	if err != nil {
+		return Process{}, fmt.Errorf("read process %d: %w", pid, err)
+	}
+	p.Exe = strings.TrimSuffix(exe, " (deleted)")
+	cgroup, err := os.ReadFile(filepath.Join(dir, "cgroup"))
+	if err != nil {
+		return Process{}, fmt.Errorf("read process %d: %w", pid, err)
+	}
+	p.Cgroup = string(cgroup)
+	return p, nil
+}
+
+// FindProcesses lists the processes whose program is called name.
+func FindProcesses(proc, name string) ([]Process, error) {
+	entries, err := os.ReadDir(proc)
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var found []Process
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		p, err := ReadProcess(proc, pid)
+		if err != nil || len(p.Args) == 0 {
+			continue // it ended, or is a kernel thread
+		}
+		if filepath.Base(p.Exe) == name || filepath.Base(p.Args[0]) == name {
+			found = append(found, p)
+		}
+	}
+	return found, nil
+}
+
+// capSysResource is CAP_SYS_RESOURCE (linux/capability.h).
+const capSysResource = 24
+
+// LacksSysResource reports whether the host's processes can never lower their oom_score_adj: in some virtual hosts PID 1 itself
+// lacks the capability, and runc then cannot start a pod with a negative one.
+func LacksSysResource(proc string) (bool, error) {
+	status, err := os.ReadFile(filepath.Join(proc, "1", "status"))
+	if err != nil {
+		return false, fmt.Errorf("read capabilities: %w", err)
+	}
+	lines := bufio.NewScanner(bytes.NewReader(status))
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), "CapBnd:"); ok {
+			set, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+			if err != nil {
+				return false, fmt.Errorf("read capabilities: %w", err)
+			}
+			return set&(1<<capSysResource) == 0, nil
+		}
+	}
+	return false, errors.New("read capabilities: no CapBnd in the status of PID 1")
+}
+
+// MachineID returns the host's machine ID, empty if it has none.
+func MachineID() string {
+	id, err := os.ReadFile("/etc/machine-id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(id))
+}
+
+// OSName returns the distribution's own name, as in nodeInfo.osImage.
+func OSName() string {
+	data, err := os.ReadFile("/etc/os-release")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.SplitSeq(string(data), "\n") {
+		if value, ok := strings.CutPrefix(line, "PRETTY_NAME="); ok {
+			return strings.Trim(value, `"'`)
+		}
+	}
+	return ""
+}

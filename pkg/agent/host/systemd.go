@@ -1,0 +1,270 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Systemd drives the host's systemd through systemctl. A call that gets no answer is given up after callTimeout, one that waits for
+// a unit after jobTimeout, so that the caller can try again or undo.
+type Systemd struct {
+	Run Runner
+	// Dir is where units, links and drop-ins of the administrator's lie; empty means /etc/systemd/system.
+	Dir string
+}
+
+const (
+	callTimeout = time.Minute
+	// jobTimeout is longer than the 90 s that systemd gives a unit to stop, twice: a signal to end, then SIGKILL.
+	jobTimeout = 4 * time.Minute
+)
+
+// UnitState is how a unit stood: a step's memo.
+type UnitState struct {
+	Name string `json:"name"`
+	// Load is LoadState: "loaded", "not-found", "masked".
+	Load string `json:"load"`
+	// File is UnitFileState: "enabled", "disabled", "static", "masked", …
+	File string `json:"file"`
+	// Active is ActiveState: "active", "inactive", "failed", "activating", …
+	Active string `json:"active"`
+}
+
+// Exists reports whether systemd knows the unit.
+func (u UnitState) Exists() bool { return u.Load == "loaded" }
+
+// Enabled reports whether the unit comes up at boot by itself.
+func (u UnitState) Enabled() bool { return u.File == "enabled" || u.File == "enabled-runtime" }
+
+// Running reports whether the unit is up or on its way.
+func (u UnitState) Running() bool {
+	return u.Active == "active" || u.Active == "activating" || u.Active == "reloading"
+}
+
+// State reads a unit's state; an unknown unit is not an error.
+func (s Systemd) State(ctx context.Context, unit string) (UnitState, error) {
+	p, err := s.Show(ctx, unit, "LoadState", "UnitFileState", "ActiveState")
+	if err != nil {
+		return UnitState{}, err
+	}
+	return UnitState{Name: unit, Load: p["LoadState"], File: p["UnitFileState"], Active: p["ActiveState"]}, nil
+}
+
+// Show reads properties of a unit.
+func (s Systemd) Show(ctx context.Context, unit string, properties ...string) (map[string]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	out, err := s.Run.Run(ctx, "systemctl", "show", "--no-pager", "--property="+strings.Join(properties, ","), "--", unit)
+	if err != nil {
+		return nil, fmt.Errorf("show unit %s: %w", unit, err)
+	}
+	values := map[string]string{}
+	for line := range strings.SplitSeq(out, "\n") {
+		if key, value, ok := strings.Cut(line, "="); ok {
+			values[key] = value
+		}
+	}
+	return values, nil
+}
+
+func (s Systemd) systemctl(ctx context.Context, verb, unit string, flags ...string) error {
+	timeout := callTimeout
+	if verb == "start" || verb == "stop" || verb == "restart" {
+		timeout = jobTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	args := append([]string{verb}, flags...)
+	if unit != "" {
+		args = append(args, "--", unit)
+	}
+	if _, err := s.Run.Run(ctx, "systemctl", args...); err != nil {
+		return fmt.Errorf("%s unit %s: %w", verb, unit, err)
+	}
+	return nil
+}
+
+// Start starts a unit and waits for it. What the unit logged is in the error.
+func (s Systemd) Start(ctx context.Context, unit string) error { return s.job(ctx, "start", unit) }
+
+// StartNoWait queues the start of a unit.
+func (s Systemd) StartNoWait(ctx context.Context, unit string) error {
+	return s.systemctl(ctx, "start", unit, "--no-block")
+}
+
+// Restart restarts a unit and waits for it.
+func (s Systemd) Restart(ctx context.Context, unit string) error { return s.job(ctx, "restart", unit) }
+
+// job starts a unit that may have used up its starts, with us or without.
+func (s Systemd) job(ctx context.Context, verb, unit string) error {
+	_ = s.systemctl(ctx, "reset-failed", unit)
+	err := s.systemctl(ctx, verb, unit)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return &UnitError{Unit: unit, Err: err, Log: s.Log(context.WithoutCancel(ctx), unit)}
+}
+
+// Stop stops a unit and waits for it; one that is not there or not up is fine.
+func (s Systemd) Stop(ctx context.Context, unit string) error {
+	return s.systemctl(ctx, "stop", unit)
+}
+
+// Enable has a unit come up at boot, also if the power fails right after.
+func (s Systemd) Enable(ctx context.Context, unit string) error {
+	if err := s.systemctl(ctx, "enable", unit, "--quiet"); err != nil {
+		return err
+	}
+	return s.syncLinks()
+}
+
+// Disable keeps a unit from coming up at boot, also if the power fails right after.
+func (s Systemd) Disable(ctx context.Context, unit string) error {
+	if err := s.systemctl(ctx, "disable", unit, "--quiet"); err != nil {
+		return err
+	}
+	return s.syncLinks()
+}
+
+func (s Systemd) dir() string {
+	if s.Dir != "" {
+		return s.Dir
+	}
+	return filepath.Dir(UnitPath)
+}
+
+// syncLinks makes the links that systemctl made or removed last: it syncs nothing itself.
+func (s Systemd) syncLinks() error {
+	dirs := []string{s.dir()}
+	for _, pattern := range []string{"*.wants", "*.requires"} {
+		found, err := filepath.Glob(filepath.Join(s.dir(), pattern))
+		if err != nil {
+			return fmt.Errorf("sync links of units: %w", err)
+		}
+		dirs = append(dirs, found...)
+	}
+	for _, dir := range dirs {
+		if err := SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// HoldPath is the drop-in by which Hold keeps a unit down.
+func (s Systemd) HoldPath(unit string) string {
+	return filepath.Join(s.dir(), unit+".d", "00-kubectl-runtime.conf")
+}
+
+// Hold keeps units from being started by anyone: at boot, by a socket, by a unit that wants or requires them, by a person. A unit
+// that is only disabled comes up with whatever wants it: kubespray's kubelet.service has Wants=docker.socket. Units that run go
+// on. The drop-in's condition names the drop-in itself, so that to remove it is enough to free the unit; why is its first line.
+func (s Systemd) Hold(ctx context.Context, why string, units ...string) error {
+	for _, unit := range units {
+		path := s.HoldPath(unit)
+		text := "# Written by kubectl-runtime: " + why + "\n[Unit]\nConditionPathExists=!" + path + "\n"
+		if err := Replace(path, []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return s.DaemonReload(ctx)
+}
+
+// Unhold lets units be started again.
+func (s Systemd) Unhold(ctx context.Context, units ...string) error {
+	for _, unit := range units {
+		path := s.HoldPath(unit)
+		if err := Remove(path); err != nil {
+			return err
+		}
+		_ = os.Remove(filepath.Dir(path)) // where it was made for the drop-in: only an empty one goes
+	}
+	return s.DaemonReload(ctx)
+}
+
+// DaemonReload has systemd read unit files anew.
+func (s Systemd) DaemonReload(ctx context.Context) error {
+	return s.systemctl(ctx, "daemon-reload", "")
+}
+
+// Restore brings a unit to the state that was recorded: enabled or disabled, up or down.
+func (s Systemd) Restore(ctx context.Context, was UnitState) error {
+	if !was.Exists() {
+		return nil
+	}
+	now, err := s.State(ctx, was.Name)
+	if err != nil {
+		return err
+	}
+	if was.File == "enabled" && now.File != "enabled" {
+		err = s.Enable(ctx, was.Name)
+	} else if was.File == "disabled" && now.Enabled() {
+		err = s.Disable(ctx, was.Name)
+	}
+	switch {
+	case err != nil:
+		return err
+	case was.Running() && now.Active != "active":
+		return s.Start(ctx, was.Name)
+	case !was.Running() && now.Running():
+		return s.Stop(ctx, was.Name)
+	}
+	return nil
+}
+
+// Stopping reports whether the host shuts down or reboots.
+func (s Systemd) Stopping(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	// Exits non-zero for every state but "running".
+	out, _ := s.Run.Run(ctx, "systemctl", "is-system-running")
+	return strings.TrimSpace(out) == "stopping"
+}
+
+// Log returns the last lines that a unit logged.
+func (s Systemd) Log(ctx context.Context, unit string) string {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	out, err := s.Run.Run(ctx, "journalctl", "--no-pager", "--quiet", "--lines=30", "--output=cat", "--unit="+unit)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(out)
+}
+
+// UnitError is a unit that did not do as it was told, with what it logged.
+type UnitError struct {
+	Unit string
+	Err  error
+	Log  string
+}
+
+func (e *UnitError) Error() string { return e.Err.Error() }
+func (e *UnitError) Unwrap() error { return e.Err }
+
+// Detail returns the unit's last log lines.
+func (e *UnitError) Detail() string {
+	if e.Log != "" {
+		return e.Log
+	}
+	var command *CommandError
+	if errors.As(e.Err, &command) {
+		return command.Output
+	}
+	return ""
+}
+
+// Hint says where there is more.
+func (e *UnitError) Hint() string { return "on the node: journalctl -u " + e.Unit }
+
+// Booted reports whether systemd is PID 1 of the host whose root is at root (sd_booted(3)).
+func Booted(root string) bool {
+	info, err := os.Lstat(filepath.Join(root, "/run/systemd/system"))
+	return err == nil && info.IsDir()
+}

@@ -1,0 +1,347 @@
+// Package images brings Docker's images into containerd's namespace k8s.io, so that no image is pulled again: under all their
+// tags and under the registry's digests, which Docker's export does not hold. It streams `docker save` into containerd and
+// leaves Docker's copy alone. The agent's step images calls it.
+package images
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/images/archive"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
+)
+
+// Source is what Import needs of Docker; *docker.Client is one.
+type Source interface {
+	Image(ctx context.Context, ref string) (docker.Image, error)
+	Save(ctx context.Context, ref string) (io.ReadCloser, error)
+}
+
+// Option changes how Import works.
+type Option func(*importer)
+
+// WithSnapshotter unpacks images for the named snapshotter, which has to be the one that CRI is configured with, instead of
+// containerd's default one.
+func WithSnapshotter(name string) Option { return func(i *importer) { i.snapshotter = name } }
+
+type importer struct {
+	source      Source
+	client      *client.Client
+	snapshotter string
+}
+
+// Import brings refs (names, names with digests, or image IDs) from Docker into containerd and returns the names of the image
+// records that are there now and were not before, also with an error, so that Remove can undo it. An image that containerd
+// has under all its names is not read from Docker. A tag that stands for another image in containerd is moved to Docker's,
+// which is the one the node has been running. Refs that Docker does not have are skipped: a pod's image may not have been
+// pulled yet. report, if not nil, is called after each ref with how many are done.
+func Import(ctx context.Context, d Source, c *client.Client, refs []string, report func(done, total int64, ref string), opts ...Option) (added []string, err error) {
+	i := &importer{source: d, client: c}
+	for _, opt := range opts {
+		opt(i)
+	}
+	seen := map[string]bool{}
+	for n, ref := range refs {
+		image, err := d.Image(ctx, ref)
+		switch {
+		case docker.IsNotFound(err):
+		case err != nil:
+			return added, fmt.Errorf("import image %s: %w", ref, err)
+		case !seen[image.ID]:
+			seen[image.ID] = true
+			names, err := i.add(ctx, image)
+			added = append(added, names...)
+			if err != nil {
+				return added, fmt.Errorf("import image %s: %w", ref, err)
+			}
+		}
+		if report != nil {
+			report(int64(n+1), int64(len(refs)), ref)
+		}
+	}
+	return added, nil
+}
+
+// add brings one image and returns the records it made.
+func (i *importer) add(ctx context.Context, image docker.Image) ([]string, error) {
+	names, err := recordNames(image)
+	if err != nil {
+		return nil, err
+	}
+	// Until a record refers to it, only the lease keeps what was written.
+	ctx, done, err := i.client.WithLease(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("create lease: %w", err)
+	}
+	defer func() { _ = done(context.WithoutCancel(ctx)) }()
+
+	target, missing, err := i.present(ctx, image, names)
+	if err != nil {
+		return nil, err
+	}
+	if target == nil {
+		if target, err = i.load(ctx, image); err != nil {
+			return nil, err
+		}
+	}
+	if err := i.unpack(ctx, *target); err != nil {
+		return nil, err
+	}
+	return i.record(ctx, *target, missing)
+}
+
+// recordNames are the names that CRI looks an image up by: normalised tags and digests, or the ID where there are none.
+func recordNames(image docker.Image) ([]string, error) {
+	var names []string
+	for _, familiar := range slices.Concat(image.RepoDigests, image.RepoTags) {
+		name, err := reference.ParseDockerRef(familiar)
+		if err != nil {
+			return nil, fmt.Errorf("name %q: %w", familiar, err)
+		}
+		if !slices.Contains(names, name.String()) {
+			names = append(names, name.String())
+		}
+	}
+	if len(names) == 0 {
+		names = []string{image.ID}
+	}
+	return names, nil
+}
+
+// present looks for the image under its names. It returns what a record that stands for it refers to, nil if there is none,
+// and the names that do not stand for it yet.
+func (i *importer) present(ctx context.Context, image docker.Image, names []string) (target *ocispec.Descriptor, missing []string, err error) {
+	for _, name := range names {
+		record, err := i.client.ImageService().Get(ctx, name)
+		if errdefs.IsNotFound(err) {
+			missing = append(missing, name)
+			continue
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("get record %s: %w", name, err)
+		}
+		if i.matches(ctx, record.Target, image.ID) != nil || !i.complete(ctx, record.Target) {
+			missing = append(missing, name)
+			continue
+		}
+		target = &record.Target
+	}
+	return target, missing, nil
+}
+
+// complete tells whether all blobs of this platform's image are there.
+func (i *importer) complete(ctx context.Context, target ocispec.Descriptor) bool {
+	available, _, _, _, err := images.Check(ctx, i.client.ContentStore(), target, platforms.Default())
+	return err == nil && available
+}
+
+// matches checks that target is the image that Docker calls id. Equal config digests mean equal layers; with Docker's
+// containerd store the ID is the manifest's or the index's digest instead.
+func (i *importer) matches(ctx context.Context, target ocispec.Descriptor, id string) error {
+	if target.Digest.String() == id {
+		return nil
+	}
+	config, err := images.Config(ctx, i.client.ContentStore(), target, platforms.Default())
+	if err != nil {
+		return fmt.Errorf("read config of %s: %w", target.Digest, err)
+	}
+	if config.Digest.String() != id {
+		return fmt.Errorf("what arrived has the ID %s, not Docker's %s", config.Digest, id)
+	}
+	return nil
+}
+
+// load streams the image into the content store. It is saved by ID: then the stream holds this one image and no names, which
+// are given by record.
+func (i *importer) load(ctx context.Context, image docker.Image) (*ocispec.Descriptor, error) {
+	stream, err := i.source.Save(ctx, image.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = stream.Close() }()
+	store := i.client.ContentStore()
+	wrapper, err := archive.ImportIndex(ctx, store, stream)
+	if err != nil {
+		return nil, fmt.Errorf("read what Docker saved: %w", err)
+	}
+	target, err := onlyManifest(ctx, store, wrapper)
+	if err != nil {
+		return nil, err
+	}
+	// Labels make the garbage collector keep what the manifest refers to. Docker's containerd store leaves out the platforms
+	// it does not have.
+	handler := images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		children, err := images.Children(ctx, store, desc)
+		if errdefs.IsNotFound(err) {
+			return nil, images.ErrSkipDesc
+		}
+		return children, err
+	})
+	labelled := images.SetChildrenLabels(store, images.FilterPlatforms(handler, platforms.Default()))
+	if err := images.WalkNotEmpty(ctx, labelled, target); err != nil {
+		return nil, fmt.Errorf("read what Docker saved: %w", err)
+	}
+	if err := i.matches(ctx, target, image.ID); err != nil {
+		return nil, err
+	}
+	if !i.complete(ctx, target) {
+		return nil, errors.New("read what Docker saved: layers are missing")
+	}
+	return &target, nil
+}
+
+// onlyManifest returns the one image that an archive's index refers to, without the annotations that name it.
+func onlyManifest(ctx context.Context, store content.Provider, wrapper ocispec.Descriptor) (ocispec.Descriptor, error) {
+	data, err := content.ReadBlob(ctx, store, wrapper)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("read what Docker saved: %w", err)
+	}
+	var index ocispec.Index
+	if err := json.Unmarshal(data, &index); err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("read what Docker saved: %w", err)
+	}
+	digests := map[digest.Digest]bool{}
+	for _, manifest := range index.Manifests {
+		digests[manifest.Digest] = true
+	}
+	if len(digests) != 1 {
+		return ocispec.Descriptor{}, fmt.Errorf("read what Docker saved: %d images instead of one", len(digests))
+	}
+	target := index.Manifests[0]
+	target.Annotations = nil
+	return target, nil
+}
+
+// unpack makes the snapshots now, so that a full disk or a snapshotter that does not work shows before the node is drained.
+func (i *importer) unpack(ctx context.Context, target ocispec.Descriptor) error {
+	image := client.NewImage(i.client, images.Image{Name: target.Digest.String(), Target: target})
+	if err := image.Unpack(ctx, i.snapshotter); err != nil {
+		return fmt.Errorf("unpack: %w", err)
+	}
+	return nil
+}
+
+// record makes the records names. containerd does not ask whether a digest in a name is the target's, and CRI finds an image
+// that a pod pins by digest only by such a name. CRI adds a record named by the image's ID when it sees the first one; it counts
+// as made here, since it would keep the image.
+func (i *importer) record(ctx context.Context, target ocispec.Descriptor, names []string) (added []string, err error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	service := i.client.ImageService()
+	config, err := images.Config(ctx, i.client.ContentStore(), target, platforms.Default())
+	if err != nil {
+		return nil, fmt.Errorf("read config of %s: %w", target.Digest, err)
+	}
+	byID := config.Digest.String()
+	if _, err := service.Get(ctx, byID); errdefs.IsNotFound(err) {
+		added = append(added, byID)
+	} else if err != nil {
+		return nil, fmt.Errorf("get record %s: %w", byID, err)
+	}
+	for _, name := range names {
+		record := images.Image{Name: name, Target: target}
+		_, err := service.Create(ctx, record)
+		if errdefs.IsAlreadyExists(err) {
+			if _, err := service.Update(ctx, record, "target"); err != nil {
+				return added, fmt.Errorf("move record %s: %w", name, err)
+			}
+			continue
+		}
+		if err != nil {
+			return added, fmt.Errorf("create record %s: %w", name, err)
+		}
+		if !slices.Contains(added, name) {
+			added = append(added, name)
+		}
+	}
+	return added, nil
+}
+
+// Remove deletes image records, and waits until what was stored for them alone is gone, too. Names that do not exist are fine.
+func Remove(ctx context.Context, c *client.Client, names []string) error {
+	var errs []error
+	for _, name := range names {
+		if err := c.ImageService().Delete(ctx, name); err != nil && !errdefs.IsNotFound(err) {
+			errs = append(errs, fmt.Errorf("remove image record %s: %w", name, err))
+		}
+	}
+	// The end of a lease starts the garbage collector and waits for it, also when all records were gone already.
+	lease, err := c.LeasesService().Create(ctx, leases.WithRandomID(), leases.WithExpiration(time.Hour))
+	if err == nil {
+		err = c.LeasesService().Delete(ctx, lease, leases.SynchronousDelete)
+	}
+	if err != nil {
+		errs = append(errs, fmt.Errorf("collect the garbage of removed images: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// pinnedLabel keeps an image from the kubelet's garbage collection; containerd before 1.6.38 ignores it.
+const pinnedLabel = "io.cri-containerd.pinned"
+
+// Pin exempts the image that ref names from the kubelet's garbage collection, under all its names.
+func Pin(ctx context.Context, c *client.Client, ref string) error {
+	name, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return fmt.Errorf("pin image %q: %w", ref, err)
+	}
+	record, err := c.ImageService().Get(ctx, name.String())
+	if err != nil {
+		return fmt.Errorf("pin image %s: %w", ref, err)
+	}
+	records, err := c.ImageService().List(ctx, "target.digest=="+record.Target.Digest.String())
+	if err != nil {
+		return fmt.Errorf("pin image %s: %w", ref, err)
+	}
+	for _, record := range records {
+		update := images.Image{Name: record.Name, Labels: map[string]string{pinnedLabel: "pinned"}}
+		if _, err := c.ImageService().Update(ctx, update, "labels."+pinnedLabel); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("pin image %s: %w", record.Name, err)
+		}
+	}
+	return nil
+}
+
+// Need estimates the bytes that Import writes below containerd's root for these images, too high where they share layers: each
+// layer is kept as a blob and unpacked.
+func Need(list []docker.Image) int64 {
+	var bytes int64
+	for _, size := range sizes(list) {
+		bytes += 2 * size
+	}
+	return bytes
+}
+
+// NeedTemporary estimates the bytes that Docker writes below its own root while the largest of these images is saved.
+func NeedTemporary(list []docker.Image) int64 {
+	var largest int64
+	for _, size := range sizes(list) {
+		largest = max(largest, size)
+	}
+	return largest
+}
+
+// sizes counts each image once, whatever the number of its names.
+func sizes(list []docker.Image) map[string]int64 {
+	byID := map[string]int64{}
+	for _, image := range list {
+		byID[image.ID] = image.Size
+	}
+	return byID
+}

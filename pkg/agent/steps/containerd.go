@@ -1,0 +1,233 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+)
+
+const (
+	containerdUnit     = "containerd.service"
+	containerdConfigID = "containerd-config"
+)
+
+// readFile returns nil for a file that does not exist.
+func readFile(path string) ([]byte, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil && data == nil {
+		data = []byte{}
+	}
+	return data, err
+}
+
+// existing returns the nearest directory that exists.
+func existing(path string) string {
+	for host.Absent(path) && path != filepath.Dir(path) {
+		path = filepath.Dir(path)
+	}
+	return path
+}
+
+// containerdProgram returns the program and the config file of the service.
+func containerdProgram(ctx context.Context, h *Host) (binary, config string, err error) {
+	p, err := h.Systemd.Show(ctx, containerdUnit, "MainPID")
+	if err != nil {
+		return "", "", err
+	}
+	config = containerd.DefaultConfigPath
+	if pid, _ := strconv.Atoi(p["MainPID"]); pid > 0 {
+		process, err := host.ReadProcess(proc, pid)
+		if err != nil {
+			return "", "", err
+		}
+		for _, name := range []string{"config", "c"} {
+			if path := kubelet.FlagOf(process.Args, name); path != "" {
+				config = path
+			}
+		}
+		return process.Exe, config, nil
+	}
+	binary, err = host.LookPath("containerd")
+	return binary, config, err
+}
+
+// containerdConfig writes containerd's config, after a throw-away daemon has taken it.
+func containerdConfig(h *Host) engine.Step {
+	return step[host.Change]{
+		id: containerdConfigID, title: "Configure containerd",
+		record: func(context.Context, engine.Report) (host.Change, error) {
+			found, err := h.found()
+			if err != nil {
+				return host.Change{}, err
+			}
+			old, err := readFile(found.ContainerdConfig)
+			if err != nil {
+				return host.Change{}, err
+			}
+			config, err := renderContainerd(found, old)
+			if err != nil {
+				return host.Change{}, fmt.Errorf("%s: %w", found.ContainerdConfig, err)
+			}
+			change, err := h.files().Plan(found.ContainerdConfig, old, config)
+			if err == nil && change.Unchanged() {
+				err = engine.Skip(found.ContainerdConfig + " is as it should be")
+			}
+			return change, err
+		},
+		apply: func(ctx context.Context, change host.Change, report engine.Report) error {
+			found, err := h.found()
+			if err != nil {
+				return err
+			}
+			config, err := os.ReadFile(change.NewCopy)
+			if err != nil {
+				return err
+			}
+			report.Progress("try it on a throw-away containerd", 0, 0, "")
+			if err := containerd.Try(ctx, found.ContainerdBinary, config); err != nil {
+				return err
+			}
+			if err := h.files().Apply(change); err != nil {
+				return err
+			}
+			report.Progress(change.Path, 0, 0, "")
+			return nil
+		},
+		revert: func(ctx context.Context, change host.Change, report engine.Report) error {
+			if err := h.undoFiles([]host.Change{change}, report); err != nil {
+				return err
+			}
+			// Nothing of Kubernetes runs on it now, and Docker's containers outlive its restart.
+			unit, err := h.Systemd.State(ctx, containerdUnit)
+			if err != nil || !unit.Running() {
+				return err
+			}
+			return h.Systemd.Restart(ctx, containerdUnit)
+		},
+	}
+}
+
+func renderContainerd(found inventory, old []byte) ([]byte, error) {
+	settings := containerd.Settings{
+		CgroupDriver:        found.Facts.CgroupDriver,
+		SandboxImage:        found.Facts.SandboxImage,
+		CNIBinDirs:          found.CNIBinDir,
+		CNIConfDir:          found.CNIConfDir,
+		RestrictOOMScoreAdj: found.RestrictOOM,
+	}
+	version, err := containerd.ParseVersion("containerd - " + found.Facts.ContainerdVersion)
+	if err != nil {
+		return nil, err
+	}
+	if !version.AtLeast(2, 0) {
+		if settings.Imported, err = readImports(old, filepath.Dir(found.ContainerdConfig)); err != nil {
+			return nil, err
+		}
+	}
+	return containerd.Render(old, settings)
+}
+
+// readImports reads the files that a config imports, in the order in which containerd loads them.
+func readImports(config []byte, dir string) ([][]byte, error) {
+	patterns, err := containerd.Imports(config)
+	if err != nil {
+		return nil, err
+	}
+	var contents [][]byte
+	for _, pattern := range patterns {
+		if !filepath.IsAbs(pattern) {
+			pattern = filepath.Join(dir, pattern)
+		}
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			return nil, fmt.Errorf("imports %q: %w", pattern, err)
+		}
+		slices.Sort(files)
+		for _, file := range files {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				return nil, err
+			}
+			contents = append(contents, data)
+		}
+	}
+	return contents, nil
+}
+
+// containerdService enables containerd, has it read its config, and waits until CRI is ready.
+func containerdService(h *Host) engine.Step {
+	return step[host.UnitState]{
+		id: "containerd-service", title: "Start containerd with CRI",
+		record: func(ctx context.Context, _ engine.Report) (host.UnitState, error) {
+			return h.Systemd.State(ctx, containerdUnit)
+		},
+		apply: func(ctx context.Context, was host.UnitState, report engine.Report) error {
+			found, err := h.found()
+			if err != nil {
+				return err
+			}
+			if !was.Enabled() && was.File != "static" {
+				if err := h.Systemd.Enable(ctx, containerdUnit); err != nil {
+					return err
+				}
+			}
+			// Also where the config was right already: nobody knows whether the daemon has read it. Docker's containers outlive it.
+			if err := h.Systemd.Restart(ctx, containerdUnit); err != nil {
+				return err
+			}
+			report.Progress("wait for CRI", 0, 0, "")
+			check, err := h.waitForCRI(ctx, found)
+			if err != nil {
+				return err
+			}
+			report.Progress("containerd "+check.RuntimeVersion, 0, 0, "")
+			return nil
+		},
+		revert: func(ctx context.Context, was host.UnitState, _ engine.Report) error {
+			return h.Systemd.Restore(ctx, was)
+		},
+	}
+}
+
+// waitForCRI waits until the new runtime and its network are ready, and checks the cgroup driver where the runtime tells it.
+func (h *Host) waitForCRI(ctx context.Context, found inventory) (cri.Report, error) {
+	var check cri.Report
+	err := within(ctx, time.Minute, func(ctx context.Context) error {
+		c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		return host.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error {
+			if check, err = c.Check(ctx); err != nil {
+				return err
+			}
+			if !check.RuntimeReady || !check.NetworkReady {
+				return fmt.Errorf("containerd is not ready: %s", check.Message)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return check, &host.UnitError{Unit: containerdUnit, Err: err, Log: h.Systemd.Log(context.WithoutCancel(ctx), containerdUnit)}
+	}
+	if check.CgroupDriver != "" && check.CgroupDriver != found.Facts.CgroupDriver {
+		return check, fmt.Errorf("containerd says that its cgroup driver is %s, the kubelet's is %s", check.CgroupDriver, found.Facts.CgroupDriver)
+	}
+	return check, nil
+}

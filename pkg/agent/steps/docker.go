@@ -1,0 +1,280 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cni"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+)
+
+// maxGrace bounds what a container gets between its stop signal and SIGKILL, if its pod asks for more. The node was drained: what is
+// left are DaemonSets' pods, static ones, and the agent's own.
+const maxGrace = 30 * time.Second
+
+// The units of Docker and cri-dockerd, in the order in which they are stopped: sockets first, since they start their services
+// again. Packages and kubespray name cri-dockerd's differently.
+var (
+	criDockerUnits = []string{"cri-docker.socket", "cri-docker.service", "cri-dockerd.socket", "cri-dockerd.service"}
+	dockerUnits    = []string{"docker.socket", "docker.service"}
+)
+
+// dockerPods takes down Docker's pods the way the kubelet would have, so that CNI DEL runs for each. Containers are stopped, not
+// removed: nothing is lost.
+func dockerPods(h *Host) engine.Step {
+	return step[nothing]{
+		id: "docker-pods", title: "Stop Docker's pods", record: recordNothing,
+		apply: func(ctx context.Context, _ nothing, report engine.Report) error {
+			found, err := h.found()
+			if err != nil {
+				return err
+			}
+			if err := h.wakeDocker(ctx, found); err != nil {
+				return err
+			}
+			return h.docker(found, func(d *docker.Client) error {
+				containers, err := d.Containers(ctx)
+				if err != nil {
+					return err
+				}
+				if found.dockershim() {
+					err = stopDockershimPods(ctx, d, found, containers, report)
+				} else {
+					err = stopByCRI(ctx, found.Facts.OldEndpoint)
+				}
+				if err != nil {
+					return err
+				}
+				if err := releaseLeases(containers, report); err != nil {
+					return err
+				}
+				report.Progress(fmt.Sprintf("%d sandboxes", count(containers, docker.Container.Sandbox)), 0, 0, "")
+				return nil
+			})
+		},
+		// The kubelet starts its pods anew.
+	}
+}
+
+func count(containers []docker.Container, is func(docker.Container) bool) int {
+	n := 0
+	for _, c := range containers {
+		if c.Running && is(c) {
+			n++
+		}
+	}
+	return n
+}
+
+// wakeDocker starts Docker where a reboot came in between; normally it runs.
+func (h *Host) wakeDocker(ctx context.Context, found inventory) error {
+	units := []string{"docker.service"}
+	if !found.dockershim() {
+		units = append(units, criDockerUnits[1], criDockerUnits[3])
+	}
+	for _, unit := range units {
+		state, err := h.Systemd.State(ctx, unit)
+		if err != nil {
+			return err
+		}
+		if state.Exists() && state.Active != "active" {
+			if err := h.Systemd.Start(ctx, unit); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func stopByCRI(ctx context.Context, endpoint string) error {
+	dial, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	c, err := cri.Dial(dial, endpoint)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	return c.StopAll(ctx, maxGrace)
+}
+
+// stopDockershimPods does what dockershim's StopPodSandbox did: its socket went with the kubelet. Containers come first, while
+// they still have a network, then CNI DEL from the sandbox's network namespace, then the sandbox.
+func stopDockershimPods(ctx context.Context, d *docker.Client, found inventory, containers []docker.Container, report engine.Report) error {
+	network, err := cni.Detect(found.CNIConfDir, found.CNIBinDir)
+	if err != nil {
+		return err
+	}
+	var sandboxes, others []docker.Container
+	for _, c := range containers {
+		switch {
+		case c.Sandbox():
+			sandboxes = append(sandboxes, c)
+		case c.Kubernetes() && c.Running:
+			others = append(others, c)
+		}
+	}
+	if err := stopContainers(ctx, d, others, maxGrace, report); err != nil {
+		return err
+	}
+	running := sandboxes[:0:0]
+	for _, c := range sandboxes {
+		if c.Running {
+			running = append(running, c)
+		}
+		if c.HostNetwork {
+			continue
+		}
+		if err := detach(ctx, network, c); err != nil {
+			// As in dockershim: a plugin that fails must not keep the pod from going. What host-local holds is freed below.
+			report.Warn(err.Error())
+		}
+	}
+	return stopContainers(ctx, d, running, time.Second, report)
+}
+
+func detach(ctx context.Context, network cni.Network, c docker.Container) error {
+	ports, err := cni.CheckpointPortMappings("", c.ID)
+	if err != nil {
+		return err
+	}
+	a := cni.Attachment{ContainerID: c.ID, PortMappings: ports}
+	a.Namespace, a.Name, a.UID = c.Pod()
+	if c.PID > 0 {
+		a.Netns = fmt.Sprintf("%s/%d/ns/net", proc, c.PID)
+	}
+	return within(ctx, 30*time.Second, func(ctx context.Context) error { return network.Del(ctx, a) })
+}
+
+// stopContainers stops some at a time: Docker's daemon takes no more any faster.
+func stopContainers(ctx context.Context, d *docker.Client, containers []docker.Container, limit time.Duration, report engine.Report) error {
+	var mu sync.Mutex
+	var done int64
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(16)
+	for _, c := range containers {
+		group.Go(func() error {
+			if err := d.Stop(ctx, c.ID, c.Grace(limit)); err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			done++
+			report.Progress("stop containers", done, int64(len(containers)), "containers")
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// releaseLeases frees addresses that host-local still holds for Docker's pods: nobody would ever ask for them again.
+func releaseLeases(containers []docker.Container, report engine.Report) error {
+	var ids []string
+	for _, c := range containers {
+		if c.Sandbox() {
+			ids = append(ids, c.ID)
+		}
+	}
+	released, err := cni.ReleaseStale("", ids)
+	for _, lease := range released {
+		report.Info(fmt.Sprintf("released %s, which CNI had left to Docker's pod %.12s", lease.IP, lease.ContainerID))
+	}
+	return err
+}
+
+const dockerStopID = "docker-stop"
+
+// dockerStop stops Docker for good; with --keep-docker only cri-dockerd.
+func dockerStop(h *Host) engine.Step {
+	return step[[]host.UnitState]{
+		id: dockerStopID, title: "Stop Docker",
+		record: func(ctx context.Context, _ engine.Report) ([]host.UnitState, error) {
+			units := criDockerUnits
+			if !h.Spec.KeepDocker {
+				units = append(units[:len(units):len(units)], dockerUnits...)
+			}
+			states := []host.UnitState{}
+			for _, unit := range units {
+				state, err := h.Systemd.State(ctx, unit)
+				if err != nil {
+					return nil, err
+				}
+				if state.Exists() {
+					states = append(states, state)
+				}
+			}
+			return states, nil
+		},
+		apply: func(ctx context.Context, units []host.UnitState, report engine.Report) error {
+			if err := h.Systemd.Hold(ctx, "this node's pods run on another runtime; Docker's data is kept.", namesOf(units)...); err != nil {
+				return err
+			}
+			for _, unit := range units {
+				report.Progress("stop "+unit.Name, 0, 0, "")
+				if unit.Enabled() {
+					if err := h.Systemd.Disable(ctx, unit.Name); err != nil {
+						return err
+					}
+				}
+				if err := h.Systemd.Stop(ctx, unit.Name); err != nil {
+					return err
+				}
+			}
+			if err := h.afterDockerStop(ctx, units); err != nil {
+				return err
+			}
+			report.Progress("stopped and disabled", 0, 0, "")
+			return nil
+		},
+		revert: func(ctx context.Context, units []host.UnitState, _ engine.Report) error {
+			// Sockets were stopped first and come back first: docker.service requires its own. cri-dockerd needs Docker.
+			if err := h.Systemd.Unhold(ctx, namesOf(units)...); err != nil {
+				return err
+			}
+			var errs []error
+			for _, names := range [][]string{dockerUnits, criDockerUnits} {
+				for _, unit := range units {
+					if slices.Contains(names, unit.Name) {
+						errs = append(errs, h.Systemd.Restore(ctx, unit))
+					}
+				}
+			}
+			return errors.Join(errs...)
+		},
+	}
+}
+
+func namesOf(units []host.UnitState) []string {
+	var names []string
+	for _, unit := range units {
+		names = append(names, unit.Name)
+	}
+	return names
+}
+
+// afterDockerStop looks again: a socket could have started its service in between, and Docker's unit may have been what pulled
+// containerd up.
+func (h *Host) afterDockerStop(ctx context.Context, units []host.UnitState) error {
+	for _, unit := range units {
+		now, err := h.Systemd.State(ctx, unit.Name)
+		if err != nil {
+			return err
+		}
+		if now.Running() {
+			return fmt.Errorf("stop Docker: %s is %s again", unit.Name, now.Active)
+		}
+	}
+	containerd, err := h.Systemd.State(ctx, containerdUnit)
+	if err != nil || containerd.Running() {
+		return err
+	}
+	return h.Systemd.Start(ctx, containerdUnit)
+}

@@ -1,0 +1,108 @@
+package steps
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// quiet is a Report that nobody reads.
+type quiet struct{}
+
+func (quiet) Progress(string, int64, int64, string) {}
+func (quiet) Info(string)                           {}
+func (quiet) Warn(string)                           {}
+func (quiet) Facts(protocol.Facts)                  {}
+
+// units is a systemd that skips the start of a unit that is held.
+type units struct {
+	systemd host.Systemd
+	active  map[string]bool
+	enabled map[string]bool
+}
+
+func newUnits(t *testing.T, names ...string) *units {
+	t.Helper()
+	u := &units{active: map[string]bool{}, enabled: map[string]bool{}}
+	for _, name := range names {
+		u.active[name], u.enabled[name] = true, true
+	}
+	u.systemd = host.Systemd{Run: u, Dir: t.TempDir()}
+	return u
+}
+
+func (u *units) held(unit string) bool { return !host.Absent(u.systemd.HoldPath(unit)) }
+
+func (u *units) Run(_ context.Context, _ string, args ...string) (string, error) {
+	unit := args[len(args)-1]
+	_, exists := u.active[unit]
+	switch args[0] {
+	case "show":
+		if !exists {
+			return "LoadState=not-found\nUnitFileState=\nActiveState=inactive\n", nil
+		}
+		file, active := "disabled", "inactive"
+		if u.enabled[unit] {
+			file = "enabled"
+		}
+		if u.active[unit] {
+			active = "active"
+		}
+		return "LoadState=loaded\nUnitFileState=" + file + "\nActiveState=" + active + "\n", nil
+	case "start":
+		if !exists {
+			return "", errors.New("not found")
+		}
+		u.active[unit] = !u.held(unit)
+	case "stop":
+		u.active[unit] = false
+	case "enable", "disable":
+		u.enabled[unit] = args[0] == "enable"
+	}
+	return "", nil
+}
+
+// TestDockerStop: nothing starts Docker any more, whoever asks for it, until the step is undone; then all is as it was.
+func TestDockerStop(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		u := newUnits(t, "docker.socket", "docker.service", "cri-docker.socket", "cri-docker.service", containerdUnit)
+		h := &Host{Systemd: u.systemd, Spec: protocol.Spec{KeepDocker: keep}}
+		s := dockerStop(h)
+		ctx := context.Background()
+		memo, err := s.Record(ctx, quiet{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := json.Marshal(memo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := s.Apply(ctx, raw, quiet{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for unit := range u.active {
+			stays := unit == containerdUnit || keep && strings.HasPrefix(unit, "docker.")
+			_ = u.systemd.Start(ctx, unit) // as a kubelet that wants it, or a boot, would
+			if u.active[unit] != stays || u.enabled[unit] != stays || u.held(unit) == stays {
+				t.Errorf("keep %t: %s: active %t, enabled %t, held %t", keep, unit, u.active[unit], u.enabled[unit], u.held(unit))
+			}
+		}
+		for range 2 {
+			if err := s.Revert(ctx, raw, quiet{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for unit := range u.active {
+			if !u.active[unit] || !u.enabled[unit] || u.held(unit) {
+				t.Errorf("keep %t: after the undo, %s: active %t, enabled %t, held %t", keep, unit, u.active[unit], u.enabled[unit], u.held(unit))
+			}
+		}
+	}
+}

@@ -1,0 +1,174 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
+)
+
+// imageRefs are the images that this node's pods run on, or would: what the plugin names, what Docker's pods use, the agent's own
+// and the sandbox image. The kubelet makes Docker's containers from image IDs; one whose image has a tag is named by that.
+func (h *Host) imageRefs(containers []docker.Container, have []docker.Image, sandboxImage string) []string {
+	refs := append([]string{sandboxImage, h.Spec.Image}, h.Spec.Images...)
+	for _, c := range containers {
+		if !c.Kubernetes() {
+			continue
+		}
+		ref := c.Image
+		for _, image := range have {
+			if image.ID == c.ImageID && len(image.RepoTags) > 0 {
+				ref = image.RepoTags[0]
+			}
+		}
+		refs = append(refs, ref)
+	}
+	slices.Sort(refs)
+	return slices.DeleteFunc(slices.Compact(refs), func(ref string) bool { return ref == "" })
+}
+
+type importMemo struct {
+	Refs []string `json:"refs"`
+	// Before are the image records that containerd had: what is there beside them goes with the undo.
+	Before []string `json:"before"`
+}
+
+func importImages(h *Host) engine.Step {
+	return step[importMemo]{
+		id: "images", title: "Bring the images to containerd",
+		record: func(ctx context.Context, _ engine.Report) (importMemo, error) {
+			found, err := h.found()
+			if err != nil {
+				return importMemo{}, err
+			}
+			var memo importMemo
+			err = h.docker(found, func(d *docker.Client) error {
+				containers, err := d.Containers(ctx)
+				if err != nil {
+					return err
+				}
+				have, err := d.Images(ctx)
+				memo.Refs = h.imageRefs(containers, have, found.Facts.SandboxImage)
+				return err
+			})
+			if err != nil {
+				return importMemo{}, err
+			}
+			err = withContainerd(found, func(c *client.Client) error {
+				memo.Before, err = imageNames(ctx, c)
+				return err
+			})
+			return memo, err
+		},
+		apply: func(ctx context.Context, memo importMemo, report engine.Report) error {
+			found, err := h.found()
+			if err != nil {
+				return err
+			}
+			return h.docker(found, func(d *docker.Client) error {
+				return withContainerd(found, func(c *client.Client) error {
+					config, err := readFile(found.ContainerdConfig)
+					if err != nil {
+						return err
+					}
+					layout, err := containerd.ReadLayout(config)
+					if err != nil {
+						return err
+					}
+					progress := func(done, total int64, ref string) { report.Progress(ref, done, total, "images") }
+					if _, err := images.Import(ctx, d, c, memo.Refs, progress, images.WithSnapshotter(layout.Snapshotter)); err != nil {
+						return err
+					}
+					if err := images.Pin(ctx, c, found.Facts.SandboxImage); err != nil {
+						return err
+					}
+					report.Progress(fmt.Sprintf("%d images", len(memo.Refs)), int64(len(memo.Refs)), int64(len(memo.Refs)), "images")
+					return nil
+				})
+			})
+		},
+		revert: func(ctx context.Context, memo importMemo, _ engine.Report) error {
+			found, err := h.found()
+			if err != nil {
+				return err
+			}
+			return withContainerd(found, func(c *client.Client) error {
+				now, err := imageNames(ctx, c)
+				if err != nil {
+					return err
+				}
+				return images.Remove(ctx, c, slices.DeleteFunc(now, func(name string) bool { return slices.Contains(memo.Before, name) }))
+			})
+		},
+	}
+}
+
+func withContainerd(found inventory, do func(*client.Client) error) error {
+	c, err := containerd.Dial(found.ContainerdAddress)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	return do(c)
+}
+
+func imageNames(ctx context.Context, c *client.Client) ([]string, error) {
+	list, err := c.ImageService().List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list containerd's images: %w", err)
+	}
+	names := []string{}
+	for _, image := range list {
+		names = append(names, image.Name)
+	}
+	return names, nil
+}
+
+// smoke runs a sandbox and a container on the new runtime and removes them. It is the rehearsal before the drain, and once more the
+// test while the kubelet is stopped.
+func smoke(h *Host, id, title string) engine.Step {
+	return step[nothing]{
+		id: id, title: title, record: recordNothing,
+		apply: func(ctx context.Context, _ nothing, report engine.Report) error {
+			found, err := h.found()
+			if err != nil {
+				return err
+			}
+			if _, err := h.waitForCRI(ctx, found); err != nil {
+				return err
+			}
+			return within(ctx, 3*time.Minute, func(ctx context.Context) error {
+				c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
+				if err != nil {
+					return err
+				}
+				defer func() { _ = c.Close() }()
+				err = c.Smoke(ctx, cri.SmokeOptions{
+					SandboxImage: found.Facts.SandboxImage,
+					Image:        h.Spec.Image,
+					Command:      []string{"/runtime-agent", "sleep"},
+					Exec:         []string{"/runtime-agent", "version"},
+					CgroupDriver: found.Facts.CgroupDriver,
+					Pod:          cri.Pod{Namespace: h.Spec.Pod.Namespace, Name: h.Spec.Pod.Name, UID: h.Spec.Pod.UID},
+					LogDir:       filepath.Join(h.RunDir, id),
+					Stage:        func(stage string) { report.Progress(stage, 0, 0, "") },
+				})
+				if err != nil {
+					return &host.UnitError{Unit: containerdUnit, Err: err, Log: h.Systemd.Log(context.WithoutCancel(ctx), containerdUnit)}
+				}
+				report.Progress("a pod ran on containerd "+found.Facts.ContainerdVersion, 0, 0, "")
+				return nil
+			})
+		},
+	}
+}

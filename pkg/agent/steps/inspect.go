@@ -1,0 +1,385 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cni"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+const (
+	inspectID = "inspect"
+	proc      = "/proc"
+)
+
+// inventory is what inspect found: its memo, and the base of all later steps.
+type inventory struct {
+	Facts protocol.Facts `json:"facts"`
+
+	KubeletArgs      []string `json:"kubeletArgs"`
+	KubeletUnitFiles []string `json:"kubeletUnitFiles"`
+	HealthzURL       string   `json:"healthzURL"`
+	// Kubeconfig is the kubelet's; empty if it cannot be used to look at the node.
+	Kubeconfig string `json:"kubeconfig,omitempty"`
+
+	DockerSocket string `json:"dockerSocket"`
+	CNIConfDir   string `json:"cniConfDir"`
+	CNIBinDir    string `json:"cniBinDir"`
+
+	ContainerdBinary  string `json:"containerdBinary"`
+	ContainerdConfig  string `json:"containerdConfig"`
+	ContainerdAddress string `json:"containerdAddress"`
+	// RestrictOOM is set on hosts that cannot lower oom_score_adj.
+	RestrictOOM bool `json:"restrictOOM,omitempty"`
+}
+
+func (i inventory) dockershim() bool { return i.Facts.OldEndpoint == kubelet.Dockershim }
+
+// kubelet returns the setup of the kubelet as it ran when the host was inspected.
+func (i inventory) kubelet() (kubelet.Setup, error) {
+	version, err := kubelet.ParseVersion(i.Facts.KubeletVersion)
+	return kubelet.Setup{
+		Version: version, Args: i.KubeletArgs, UnitFiles: i.KubeletUnitFiles,
+		Read: os.ReadFile, ListConfigDir: kubelet.ListConfigDir,
+	}, err
+}
+
+// inspect looks at everything before anything is changed, and refuses what cannot be switched safely.
+func inspect(h *Host) engine.Step {
+	return step[inventory]{
+		id: inspectID, title: "Inspect the host",
+		record: func(ctx context.Context, report engine.Report) (inventory, error) {
+			i := &inspection{h: h, report: report}
+			for _, look := range []func(context.Context) error{
+				i.lookAtKubelet, i.lookAtDocker, i.lookAtContainerd, i.lookAtNetwork, i.lookAtUnits, i.lookAtSpace, i.lookAtAPI, i.planKubelet,
+			} {
+				if err := look(ctx); err != nil {
+					return inventory{}, err
+				}
+			}
+			return i.inventory, nil
+		},
+		apply: func(_ context.Context, found inventory, report engine.Report) error {
+			report.Progress(fmt.Sprintf("kubelet %s, Docker %s, containerd %s", found.Facts.KubeletVersion, found.Facts.DockerVersion, found.Facts.ContainerdVersion), 0, 0, "")
+			report.Facts(found.Facts)
+			return nil
+		},
+	}
+}
+
+type inspection struct {
+	h      *Host
+	report engine.Report
+	inventory
+	setup      kubelet.Setup
+	containers []docker.Container
+	images     []docker.Image
+	layout     containerd.Layout
+}
+
+func (i *inspection) warn(format string, args ...any) {
+	i.Facts.Warnings = append(i.Facts.Warnings, fmt.Sprintf(format, args...))
+}
+
+func (i *inspection) lookAtKubelet(ctx context.Context) error {
+	i.report.Progress("kubelet", 0, 0, "")
+	setup, err := kubelet.Find(ctx, i.h.Systemd, proc)
+	if errors.Is(err, kubelet.ErrInContainer) {
+		return refuse("replace the node: on RKE1 and the like even the kubelet is a Docker container", "%v", err)
+	}
+	if err != nil {
+		return err
+	}
+	i.setup = setup
+	i.KubeletArgs, i.KubeletUnitFiles, i.Facts.KubeletVersion = setup.Args, setup.UnitFiles, setup.Version.String()
+	var uname unix.Utsname
+	if err := unix.Uname(&uname); err == nil {
+		i.Facts.Kernel = unix.ByteSliceToString(uname.Release[:])
+	}
+	i.Facts.OS = host.OSName()
+	if i.Facts.OldEndpoint, err = setup.Endpoint(); err != nil {
+		return err
+	}
+	if i.Facts.CgroupDriver, err = setup.CgroupDriver(); err != nil {
+		return err
+	}
+	if i.HealthzURL, err = setup.HealthzURL(); err != nil {
+		return err
+	}
+	if i.HealthzURL == "" {
+		return refuse("set healthzPort in "+setup.ConfigFile(), "the kubelet's health endpoint is switched off: nobody could tell whether it works after the switch")
+	}
+	return i.lookAtOldRuntime(ctx)
+}
+
+// lookAtOldRuntime finds Docker behind the kubelet, and how it was told to run pods' networks.
+func (i *inspection) lookAtOldRuntime(ctx context.Context) error {
+	if i.dockershim() {
+		plugin, _ := i.setup.Flag("network-plugin")
+		if plugin != "cni" {
+			return refuse("move the cluster to a CNI network first", "the kubelet runs with --network-plugin=%q: containerd needs CNI", plugin)
+		}
+		i.DockerSocket, _ = i.setup.Flag("docker-endpoint")
+		i.CNIConfDir, _ = i.setup.Flag("cni-conf-dir")
+		i.CNIBinDir, _ = i.setup.Flag("cni-bin-dir")
+		return nil
+	}
+	var found cri.Report
+	err := within(ctx, 10*time.Second, func(ctx context.Context) error {
+		c, err := cri.Dial(ctx, i.Facts.OldEndpoint)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		found, err = c.Check(ctx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("ask the kubelet's runtime at %s: %w", i.Facts.OldEndpoint, err)
+	}
+	if found.RuntimeName != "docker" {
+		return refuse("", "the kubelet does not run on Docker but on %s %s (%s)", found.RuntimeName, found.RuntimeVersion, i.Facts.OldEndpoint)
+	}
+	processes, err := host.FindProcesses(proc, "cri-dockerd")
+	if err != nil || len(processes) == 0 {
+		return err
+	}
+	flag := func(name string) string { return kubelet.FlagOf(processes[0].Args, name) }
+	if plugin := flag("network-plugin"); plugin != "" && plugin != "cni" {
+		return refuse("move the cluster to a CNI network first", "cri-dockerd runs with --network-plugin=%s: containerd needs CNI", plugin)
+	}
+	i.DockerSocket, i.CNIConfDir, i.CNIBinDir = flag("docker-endpoint"), flag("cni-conf-dir"), flag("cni-bin-dir")
+	return nil
+}
+
+func (i *inspection) lookAtDocker(ctx context.Context) error {
+	i.report.Progress("Docker", 0, 0, "")
+	return i.h.docker(i.inventory, func(d *docker.Client) error {
+		info, err := d.Info(ctx)
+		if err != nil {
+			return err
+		}
+		i.Facts.DockerVersion, i.Facts.DockerRoot = info.Version, info.Root
+		if info.CgroupDriver != i.Facts.CgroupDriver {
+			i.warn("Docker's cgroup driver is %s, the kubelet's setting is %s: containerd is set up with the kubelet's", info.CgroupDriver, i.Facts.CgroupDriver)
+		}
+		if info.DefaultRuntime != "" && info.DefaultRuntime != "runc" {
+			i.warn("Docker's default runtime is %s: unless containerd is set up with it, pods run with runc", info.DefaultRuntime)
+		}
+		if i.containers, err = d.Containers(ctx); err != nil {
+			return err
+		}
+		if i.images, err = d.Images(ctx); err != nil {
+			return err
+		}
+		for _, c := range i.containers {
+			if c.Running && !c.Kubernetes() {
+				i.Facts.ForeignContainers = append(i.Facts.ForeignContainers, c.Name)
+			}
+		}
+		slices.Sort(i.Facts.ForeignContainers)
+		if n := len(i.Facts.ForeignContainers); n > 0 && !i.h.Spec.KeepDocker {
+			return refuse("stop them, or leave Docker running for them with --keep-docker",
+				"Docker runs %d container(s) that Kubernetes does not manage: %s", n, strings.Join(i.Facts.ForeignContainers, ", "))
+		}
+		return i.findSandboxImage(ctx, d)
+	})
+}
+
+// findSandboxImage takes what pods run on today: the agent's own pod has a sandbox, too.
+func (i *inspection) findSandboxImage(ctx context.Context, d *docker.Client) error {
+	for _, c := range i.containers {
+		_, _, uid := c.Pod()
+		if c.Sandbox() && (i.Facts.SandboxImage == "" || uid == i.h.Spec.Pod.UID) {
+			i.Facts.SandboxImage = c.Image
+		}
+	}
+	if i.Facts.SandboxImage == "" {
+		i.Facts.SandboxImage, _ = i.setup.Flag("pod-infra-container-image")
+	}
+	if i.Facts.SandboxImage == "" {
+		return refuse("", "the sandbox (pause) image is unknown: Docker holds no pod, and the kubelet has no --pod-infra-container-image")
+	}
+	image, err := d.Image(ctx, i.Facts.SandboxImage)
+	if err != nil {
+		return fmt.Errorf("look for the sandbox image: %w", err)
+	}
+	if strings.HasPrefix(i.Facts.SandboxImage, "sha256:") {
+		if len(image.RepoTags) == 0 {
+			return refuse("docker tag it on the node", "the sandbox image %s has no name that containerd could use", image.ID)
+		}
+		i.Facts.SandboxImage = image.RepoTags[0]
+	}
+	return nil
+}
+
+func (i *inspection) lookAtContainerd(ctx context.Context) error {
+	i.report.Progress("containerd", 0, 0, "")
+	unit, err := i.h.Systemd.State(ctx, containerdUnit)
+	if err != nil {
+		return err
+	}
+	if !unit.Exists() {
+		return refuse("install containerd from your distribution, or containerd.io from Docker's packages",
+			"containerd is not installed as a service of its own (%s is %s)", containerdUnit, unit.Load)
+	}
+	i.ContainerdBinary, i.ContainerdConfig, err = containerdProgram(ctx, i.h)
+	if err != nil {
+		return err
+	}
+	version, err := containerd.Version(ctx, i.ContainerdBinary, i.h.Runner.Run)
+	if err != nil {
+		return err
+	}
+	i.Facts.ContainerdVersion = version.String()
+	if err := fits(i.setup.Version, version); err != nil {
+		return err
+	}
+	config, err := readFile(i.ContainerdConfig)
+	if err != nil {
+		return err
+	}
+	if i.layout, err = containerd.ReadLayout(config); err != nil {
+		return fmt.Errorf("%s: %w", i.ContainerdConfig, err)
+	}
+	i.ContainerdAddress = i.layout.Address
+	i.Facts.NewEndpoint = "unix://" + i.layout.Address
+	if kubelet.SameEndpoint(i.Facts.OldEndpoint, i.Facts.NewEndpoint) {
+		return refuse("", "the kubelet is on containerd already (%s)", i.Facts.OldEndpoint)
+	}
+	i.RestrictOOM, err = host.LacksSysResource(proc)
+	return err
+}
+
+// fits checks that kubelet and containerd share a CRI version: kubelets up to 1.22 speak only v1alpha2, which containerd 2.0 dropped;
+// from 1.26 on only v1, which containerd has from 1.6 on. The agent itself speaks v1.
+func fits(k kubelet.Version, c containerd.BinaryVersion) error {
+	if !c.AtLeast(1, 6) {
+		return refuse("install containerd 1.6 or later", "containerd %s is too old: CRI v1 came with 1.6", c)
+	}
+	if k.Minor <= 22 && c.AtLeast(2, 0) {
+		return refuse("install containerd 1.7, or update the kubelet to 1.23 first", "containerd %s and kubelet %s have no CRI version in common", c, k)
+	}
+	return nil
+}
+
+func (i *inspection) lookAtNetwork(context.Context) error {
+	i.report.Progress("CNI", 0, 0, "")
+	network, err := cni.Detect(i.CNIConfDir, i.CNIBinDir)
+	if err != nil {
+		return err
+	}
+	if network.Name == "" {
+		return refuse("", "there is no usable CNI configuration in %s", network.ConfDir)
+	}
+	if len(network.Missing) > 0 {
+		return refuse("put them into one directory", "CNI plugin %s of %s is in none of %s",
+			strings.Join(network.Missing, ", "), network.File, strings.Join(network.BinDirs, ", "))
+	}
+	i.CNIConfDir, i.CNIBinDir = network.ConfDir, network.BinDirs[0]
+	return nil
+}
+
+// lookAtUnits finds dependencies between units that would take the kubelet down with Docker, or Docker with containerd.
+func (i *inspection) lookAtUnits(ctx context.Context) error {
+	for _, tie := range []struct {
+		unit, on string
+		matters  bool
+		why      string
+	}{
+		{kubelet.Unit, "docker.service", !i.h.Spec.KeepDocker, "would stop with Docker, and start it again"},
+		{"docker.service", containerdUnit, true, "would be restarted, with all its containers, when containerd reads its new config"},
+	} {
+		p, err := i.h.Systemd.Show(ctx, tie.unit, "Requires", "BindsTo", "PartOf", "Requisite", "FragmentPath", "DropInPaths")
+		if err != nil {
+			return err
+		}
+		for _, kind := range []string{"Requires", "BindsTo", "PartOf", "Requisite"} {
+			if !tie.matters || !slices.Contains(strings.Fields(p[kind]), tie.on) {
+				continue
+			}
+			return refuse(fmt.Sprintf("replace it by Wants= in %s, and run systemctl daemon-reload", strings.TrimSpace(p["FragmentPath"]+" "+p["DropInPaths"])),
+				"%s has %s=%s: it %s", tie.unit, kind, tie.on, tie.why)
+		}
+	}
+	return nil
+}
+
+// margin is what is to stay free beside the images, in bytes.
+const margin = 1 << 30
+
+func (i *inspection) lookAtSpace(ctx context.Context) error {
+	var wanted []docker.Image
+	refs := i.h.imageRefs(i.containers, i.images, i.Facts.SandboxImage)
+	err := i.h.docker(i.inventory, func(d *docker.Client) error {
+		for _, ref := range refs {
+			image, err := d.Image(ctx, ref)
+			if docker.IsNotFound(err) {
+				continue // a pod's image that was not pulled yet
+			}
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(wanted, func(have docker.Image) bool { return have.ID == image.ID }) {
+				wanted = append(wanted, image)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	need := images.Need(wanted)
+	var fs unix.Statfs_t
+	if err := unix.Statfs(existing(i.layout.Root), &fs); err != nil {
+		return fmt.Errorf("look for space in %s: %w", i.layout.Root, err)
+	}
+	free := int64(fs.Bavail) * fs.Bsize //nolint:gosec // no file system is that large
+	if free < need+margin {
+		return refuse("free some, for example with docker image prune", "the images need about %d MiB in %s, and %d MiB are free",
+			(need+margin)>>20, i.layout.Root, free>>20)
+	}
+	return nil
+}
+
+// lookAtAPI tries the kubelet's own credentials, with which the host watches the node after the switch.
+func (i *inspection) lookAtAPI(ctx context.Context) error {
+	path, _ := i.setup.Flag("kubeconfig")
+	if path == "" {
+		i.warn("the kubelet has no --kubeconfig: the host cannot tell by itself whether the API server sees the node as Ready")
+		return nil
+	}
+	api, err := kubelet.NewAPI(os.ReadFile, path)
+	if err == nil {
+		_, err = api.Node(ctx, i.h.Spec.Node)
+	}
+	if err != nil {
+		i.warn("the host cannot tell by itself whether the API server sees the node as Ready: %v", err)
+		return nil
+	}
+	i.Kubeconfig = path
+	return nil
+}
+
+// planKubelet makes sure that the cutover will know how to change the kubelet's flags.
+func (i *inspection) planKubelet(context.Context) error {
+	if _, err := i.setup.Plan(i.Facts.NewEndpoint); err != nil {
+		return err
+	}
+	return nil
+}

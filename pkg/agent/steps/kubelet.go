@@ -1,0 +1,309 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+)
+
+const (
+	kubeletStartID = "kubelet-start"
+	// holdDropIn keeps the kubelet down while the hold file exists, whoever wants to start it: systemd at boot, an admin, a
+	// configuration manager.
+	holdDropIn = "/etc/systemd/system/kubelet.service.d/00-kubectl-runtime.conf"
+	holdText   = "# Written by kubectl-runtime; it goes when the switch of this node's runtime is over.\n[Unit]\nConditionPathExists=!" + host.HoldFile + "\n"
+)
+
+// hold stops the kubelet and keeps it stopped.
+func (h *Host) hold(ctx context.Context) error {
+	if err := host.Replace(host.HoldFile, []byte("while kubectl-runtime switches this node\n"), 0o600); err != nil {
+		return err
+	}
+	if err := host.Replace(holdDropIn, []byte(holdText), 0o644); err != nil {
+		return err
+	}
+	if err := h.Systemd.DaemonReload(ctx); err != nil {
+		return err
+	}
+	if err := h.Systemd.Stop(ctx, kubelet.Unit); err != nil {
+		return err
+	}
+	state, err := h.Systemd.State(ctx, kubelet.Unit)
+	if err == nil && state.Running() {
+		err = fmt.Errorf("stop the kubelet: it is %s again", state.Active)
+	}
+	return err
+}
+
+// release starts the kubelet and waits until it says that it is healthy.
+func (h *Host) release(ctx context.Context, found inventory, report engine.Report) error {
+	if err := host.Remove(host.HoldFile); err != nil {
+		return err
+	}
+	if err := host.Remove(holdDropIn); err != nil {
+		return err
+	}
+	_ = os.Remove(filepath.Dir(holdDropIn)) // where it was made for the drop-in: only an empty one goes
+	if err := h.Systemd.DaemonReload(ctx); err != nil {
+		return err
+	}
+	if err := h.Systemd.Start(ctx, kubelet.Unit); err != nil {
+		return err
+	}
+	report.Progress("wait until the kubelet is healthy", 0, 0, "")
+	if err := h.waitHealthy(ctx, found.HealthzURL); err != nil {
+		return &host.UnitError{Unit: kubelet.Unit, Err: err, Log: h.Systemd.Log(context.WithoutCancel(ctx), kubelet.Unit)}
+	}
+	report.Progress("the kubelet is healthy", 0, 0, "")
+	return nil
+}
+
+// maxRestarts is how often systemd may have to restart the kubelet before it is given up: one that cannot run on this runtime exits
+// within a second each time, and the node need not wait for the deadline.
+const maxRestarts = 5
+
+// steady is how long the kubelet has to stay healthy: it answers before it has talked to the runtime.
+const steady = 3 * time.Second
+
+func (h *Host) waitHealthy(ctx context.Context, url string) error {
+	first := -1
+	var since time.Time
+	return host.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error {
+		p, err := h.Systemd.Show(ctx, kubelet.Unit, "NRestarts", "ActiveState")
+		if err != nil {
+			return err
+		}
+		// systemd before 235 does not count; the deadline then decides.
+		if restarts, err := strconv.Atoi(p["NRestarts"]); err == nil {
+			if first < 0 {
+				first = restarts
+			}
+			if restarts-first >= maxRestarts {
+				return host.Permanent(fmt.Errorf("the kubelet exits each time it is started (%d times)", restarts-first))
+			}
+		}
+		if err := kubelet.Healthy(ctx, url); err != nil {
+			since = time.Time{}
+			return err
+		}
+		if since.IsZero() {
+			since = time.Now()
+		}
+		if time.Since(since) < steady {
+			return errors.New("the kubelet has only just become healthy")
+		}
+		return nil
+	})
+}
+
+func kubeletStop(h *Host) engine.Step {
+	return step[nothing]{
+		id: "kubelet-stop", title: "Stop the kubelet", record: recordNothing,
+		apply: func(ctx context.Context, _ nothing, _ engine.Report) error { return h.hold(ctx) },
+		revert: func(ctx context.Context, _ nothing, report engine.Report) error {
+			found, err := h.found()
+			if err != nil {
+				return err
+			}
+			started := time.Now()
+			if err := h.release(ctx, found, report); err != nil {
+				return err
+			}
+			// The node is back whether or not the API server can be asked.
+			err = within(ctx, time.Minute, func(ctx context.Context) error {
+				return h.waitReady(ctx, found, "docker://", started, report)
+			})
+			if err != nil {
+				report.Warn("the kubelet is healthy on Docker again, but the API server does not show the node as Ready yet: " + err.Error())
+			}
+			return nil
+		},
+	}
+}
+
+func kubeletConfig(h *Host) engine.Step {
+	return step[[]host.Change]{
+		id: "kubelet-config", title: "Point the kubelet at containerd",
+		record: func(context.Context, engine.Report) ([]host.Change, error) {
+			found, err := h.found()
+			if err != nil {
+				return nil, err
+			}
+			setup, err := found.kubelet()
+			if err != nil {
+				return nil, err
+			}
+			plan, err := setup.Plan(found.Facts.NewEndpoint)
+			if err != nil {
+				return nil, err
+			}
+			changes := []host.Change{}
+			for _, edit := range plan {
+				change, err := h.files().Plan(edit.Path, edit.Old, edit.New)
+				if err != nil {
+					return nil, err
+				}
+				changes = append(changes, change)
+			}
+			return changes, nil
+		},
+		apply: func(ctx context.Context, changes []host.Change, report engine.Report) error {
+			for _, change := range changes {
+				if err := h.files().Apply(change); err != nil {
+					return err
+				}
+			}
+			report.Progress(pathsOf(changes), 0, 0, "")
+			return h.Systemd.DaemonReload(ctx) // one of them may be a unit file
+		},
+		revert: func(ctx context.Context, changes []host.Change, report engine.Report) error {
+			if err := h.undoFiles(changes, report); err != nil {
+				return err
+			}
+			return h.Systemd.DaemonReload(ctx)
+		},
+	}
+}
+
+type startMemo struct {
+	Started time.Time `json:"started"`
+}
+
+func kubeletStart(h *Host) engine.Step {
+	return step[startMemo]{
+		id: kubeletStartID, title: "Start the kubelet on containerd",
+		record: func(context.Context, engine.Report) (startMemo, error) { return startMemo{time.Now().UTC()}, nil },
+		apply: func(ctx context.Context, _ startMemo, report engine.Report) error {
+			found, err := h.found()
+			if err != nil {
+				return err
+			}
+			setup, err := found.kubelet()
+			if err != nil {
+				return err
+			}
+			if setup.Version.Minor <= 20 {
+				if err := removeDockerLogLinks("/var/log/pods"); err != nil {
+					return err
+				}
+			}
+			return h.release(ctx, found, report)
+		},
+		revert: func(ctx context.Context, _ startMemo, _ engine.Report) error {
+			found, err := h.found()
+			if err != nil {
+				return err
+			}
+			if err := h.hold(ctx); err != nil {
+				return err
+			}
+			state, err := h.Systemd.State(ctx, containerdUnit)
+			if err != nil || !state.Running() {
+				return err
+			}
+			dial, cancel := context.WithTimeout(ctx, 20*time.Second)
+			defer cancel()
+			c, err := cri.Dial(dial, found.Facts.NewEndpoint)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = c.Close() }()
+			return c.StopAll(ctx, maxGrace)
+		},
+	}
+}
+
+// removeDockerLogLinks removes dockershim's links from pods' log directories. Kubelets up to 1.20 name the first log of a container
+// 0.log again, and containerd would write through the link into Docker's file. Docker keeps the logs.
+func removeDockerLogLinks(dir string) error {
+	logs, err := filepath.Glob(filepath.Join(dir, "*", "*", "*.log"))
+	if err != nil {
+		return err
+	}
+	for _, log := range logs {
+		info, err := os.Lstat(log)
+		if err != nil || info.Mode().Type() != os.ModeSymlink {
+			continue
+		}
+		if err := host.Remove(log); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nodeReady waits until the API server shows the node as Ready on the new runtime.
+func nodeReady(h *Host) engine.Step {
+	return step[nothing]{
+		id: "node-ready", title: "Wait until the node is Ready on containerd",
+		record: func(context.Context, engine.Report) (nothing, error) {
+			found, err := h.found()
+			if err == nil && found.Kubeconfig == "" {
+				err = engine.Skip("the kubelet's credentials cannot be used for it")
+			}
+			return nothing{}, err
+		},
+		apply: func(ctx context.Context, _ nothing, report engine.Report) error {
+			found, err := h.found()
+			if err != nil {
+				return err
+			}
+			var start startMemo
+			if raw, ok := engine.Memo(h.Records(), kubeletStartID); ok {
+				if err := with(kubeletStartID, raw, func(m startMemo) error { start = m; return nil }); err != nil {
+					return err
+				}
+			}
+			if err := h.waitReady(ctx, found, "containerd://", start.Started, report); err != nil {
+				return &host.UnitError{Unit: kubelet.Unit, Err: err, Log: h.Systemd.Log(context.WithoutCancel(ctx), kubelet.Unit)}
+			}
+			return nil
+		},
+	}
+}
+
+// waitReady waits until the API server shows the node Ready on a runtime, and has heard of it since.
+func (h *Host) waitReady(ctx context.Context, found inventory, runtime string, since time.Time, report engine.Report) error {
+	if found.Kubeconfig == "" {
+		return nil
+	}
+	var version string
+	err := host.Poll(ctx, time.Second, func(ctx context.Context) error {
+		// Read anew each time: kubelets rotate their certificates.
+		api, err := kubelet.NewAPI(os.ReadFile, found.Kubeconfig)
+		if err != nil {
+			return err
+		}
+		node, err := api.Node(ctx, h.Spec.Node)
+		if err != nil {
+			return err
+		}
+		version = node.RuntimeVersion
+		switch {
+		case !strings.HasPrefix(version, runtime):
+			err = fmt.Errorf("node %s still reports %s", h.Spec.Node, version)
+		case !node.Ready:
+			err = fmt.Errorf("node %s is not Ready: %s", h.Spec.Node, node.ReadyMessage)
+		case node.Heartbeat.Before(since.Truncate(time.Second)):
+			err = fmt.Errorf("node %s has sent nothing since %s", h.Spec.Node, node.Heartbeat.UTC().Format(time.RFC3339))
+		}
+		if err != nil {
+			report.Progress(err.Error(), 0, 0, "")
+		}
+		return err
+	})
+	if err == nil {
+		report.Progress("Ready on "+version, 0, 0, "")
+	}
+	return err
+}

@@ -1,0 +1,166 @@
+// Package steps is the list of what the agent does on a node, phase by phase, and what each step does. A step reads what it
+// needs when it is recorded, changes the host through pkg/agent/host and the packages of one subject each, and can undo it.
+//
+// Whether and when a step runs is pkg/agent/engine's business; the host unit calls List.
+package steps
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// Host is what the steps work with. Spec is that of the phase at hand.
+type Host struct {
+	Spec protocol.Spec
+	// RunDir is the run's directory, where backups and the smoke test's logs go.
+	RunDir  string
+	Runner  host.Runner
+	Systemd host.Systemd
+	// Records returns the run's journal: a step's memo tells later ones what was found.
+	Records func() []journal.Record
+}
+
+// Limits of the phases. The cutover's is in the Spec; a rollback has none but those of its steps.
+const (
+	PrepareTimeout = 30 * time.Minute
+	VerifyTimeout  = 5 * time.Minute
+)
+
+// Timeout returns how long a phase may take.
+func Timeout(spec protocol.Spec) time.Duration {
+	switch spec.Phase {
+	case protocol.PhaseCutover:
+		return time.Duration(spec.CutoverSeconds) * time.Second
+	case protocol.PhaseVerify:
+		return VerifyTimeout
+	case protocol.PhasePrepare, protocol.PhaseRollback:
+	}
+	return PrepareTimeout
+}
+
+// List returns the steps of each phase, in order.
+func List(h *Host) map[protocol.Phase][]engine.Step {
+	return map[protocol.Phase][]engine.Step{
+		protocol.PhasePrepare: {
+			inspect(h),
+			containerdConfig(h),
+			containerdService(h),
+			importImages(h),
+			smoke(h, "rehearsal", "Rehearse: run a pod sandbox on containerd"),
+		},
+		protocol.PhaseCutover: {
+			kubeletStop(h),
+			dockerPods(h),
+			dockerStop(h),
+			nodeSysctls(h),
+			kubeletConfig(h),
+			smoke(h, "smoke-test", "Run a pod sandbox while the kubelet is stopped"),
+			kubeletStart(h),
+			nodeReady(h),
+		},
+		protocol.PhaseVerify: {
+			verify(h),
+		},
+	}
+}
+
+// step is an engine.Step whose memo is an M.
+type step[M any] struct {
+	id, title string
+	record    func(ctx context.Context, report engine.Report) (M, error)
+	apply     func(ctx context.Context, memo M, report engine.Report) error
+	revert    func(ctx context.Context, memo M, report engine.Report) error // nil: there is nothing to undo
+}
+
+func (s step[M]) ID() string    { return s.id }
+func (s step[M]) Title() string { return s.title }
+
+func (s step[M]) Record(ctx context.Context, report engine.Report) (any, error) {
+	return s.record(ctx, report)
+}
+
+func (s step[M]) Apply(ctx context.Context, memo json.RawMessage, report engine.Report) error {
+	return with(s.id, memo, func(m M) error { return s.apply(ctx, m, report) })
+}
+
+func (s step[M]) Revert(ctx context.Context, memo json.RawMessage, report engine.Report) error {
+	if s.revert == nil {
+		return nil
+	}
+	return with(s.id, memo, func(m M) error { return s.revert(ctx, m, report) })
+}
+
+func with[M any](id string, memo json.RawMessage, do func(M) error) error {
+	var m M
+	if err := json.Unmarshal(memo, &m); err != nil {
+		return fmt.Errorf("read what step %s recorded: %w", id, err)
+	}
+	return do(m)
+}
+
+// nothing is the memo of a step that needs none.
+type nothing struct{}
+
+func recordNothing(context.Context, engine.Report) (nothing, error) { return nothing{}, nil }
+
+// refusal is a reason not to switch this node, and what a person can do about it.
+type refusal struct{ message, hint string }
+
+func (r *refusal) Error() string { return r.message }
+func (r *refusal) Hint() string  { return r.hint }
+
+func refuse(hint, format string, args ...any) error {
+	return &refusal{message: fmt.Sprintf(format, args...), hint: hint}
+}
+
+// found returns what the step inspect found.
+func (h *Host) found() (inventory, error) {
+	raw, ok := engine.LastMemo(h.Records(), inspectID)
+	if !ok {
+		return inventory{}, fmt.Errorf("read what was found on the host: the journal does not hold it")
+	}
+	var found inventory
+	err := with(inspectID, raw, func(m inventory) error { found = m; return nil })
+	return found, err
+}
+
+func (h *Host) files() host.Files { return host.Files{Dir: filepath.Join(h.RunDir, "files")} }
+
+// undoFiles puts files back, newest first, and says whose edits it kept.
+func (h *Host) undoFiles(changes []host.Change, report engine.Report) error {
+	for i := len(changes) - 1; i >= 0; i-- {
+		edited, err := h.files().Undo(changes[i])
+		if edited != "" {
+			report.Warn(changes[i].Path + " was edited after the switch; it is back as it was before, and what was edited is in " + edited)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// docker calls do with a client of the node's Docker.
+func (h *Host) docker(found inventory, do func(*docker.Client) error) error {
+	d, err := docker.Dial(found.DockerSocket)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	return do(d)
+}
+
+func within(ctx context.Context, d time.Duration, do func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return do(ctx)
+}

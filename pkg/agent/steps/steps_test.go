@@ -1,0 +1,145 @@
+package steps
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// TestList pins what journals hold: an ID that changes can no longer be undone by a newer agent.
+func TestList(t *testing.T) {
+	want := map[protocol.Phase]string{
+		protocol.PhasePrepare: "inspect containerd-config containerd-service images rehearsal",
+		protocol.PhaseCutover: "kubelet-stop docker-pods docker-stop node-sysctls kubelet-config smoke-test kubelet-start node-ready",
+		protocol.PhaseVerify:  "verify",
+	}
+	for phase, list := range List(&Host{}) {
+		var ids []string
+		for _, s := range list {
+			ids = append(ids, s.ID())
+			if s.Title() == "" {
+				t.Errorf("%s has no title", s.ID())
+			}
+		}
+		if got := strings.Join(ids, " "); got != want[phase] {
+			t.Errorf("%s: %s", phase, got)
+		}
+	}
+}
+
+// TestFits is the table of CRI versions by kubelet.
+func TestFits(t *testing.T) {
+	for _, test := range []struct {
+		kubelet, containerd string
+		ok                  bool
+	}{
+		{"v1.18.0", "1.7.2", true},
+		{"v1.22.17", "1.6.20~ds1", true},
+		{"v1.22.17", "2.0.0", false},
+		{"v1.23.17", "2.4.2", true},
+		{"v1.23.17", "1.5.18", false},
+		{"v1.37.2", "1.6.0", true},
+		{"v1.37.2", "2.4.2+unknown", true},
+	} {
+		k, err := kubelet.ParseVersion(test.kubelet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := containerd.ParseVersion("containerd - " + test.containerd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = fits(k, c)
+		if (err == nil) != test.ok {
+			t.Errorf("kubelet %s, containerd %s: %v", test.kubelet, test.containerd, err)
+		}
+		var hint interface{ Hint() string }
+		if err != nil && (!errors.As(err, &hint) || hint.Hint() == "") {
+			t.Errorf("%v has no hint", err)
+		}
+	}
+}
+
+func TestImageRefs(t *testing.T) {
+	pod := map[string]string{"io.kubernetes.docker.type": "container"}
+	h := &Host{Spec: protocol.Spec{Image: "agent:1", Images: []string{"a:1", "b:1", ""}}}
+	got := h.imageRefs([]docker.Container{
+		{Image: "b:1", Labels: pod},
+		{Image: "sha256:abc", ImageID: "sha256:abc", Labels: pod},
+		{Image: "foreign:1"},
+		{Image: "sha256:def", ImageID: "sha256:def", Labels: pod},
+	}, []docker.Image{{ID: "sha256:abc", RepoDigests: []string{"x@sha256:1"}}, {ID: "sha256:def", RepoTags: []string{"a:1", "a:2"}}}, "pause:3.6")
+	if want := []string{"a:1", "agent:1", "b:1", "pause:3.6", "sha256:abc"}; !slices.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestKeepFor(t *testing.T) {
+	for _, test := range []struct {
+		name             string
+		set              map[string]string
+		sysctls, modules []string
+	}{
+		{"all", map[string]string{wantedSysctls[0]: "1", wantedSysctls[1]: "1", wantedSysctls[2]: "1"}, wantedSysctls, []string{"overlay", "br_netfilter"}},
+		{"no bridge module", map[string]string{wantedSysctls[0]: "1"}, wantedSysctls[:1], []string{"overlay"}},
+		{"off stays off", map[string]string{wantedSysctls[0]: "0", wantedSysctls[1]: "0"}, nil, []string{"overlay", "br_netfilter"}},
+	} {
+		sysctls, modules := keepFor(func(name string) (string, bool) { value, ok := test.set[name]; return value, ok })
+		var want string
+		for _, name := range test.sysctls {
+			want += name + " = 1\n"
+		}
+		if _, got, _ := strings.Cut(string(sysctls), "\n"); got != want {
+			t.Errorf("%s: %q", test.name, sysctls)
+		}
+		if _, got, _ := strings.Cut(string(modules), "\n"); got != strings.Join(test.modules, "\n")+"\n" {
+			t.Errorf("%s: %q", test.name, modules)
+		}
+	}
+}
+
+func TestRemoveDockerLogLinks(t *testing.T) {
+	dir := t.TempDir()
+	logs := filepath.Join(dir, "ns_pod_uid", "app")
+	if err := os.MkdirAll(logs, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/var/lib/docker/containers/x/x-json.log", filepath.Join(logs, "0.log")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(logs, "1.log"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := removeDockerLogLinks(dir); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(logs)
+	if err != nil || len(left) != 1 || left[0].Name() != "1.log" {
+		t.Errorf("%v %v", left, err)
+	}
+}
+
+func TestReadImports(t *testing.T) {
+	dir := t.TempDir()
+	for name, content := range map[string]string{"conf.d/20.toml": "b", "conf.d/10.toml": "a", "one.toml": "c"} {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := readImports([]byte(`imports = ["`+dir+`/conf.d/*.toml", "one.toml", "none.toml"]`), dir)
+	if err != nil || len(got) != 3 || string(got[0])+string(got[1])+string(got[2]) != "abc" {
+		t.Errorf("%q %v", got, err)
+	}
+}

@@ -1,0 +1,328 @@
+// Package supervise is what the agent does in the Job's pod: it installs the agent on the host, asks the host unit for one phase,
+// and copies the events to the pod's log until the phase has its result. It does none of the work, so that it can be
+// killed at any time; started again, it follows on.
+//
+// It is called with the host's root as its own root directory (see cmd/runtime-agent), so that symbolic links and programs of
+// the host mean what they mean there.
+package supervise
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/unit"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// Supervisor follows one phase of one run.
+type Supervisor struct {
+	Spec    protocol.Spec
+	Layout  unit.Layout
+	Systemd host.Systemd
+	// Program is the agent's own program, to be copied to the host.
+	Program io.ReaderAt
+	Size    int64
+	// Out gets the events, one JSON object a line; Err what the pod itself has to say.
+	Out, Err io.Writer
+	// Interval is the pause between two looks at the event file; zero means 200 ms.
+	Interval time.Duration
+}
+
+// Run returns the phase's result. An error means that the result is not known: the Job has to start the pod again.
+func (s *Supervisor) Run(ctx context.Context) (protocol.Result, error) {
+	if s.Interval == 0 {
+		s.Interval = 200 * time.Millisecond
+	}
+	if !host.Booted(s.Layout.Root) {
+		return s.refuse("this host does not run systemd", "replace the node: the switch needs systemd on it", nil)
+	}
+	tail := &tail{path: filepath.Join(s.Layout.RunDir(s.Spec.Run), journal.EventsName), phase: s.Spec.Phase}
+	if s.Spec.Phase == protocol.PhaseRollback {
+		if result, err := s.beginRollback(tail); err != nil || result != nil {
+			return deref(result), err
+		}
+	}
+	if result, err := tail.copy(s.Out); err != nil || result != nil {
+		return deref(result), err
+	}
+	if result, err := s.otherRun(); err != nil || result != nil {
+		return deref(result), err
+	}
+	program, err := s.install()
+	if err != nil {
+		return protocol.Result{}, err
+	}
+	if err := s.Layout.Ask(s.Spec); err != nil {
+		return protocol.Result{}, err
+	}
+	if err := s.Layout.SetCurrent(s.Spec.Run); err != nil {
+		return protocol.Result{}, err
+	}
+	return s.follow(ctx, tail, program)
+}
+
+func deref(r *protocol.Result) protocol.Result {
+	if r == nil {
+		return protocol.Result{}
+	}
+	return *r
+}
+
+// otherRun refuses to begin beside a run that has not ended. It goes on by itself.
+func (s *Supervisor) otherRun() (*protocol.Result, error) {
+	current, err := s.Layout.Current()
+	if err != nil || current == "" || current == s.Spec.Run {
+		return nil, err
+	}
+	_, records, err := journal.Read(s.Layout.RunDir(current))
+	if err != nil {
+		return nil, err
+	}
+	phase, open := engine.Open(records)
+	if !open {
+		return nil, nil
+	}
+	result, err := s.refuse(fmt.Sprintf("run %s of this node is not over: its phase %s is open", current, phase),
+		"wait for it, or on the node: /var/lib/kubectl-runtime/bin/runtime-agent status", nil)
+	return &result, err
+}
+
+// beginRollback refuses to undo what this host knows nothing of: with an empty journal, nothing would be undone and that would be
+// called a success. It leaves out what earlier attempts have reported.
+func (s *Supervisor) beginRollback(t *tail) (*protocol.Result, error) {
+	_, records, err := journal.Read(s.Layout.RunDir(s.Spec.Run))
+	if err != nil {
+		return nil, err
+	}
+	if len(records) == 0 {
+		result, err := s.refuse(fmt.Sprintf("this host has no journal of run %s, so that there is nothing to undo", s.Spec.Run),
+			"it was removed by hand or with the host, or the run never began here: look into "+host.Dir+"/runs on the node", nil)
+		return &result, err
+	}
+	if s.Spec.Attempt == "" {
+		return nil, nil
+	}
+	var failed int64
+	if err := s.eachEvent(func(event protocol.Event) {
+		if event.Result != nil && event.Phase == protocol.PhaseRollback {
+			failed = 0
+			if event.Result.Outcome != protocol.OutcomeSucceeded {
+				failed = event.Seq
+			}
+		}
+	}); err != nil {
+		return nil, err
+	}
+	t.after, err = s.Layout.Attempt(s.Spec.Run, s.Spec.Attempt, failed)
+	return nil, err
+}
+
+// eachEvent calls do with all events of the run, none if there is no file.
+func (s *Supervisor) eachEvent(do func(protocol.Event)) error {
+	data, err := os.ReadFile(filepath.Join(s.Layout.RunDir(s.Spec.Run), journal.EventsName))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("read events: %w", err)
+	}
+	for line := range bytes.SplitSeq(data, []byte("\n")) {
+		if event, err := protocol.DecodeEvent(line); err == nil {
+			do(event)
+		}
+	}
+	return nil
+}
+
+// refuse reports a result that no file on the host holds.
+func (s *Supervisor) refuse(message, hint string, cause error) (protocol.Result, error) {
+	result := protocol.Result{Outcome: protocol.OutcomeRefused, Message: message, Hint: hint}
+	var detail interface {
+		error
+		Detail() string
+	}
+	if errors.As(cause, &detail) {
+		result.Detail = detail.Detail()
+	}
+	event := protocol.Event{Version: protocol.Version, Seq: s.lastSeq() + 1, Time: time.Now().UTC(), Run: s.Spec.Run, Phase: s.Spec.Phase, Result: &result}
+	line, err := event.Encode()
+	if err == nil {
+		_, err = s.Out.Write(line)
+	}
+	return result, err
+}
+
+func (s *Supervisor) lastSeq() int64 {
+	var seq int64
+	_ = s.eachEvent(func(event protocol.Event) { seq = event.Seq }) // what cannot be read is refused without a number
+	return seq
+}
+
+const (
+	// lookEvery is how often the unit is looked at, and started if it does not run although the phase has no result.
+	lookEvery = 3 * time.Second
+	// maxStarts bounds the starts without a new event in between.
+	maxStarts = 5
+)
+
+// follow copies events until the result, and keeps the unit going.
+func (s *Supervisor) follow(ctx context.Context, t *tail, program string) (protocol.Result, error) {
+	ticker := time.NewTicker(s.Interval)
+	defer ticker.Stop()
+	var looked time.Time
+	starts, seen := 0, t.offset
+	for {
+		result, err := t.copy(s.Out)
+		if err != nil || result != nil {
+			return deref(result), err
+		}
+		if time.Since(looked) >= lookEvery {
+			looked = time.Now()
+			if t.offset != seen {
+				starts, seen = 0, t.offset
+			}
+			state, err := s.Systemd.State(ctx, host.Unit)
+			if err == nil && !state.Running() {
+				// It may have ended because the phase is done: then the result is there by now.
+				if result, err := t.copy(s.Out); err != nil || result != nil {
+					return deref(result), err
+				}
+				starts++
+				err = s.start(ctx, program)
+			}
+			if ctx.Err() == nil && (err != nil || starts > maxStarts) {
+				return s.notRunning(ctx, err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return protocol.Result{}, fmt.Errorf("follow run %s: %w; the host goes on", s.Spec.Run, ctx.Err())
+		case <-ticker.C:
+		}
+	}
+}
+
+func (s *Supervisor) start(ctx context.Context, program string) error {
+	if err := s.Layout.Install(ctx, s.Systemd, program); err != nil {
+		return err
+	}
+	return s.Systemd.StartNoWait(ctx, host.Unit)
+}
+
+// notRunning ends the phase if it never began, and otherwise leaves it to the Job's next pod.
+func (s *Supervisor) notRunning(ctx context.Context, cause error) (protocol.Result, error) {
+	log := s.Systemd.Log(ctx, host.Unit)
+	if cause == nil {
+		cause = errors.New("it ends each time it is started")
+	}
+	err := &host.UnitError{Unit: host.Unit, Err: fmt.Errorf("run %s on the host: %w", host.Unit, cause), Log: log}
+	_, records, readErr := journal.Read(s.Layout.RunDir(s.Spec.Run))
+	if s.Spec.Phase != protocol.PhasePrepare || readErr != nil || len(records) > 0 {
+		_, _ = fmt.Fprintln(s.Err, log)
+		return protocol.Result{}, err
+	}
+	return s.refuse(err.Error(), err.Hint(), err)
+}
+
+// tail copies the lines that were added to an event file.
+type tail struct {
+	path   string
+	phase  protocol.Phase
+	offset int64
+	// after is the last event of earlier attempts at the phase, which are left out.
+	after int64
+}
+
+// copy writes what is new, whole lines only, and returns the phase's result once it is among it.
+func (t *tail) copy(out io.Writer) (*protocol.Result, error) {
+	file, err := os.Open(t.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("follow events: %w", err)
+	}
+	defer func() { _ = file.Close() }()
+	data, err := io.ReadAll(io.NewSectionReader(file, t.offset, 1<<62))
+	if err != nil {
+		return nil, fmt.Errorf("follow events: %w", err)
+	}
+	end := bytes.LastIndexByte(data, '\n') + 1
+	var result *protocol.Result
+	var lines []byte
+	for line := range bytes.Lines(data[:end]) {
+		event, err := protocol.DecodeEvent(line)
+		ours := err == nil && event.Phase == t.phase
+		if ours && event.Seq <= t.after {
+			continue
+		}
+		lines = append(lines, line...)
+		if ours && event.Result != nil {
+			result = event.Result
+		}
+	}
+	if _, err := out.Write(lines); err != nil {
+		return nil, fmt.Errorf("write events: %w", err)
+	}
+	t.offset += int64(end)
+	return result, nil
+}
+
+// binDirs are where the agent's program may go, the first of them that programs can be run from.
+var binDirs = []string{host.Dir + "/bin", "/usr/local/lib/kubectl-runtime", "/opt/kubectl-runtime"}
+
+// install copies the agent to the host, unless it is there already, and returns its path on the host.
+func (s *Supervisor) install() (string, error) {
+	var errs []error
+	for _, dir := range binDirs {
+		real := filepath.Join(s.Layout.Root, dir)
+		path := filepath.Join(dir, "runtime-agent")
+		if err := os.MkdirAll(real, 0o755); err != nil { //nolint:gosec // programs are for all to read
+			errs = append(errs, err)
+			continue
+		}
+		if noexec(real) {
+			errs = append(errs, fmt.Errorf("%s is on a file system mounted noexec", dir))
+			_ = os.Remove(real)
+			continue
+		}
+		if err := s.copyProgram(filepath.Join(s.Layout.Root, path)); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		return path, nil
+	}
+	return "", fmt.Errorf("install the agent on the host: %w", errors.Join(errs...))
+}
+
+func noexec(dir string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(dir, &fs) == nil && fs.Flags&unix.ST_NOEXEC != 0
+}
+
+func (s *Supervisor) copyProgram(path string) error {
+	content := make([]byte, s.Size)
+	if _, err := s.Program.ReadAt(content, 0); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read the agent's program: %w", err)
+	}
+	if now, err := os.ReadFile(path); err == nil && bytes.Equal(now, content) {
+		return nil
+	}
+	if err := host.Replace(path, content, 0o755); err != nil {
+		return err
+	}
+	// With SELinux, systemd may not run what has the label of /var/lib.
+	if host.Absent(filepath.Join(s.Layout.Root, "/sys/fs/selinux/enforce")) {
+		return nil
+	}
+	_ = unix.Lsetxattr(path, "security.selinux", []byte("system_u:object_r:bin_t:s0\x00"), 0)
+	return nil
+}

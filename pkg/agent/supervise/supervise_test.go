@@ -1,0 +1,271 @@
+package supervise
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/unit"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// hostUnit stands for systemd: starting the unit runs work.
+type hostUnit struct {
+	mu     sync.Mutex
+	starts int
+	active bool
+	work   func(start int)
+	fail   error
+}
+
+func (h *hostUnit) Run(_ context.Context, name string, args ...string) (string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case name == "journalctl":
+		return "permission denied\n", nil
+	case args[0] == "show":
+		if h.active {
+			return "LoadState=loaded\nActiveState=active\n", nil
+		}
+		return "LoadState=loaded\nActiveState=inactive\n", nil
+	case args[0] == "start":
+		if h.fail != nil {
+			return "", h.fail
+		}
+		h.starts++
+		if h.work != nil {
+			h.work(h.starts)
+		}
+	}
+	return "", nil
+}
+
+func newSupervisor(t *testing.T, h *hostUnit) (*Supervisor, *bytes.Buffer) {
+	t.Helper()
+	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, "run/systemd/system"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	out := &bytes.Buffer{}
+	program := "the agent"
+	return &Supervisor{
+		Spec:   protocol.Spec{Version: protocol.Version, Run: "r1", Node: "node-1", Phase: protocol.PhasePrepare, CutoverSeconds: 60},
+		Layout: unit.Layout{Root: root}, Systemd: host.Systemd{Run: h},
+		Program: strings.NewReader(program), Size: int64(len(program)), Out: out, Err: out, Interval: time.Millisecond,
+	}, out
+}
+
+func report(t *testing.T, s *Supervisor, event protocol.Event) {
+	t.Helper()
+	events, err := journal.OpenEvents(s.Layout.RunDir(s.Spec.Run), s.Spec.Run, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = events.Close() }()
+	event.Phase = protocol.PhasePrepare
+	if err := events.Append(event); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func events(t *testing.T, out *bytes.Buffer) []protocol.Event {
+	t.Helper()
+	var all []protocol.Event
+	for line := range strings.Lines(out.String()) {
+		event, err := protocol.DecodeEvent([]byte(line))
+		if err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		all = append(all, event)
+	}
+	return all
+}
+
+var success = protocol.Event{Result: &protocol.Result{Outcome: protocol.OutcomeSucceeded, Message: "fine"}}
+
+func TestFollows(t *testing.T) {
+	h := &hostUnit{}
+	s, out := newSupervisor(t, h)
+	h.work = func(int) {
+		h.active = true
+		report(t, s, protocol.Event{Log: &protocol.Log{Level: "info", Message: "one"}})
+		report(t, s, success)
+	}
+	result, err := s.Run(context.Background())
+	if err != nil || result.Outcome != protocol.OutcomeSucceeded {
+		t.Fatal(result, err)
+	}
+	if got := events(t, out); len(got) != 2 || got[1].Seq != 2 {
+		t.Errorf("%+v", got)
+	}
+	installed, err := os.ReadFile(filepath.Join(s.Layout.Root, host.Dir, "bin/runtime-agent"))
+	if err != nil || string(installed) != "the agent" {
+		t.Errorf("%q %v", installed, err)
+	}
+	text, err := os.ReadFile(filepath.Join(s.Layout.Root, host.UnitPath))
+	if err != nil || !strings.Contains(string(text), "ExecStart="+host.Dir+"/bin/runtime-agent run\n") {
+		t.Errorf("%s %v", text, err)
+	}
+	if run, err := s.Layout.Current(); err != nil || run != "r1" {
+		t.Error(run, err)
+	}
+	// Once more, as the Job's next pod would: the same events from the first on, and nothing is started.
+	out.Reset()
+	if result, err := s.Run(context.Background()); err != nil || result.Message != "fine" || len(events(t, out)) != 2 || h.starts != 1 {
+		t.Error(result, err, h.starts)
+	}
+}
+
+// TestKeepsGoing: a unit that ended without a result is started again.
+func TestKeepsGoing(t *testing.T) {
+	h := &hostUnit{}
+	s, _ := newSupervisor(t, h)
+	h.work = func(start int) {
+		if start == 2 {
+			report(t, s, success)
+		}
+	}
+	if result, err := s.Run(context.Background()); err != nil || result.Outcome != protocol.OutcomeSucceeded || h.starts != 2 {
+		t.Error(result, err, h.starts)
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	t.Run("no systemd", func(t *testing.T) {
+		s, out := newSupervisor(t, &hostUnit{})
+		if err := os.RemoveAll(filepath.Join(s.Layout.Root, "run")); err != nil {
+			t.Fatal(err)
+		}
+		result, err := s.Run(context.Background())
+		if err != nil || result.Outcome != protocol.OutcomeRefused || !strings.Contains(result.Message, "systemd") {
+			t.Error(result, err)
+		}
+		if got := events(t, out); len(got) != 1 || got[0].Seq != 1 || got[0].Result == nil {
+			t.Errorf("%+v", got)
+		}
+		if !host.Absent(filepath.Join(s.Layout.Root, "var")) {
+			t.Error("something was written")
+		}
+	})
+	t.Run("unit cannot be started", func(t *testing.T) {
+		s, out := newSupervisor(t, &hostUnit{fail: &host.CommandError{Command: "systemctl start", Err: errors.New("exit status 1")}})
+		result, err := s.Run(context.Background())
+		if err != nil || result.Outcome != protocol.OutcomeRefused || !strings.Contains(result.Detail, "permission denied") {
+			t.Error(result, err)
+		}
+		if got := events(t, out); len(got) != 1 {
+			t.Errorf("%+v", got)
+		}
+	})
+	t.Run("another run is open", func(t *testing.T) {
+		s, _ := newSupervisor(t, &hostUnit{})
+		dir := s.Layout.RunDir("r0")
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		j, err := journal.Open(dir, journal.Identity{Run: "r0", Node: "node-1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Append(journal.Record{Kind: journal.KindOpen, Phase: protocol.PhaseCutover}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Layout.SetCurrent("r0"); err != nil {
+			t.Fatal(err)
+		}
+		result, err := s.Run(context.Background())
+		if err != nil || result.Outcome != protocol.OutcomeRefused || !strings.Contains(result.Message, "r0") {
+			t.Error(result, err)
+		}
+		if current, _ := s.Layout.Current(); current != "r0" {
+			t.Errorf("the current run is %s", current)
+		}
+	})
+}
+
+// TestKilled: the pod's end is an error, so that the Job starts it again.
+func TestKilled(t *testing.T) {
+	h := &hostUnit{active: true}
+	s, _ := newSupervisor(t, h)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := s.Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+}
+
+// TestRollbackIsAskedForAgain: a rollback that failed has a result, which only another attempt looks past.
+func TestRollbackIsAskedForAgain(t *testing.T) {
+	h := &hostUnit{}
+	s, out := newSupervisor(t, h)
+	s.Spec.Phase, s.Spec.Attempt = protocol.PhaseRollback, "a1"
+	tell := func(outcome protocol.Outcome) {
+		events, err := journal.OpenEvents(s.Layout.RunDir("r1"), "r1", time.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = events.Close() }()
+		for _, event := range []protocol.Event{
+			{Phase: protocol.PhaseRollback, Log: &protocol.Log{Level: "info", Message: string(outcome)}},
+			{Phase: protocol.PhaseRollback, Result: &protocol.Result{Outcome: outcome}},
+		} {
+			if err := events.Append(event); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	again := filepath.Join(s.Layout.RunDir("r1"), "rollback-again")
+	h.work = func(int) { tell(protocol.OutcomeBroken) }
+	run := func(want protocol.Outcome, starts, lines int) {
+		t.Helper()
+		out.Reset()
+		result, err := s.Run(context.Background())
+		if err != nil || result.Outcome != want || h.starts != starts {
+			t.Fatalf("%+v, %v, %d starts", result, err, h.starts)
+		}
+		if got := events(t, out); len(got) != lines {
+			t.Errorf("%+v", got)
+		}
+	}
+
+	run(protocol.OutcomeRefused, 0, 1) // without a journal there is nothing to undo, and the host stays as it is
+	if _, ok, err := s.Layout.Spec("r1", protocol.PhaseRollback); err != nil || ok {
+		t.Error("it was asked for", err)
+	}
+
+	if err := os.MkdirAll(s.Layout.RunDir("r1"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	j, err := journal.Open(s.Layout.RunDir("r1"), journal.Identity{Run: "r1", Node: "node-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(j.Append(journal.Record{Kind: journal.KindOpen, Phase: protocol.PhasePrepare}), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	run(protocol.OutcomeBroken, 1, 2)
+	run(protocol.OutcomeBroken, 1, 2) // the same Job's next pod
+	if !host.Absent(again) {
+		t.Error("a rollback was asked for twice by one attempt")
+	}
+	s.Spec.Attempt = "a2"
+	h.work = func(int) {
+		if host.Absent(again) {
+			t.Error("the unit was started and not asked for another rollback")
+		}
+		tell(protocol.OutcomeSucceeded)
+	}
+	run(protocol.OutcomeSucceeded, 2, 2)
+	run(protocol.OutcomeSucceeded, 2, 2)
+	s.Spec.Attempt = "a3"
+	run(protocol.OutcomeSucceeded, 2, 4) // what succeeded is not repeated
+}

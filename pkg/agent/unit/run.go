@@ -1,0 +1,227 @@
+package unit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// Work is what a phase consists of.
+type Work struct {
+	Steps   map[protocol.Phase][]engine.Step
+	Timeout time.Duration
+	// Finish completes the result when the phase was closed.
+	Finish func(ctx context.Context, result *protocol.Result)
+}
+
+// Unit is the host unit at work.
+type Unit struct {
+	Layout  Layout
+	Systemd host.Systemd
+	Machine string
+	// Program is the path of the running agent, which the unit is to start after a reboot.
+	Program string
+	Clock   engine.Clock
+	// Work makes the steps for a spec. records returns the run's journal.
+	Work func(spec protocol.Spec, runDir string, records func() []journal.Record) Work
+}
+
+// Run does what is open or asked for, and returns when nothing is. It is meant to be killed: the next Run goes on. The error is
+// engine.ErrInterrupted when ctx ended.
+func (u *Unit) Run(ctx context.Context) error {
+	if err := os.MkdirAll(u.Layout.dir(), 0o700); err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	unlock, err := lock(filepath.Join(u.Layout.dir(), "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	run, err := u.Layout.Current()
+	if err != nil {
+		return err
+	}
+	if run == "" {
+		return u.Layout.uninstall(ctx, u.Systemd)
+	}
+	if err := u.undoAbandoned(ctx, run); err != nil {
+		return err
+	}
+	return u.carryOut(ctx, run)
+}
+
+// lock keeps a second agent off the host, whoever started it.
+func lock(path string) (func(), error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another agent works on this host (lock %s): %w", path, err), file.Close())
+	}
+	return func() { _ = file.Close() }, nil
+}
+
+// undoAbandoned takes back what earlier runs had prepared and never used, before a new one begins: otherwise the new one would
+// take their files for the host's own.
+func (u *Unit) undoAbandoned(ctx context.Context, current string) error {
+	if _, records, err := journal.Read(u.Layout.RunDir(current)); err != nil || len(records) > 0 {
+		return err
+	}
+	entries, err := os.ReadDir(u.Layout.runs())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("list runs: %w", err)
+	}
+	for _, entry := range entries {
+		if entry.Name() == current {
+			continue
+		}
+		_, records, err := journal.Read(u.Layout.RunDir(entry.Name()))
+		if err != nil {
+			return err
+		}
+		r, cutover := engine.Result(records, protocol.PhaseCutover)
+		if !engine.Standing(records) || cutover && r.Outcome == protocol.OutcomeSucceeded {
+			continue
+		}
+		if err := u.Layout.AskRollback(entry.Name()); err != nil {
+			return err
+		}
+		if err := u.carryOut(ctx, entry.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// carryOut does all phases of a run that are open or asked for.
+func (u *Unit) carryOut(ctx context.Context, run string) error {
+	dir := u.Layout.RunDir(run)
+	node, err := u.node(run)
+	if err != nil {
+		return err
+	}
+	j, err := journal.Open(dir, journal.Identity{Run: run, Node: node, Machine: u.Machine})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = j.Close() }()
+	events, err := journal.OpenEvents(dir, run, u.Clock.Now)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = events.Close() }()
+	for {
+		spec, ok, err := u.next(run, j, events)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return u.Layout.uninstall(ctx, u.Systemd)
+		}
+		if err := u.phase(ctx, spec, j, events); err != nil {
+			return err
+		}
+	}
+}
+
+// node returns the node's name as any phase of the run gives it.
+func (u *Unit) node(run string) (string, error) {
+	for _, phase := range phases {
+		if spec, ok, err := u.Layout.Spec(run, phase); err != nil || ok {
+			return spec.Node, err
+		}
+	}
+	return "", fmt.Errorf("run %s: nothing was asked for", run)
+}
+
+// next returns what is to be done: the phase that is open, or the first one that has no result yet. Once a rollback was asked for,
+// no other phase begins any more.
+func (u *Unit) next(run string, j *journal.Journal, events *journal.Events) (protocol.Spec, bool, error) {
+	order := phases
+	if _, ok, err := u.Layout.Spec(run, protocol.PhaseRollback); err != nil {
+		return protocol.Spec{}, false, err
+	} else if ok {
+		order = phases[len(phases)-1:]
+	}
+	open, anyOpen := engine.Open(j.Records())
+	if anyOpen {
+		order = append([]protocol.Phase{open}, order...)
+	}
+	for i, phase := range order {
+		isOpen := anyOpen && i == 0
+		r, done := events.Result(phase)
+		again := phase == protocol.PhaseRollback && !host.Absent(u.Layout.againPath(run)) &&
+			(r.Outcome != protocol.OutcomeSucceeded || engine.Standing(j.Records()))
+		if done && !again && !isOpen {
+			continue
+		}
+		spec, ok, err := u.Layout.Spec(run, phase)
+		if err != nil || ok {
+			return spec, ok, err
+		}
+	}
+	return protocol.Spec{}, false, nil
+}
+
+// phase carries out one phase and reports its result. The unit's own traces go before the result is seen: what waits for it may
+// look at the host at once.
+func (u *Unit) phase(ctx context.Context, spec protocol.Spec, j *journal.Journal, events *journal.Events) error {
+	if err := u.Layout.Install(ctx, u.Systemd, u.Program); err != nil {
+		return err
+	}
+	work := u.Work(spec, u.Layout.RunDir(spec.Run), j.Records)
+	e := &engine.Engine{Journal: j, Events: events, Clock: u.Clock, Steps: work.Steps, Stopping: u.Systemd.Stopping}
+	result, err := e.Run(ctx, spec.Phase, work.Timeout)
+	if err != nil {
+		return fmt.Errorf("run %s, phase %s: %w", spec.Run, spec.Phase, err)
+	}
+	if work.Finish != nil {
+		work.Finish(ctx, &result)
+	}
+	if spec.Phase == protocol.PhaseRollback {
+		if err := host.Remove(u.Layout.againPath(spec.Run)); err != nil {
+			return err
+		}
+	}
+	if err := u.Layout.uninstall(ctx, u.Systemd); err != nil {
+		return err
+	}
+	return events.Append(protocol.Event{Phase: spec.Phase, Result: &result})
+}
+
+// Runs lists the runs on this host, oldest first.
+func (l Layout) Runs() ([]string, error) {
+	entries, err := os.ReadDir(l.runs())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list runs: %w", err)
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int {
+		ai, aerr := a.Info()
+		bi, berr := b.Info()
+		if aerr != nil || berr != nil {
+			return 0
+		}
+		return ai.ModTime().Compare(bi.ModTime())
+	})
+	var runs []string
+	for _, entry := range entries {
+		runs = append(runs, entry.Name())
+	}
+	return runs, nil
+}

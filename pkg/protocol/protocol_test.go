@@ -1,0 +1,95 @@
+package protocol
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestSpecValidate(t *testing.T) {
+	good := Spec{Version: Version, Run: "20261123-ab12", Node: "node-1", Phase: PhaseCutover, CutoverSeconds: 300}
+	if err := good.Validate(); err != nil {
+		t.Fatalf("a good spec: %v", err)
+	}
+	for _, test := range []struct {
+		name   string
+		change func(*Spec)
+		want   string
+	}{
+		{"version", func(s *Spec) { s.Version = 2 }, "version 2 is not 1"},
+		{"run empty", func(s *Spec) { s.Run = "" }, `run ""`},
+		{"run leads out of its directory", func(s *Spec) { s.Run = "../../etc" }, "run"},
+		{"node", func(s *Spec) { s.Node = "" }, "node is empty"},
+		{"phase", func(s *Spec) { s.Phase = "lunch" }, `unknown phase "lunch"`},
+		{"deadline", func(s *Spec) { s.CutoverSeconds = 0 }, "not positive"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := good
+			test.change(&s)
+			if err := s.Validate(); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestEventRoundTrip(t *testing.T) {
+	want := Event{
+		Version: Version, Seq: 7, Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Run: "r", Phase: PhasePrepare,
+		Step: &Step{ID: "images", Title: "Bring images", State: StepProgress, Done: 3, Total: 9, Unit: "images"},
+	}
+	line, err := want.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := DecodeEvent(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := got.Encode()
+	if err != nil || !bytes.Equal(line, again) {
+		t.Errorf("%s became %s (%v)", line, again, err)
+	}
+}
+
+func TestEncodeKeepsTheEndOfLongDetail(t *testing.T) {
+	detail := strings.Repeat("early\n", 10000) + "the reason"
+	line, err := Event{Version: Version, Seq: 1, Result: &Result{Outcome: OutcomeRefused, Detail: detail}}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(line) > maxLine+1 {
+		t.Errorf("a line of %d bytes", len(line))
+	}
+	e, err := DecodeEvent(line)
+	if err != nil || !strings.HasSuffix(e.Result.Detail, "the reason") || !strings.HasPrefix(e.Result.Detail, "…") {
+		t.Errorf("detail ends in %q (%v)", e.Result.Detail[max(0, len(e.Result.Detail)-20):], err)
+	}
+}
+
+func TestDecodeEventRefuses(t *testing.T) {
+	for _, line := range []string{"", "null", "{}", `"x"`, "level=info msg=hello", `{"seq":0}`} {
+		if _, err := DecodeEvent([]byte(line)); !errors.Is(err, ErrNotEvent) {
+			t.Errorf("%q: %v", line, err)
+		}
+	}
+	if _, err := DecodeEvent([]byte(`{"v":9,"seq":1}`)); err == nil || errors.Is(err, ErrNotEvent) || !strings.Contains(err.Error(), "version 9 is not 1") {
+		t.Errorf("another version: %v", err)
+	}
+}
+
+func FuzzDecodeEvent(f *testing.F) {
+	f.Add([]byte(`{"v":1,"seq":1,"result":{"outcome":"succeeded"}}`))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		e, err := DecodeEvent(line)
+		if err != nil {
+			return
+		}
+		if _, err := e.Encode(); err != nil && !errors.As(err, new(*json.MarshalerError)) {
+			t.Errorf("decoded, but not encoded: %v", err)
+		}
+	})
+}

@@ -1,0 +1,118 @@
+package drain
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	policyv1beta1 "k8s.io/api/policy/v1beta1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/kubernetes"
+	policyv1client "k8s.io/client-go/kubernetes/typed/policy/v1"
+	policyv1beta1client "k8s.io/client-go/kubernetes/typed/policy/v1beta1"
+)
+
+// client is the drainer's client with the eviction calls overheard: the library keeps a refused eviction's reason to itself
+// and retries for ever.
+func (w *blockWatch) client(ctx context.Context, pods []corev1.Pod) kubernetes.Interface {
+	known := map[string]map[string]string{}
+	for i := range pods {
+		known[pods[i].Namespace+"/"+pods[i].Name] = pods[i].Labels
+	}
+	return &overhearingClient{Interface: w.drainer.client, heard: func(namespace, pod string, err error) {
+		switch {
+		case err == nil:
+			w.accepted(namespace, pod)
+		case apierrors.IsTooManyRequests(err):
+			w.evicted(Block{
+				Namespace: namespace, Pod: pod, Since: w.drainer.now(), Message: err.Error(),
+				Budgets: w.drainer.budgets(ctx, namespace, known[namespace+"/"+pod]),
+			})
+		}
+	}}
+}
+
+// budgets names the PodDisruptionBudgets that select a pod and allow no disruption, or all that select it if each allows some
+// (they change between the two requests). Not being allowed to list them only makes the report poorer.
+func (d *Drainer) budgets(ctx context.Context, namespace string, podLabels map[string]string) []string {
+	list, err := d.client.PolicyV1().PodDisruptionBudgets(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil
+	}
+	var tight, all []string
+	for i := range list.Items {
+		budget := &list.Items[i]
+		selector, err := metav1.LabelSelectorAsSelector(budget.Spec.Selector)
+		if err != nil || !selector.Matches(labels.Set(podLabels)) {
+			continue
+		}
+		text := fmt.Sprintf("%s (%d healthy, needs %d)", budget.Name, budget.Status.CurrentHealthy, budget.Status.DesiredHealthy)
+		all = append(all, text)
+		if budget.Status.DisruptionsAllowed <= 0 {
+			tight = append(tight, text)
+		}
+	}
+	if len(tight) == 0 {
+		tight = all
+	}
+	slices.Sort(tight)
+	return tight
+}
+
+// overhearingClient calls heard after each eviction.
+type overhearingClient struct {
+	kubernetes.Interface
+	heard func(namespace, pod string, err error)
+}
+
+func (c *overhearingClient) PolicyV1() policyv1client.PolicyV1Interface {
+	return &overhearingV1{c.Interface.PolicyV1(), c.heard}
+}
+
+func (c *overhearingClient) PolicyV1beta1() policyv1beta1client.PolicyV1beta1Interface {
+	return &overhearingV1beta1{c.Interface.PolicyV1beta1(), c.heard}
+}
+
+type overhearingV1 struct {
+	policyv1client.PolicyV1Interface
+	heard func(namespace, pod string, err error)
+}
+
+func (c *overhearingV1) Evictions(namespace string) policyv1client.EvictionInterface {
+	return &evictionsV1{c.PolicyV1Interface.Evictions(namespace), c.heard}
+}
+
+type evictionsV1 struct {
+	policyv1client.EvictionInterface
+	heard func(namespace, pod string, err error)
+}
+
+func (c *evictionsV1) Evict(ctx context.Context, eviction *policyv1.Eviction) error {
+	err := c.EvictionInterface.Evict(ctx, eviction)
+	c.heard(eviction.Namespace, eviction.Name, err)
+	return err
+}
+
+type overhearingV1beta1 struct {
+	policyv1beta1client.PolicyV1beta1Interface
+	heard func(namespace, pod string, err error)
+}
+
+func (c *overhearingV1beta1) Evictions(namespace string) policyv1beta1client.EvictionInterface {
+	return &evictionsV1beta1{c.PolicyV1beta1Interface.Evictions(namespace), c.heard}
+}
+
+type evictionsV1beta1 struct {
+	policyv1beta1client.EvictionInterface
+	heard func(namespace, pod string, err error)
+}
+
+func (c *evictionsV1beta1) Evict(ctx context.Context, eviction *policyv1beta1.Eviction) error {
+	err := c.EvictionInterface.Evict(ctx, eviction)
+	c.heard(eviction.Namespace, eviction.Name, err)
+	return err
+}

@@ -1,0 +1,266 @@
+package nodejob
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+const (
+	// silence ends a log stream that says nothing: its other end may be gone without a word, as after a power loss. The next
+	// stream begins with the first event again.
+	silence = 20 * time.Second
+	// maxLine bounds a line of the log in bytes; events are below 16 KiB.
+	maxLine = 1 << 20
+	// keptLines are how many lines that are no events are kept, to show why an agent failed.
+	keptLines = 20
+)
+
+// Follower follows the agent on one node through all phases of a run.
+type Follower struct {
+	runner *Runner
+	// OnEvent gets each event once, in order.
+	OnEvent func(protocol.Event)
+	// OnNote gets what a person should know while nothing happens: a sentence, said once.
+	OnNote func(string)
+
+	seen  int64
+	other []string
+}
+
+// NewFollower makes a Follower. Its callbacks are called by Follow only.
+func (r *Runner) NewFollower(onEvent func(protocol.Event), onNote func(string)) *Follower {
+	return &Follower{runner: r, OnEvent: onEvent, OnNote: onNote}
+}
+
+// Mode is how much Follow puts up with.
+type Mode int
+
+// The modes.
+const (
+	// InService: node and API server stay, so that what does not answer or does not start is a failure.
+	InService Mode = iota
+	// Unattended: the host unit works by itself. Once it has begun, the kubelet, the pod and the API server may vanish; only ctx
+	// ends the wait.
+	Unattended
+)
+
+// NoResultError says that a phase's result could not be learnt.
+type NoResultError struct {
+	Phase protocol.Phase
+	// Begun tells whether the agent ran, and may have begun with the phase.
+	Begun bool
+	// Log are the agent's last lines that are no events.
+	Log   []string
+	Cause error
+}
+
+func (e *NoResultError) Error() string { return fmt.Sprintf("%s: %v", e.Phase, e.Cause) }
+
+func (e *NoResultError) Unwrap() error { return e.Cause }
+
+// Follow waits for the result of spec's phase, whose Job is there. begun says that the agent may have begun in an earlier call.
+// Every error is a *NoResultError; its cause is a *StartError for a pod that never ran, or the cause of ctx's end.
+func (f *Follower) Follow(ctx context.Context, spec protocol.Spec, mode Mode, begun bool) (*protocol.Result, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w := &followed{
+		Follower: f, spec: spec, mode: mode, begun: begun, job: JobName(spec.Node, spec.Run, spec.Phase),
+		lines: make(chan logLine), start: startWatch{client: f.runner.Client},
+	}
+	result, err := w.run(ctx)
+	if err != nil {
+		return nil, &NoResultError{Phase: spec.Phase, Begun: w.begun, Log: f.other, Cause: err}
+	}
+	return result, nil
+}
+
+// logLine is a line of a pod's log, or with end set the end of a stream.
+type logLine struct {
+	text string
+	end  bool
+}
+
+// followed is one call of Follow.
+type followed struct {
+	*Follower
+	spec  protocol.Spec
+	mode  Mode
+	job   string
+	begun bool
+	start startWatch
+
+	lines   chan logLine
+	reading bool
+	// outage is since when requests fail.
+	outage time.Time
+	// trouble is the last complaint that Unattended puts up with.
+	trouble error
+}
+
+func (w *followed) run(ctx context.Context) (*protocol.Result, error) {
+	ticker := w.runner.Clock.NewTicker(pollInterval)
+	defer ticker.Stop()
+	if err := w.look(ctx); err != nil {
+		return nil, err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(context.Cause(ctx), w.trouble)
+		case line := <-w.lines:
+			if line.end {
+				w.reading = false
+				continue
+			}
+			result, err := w.take(line.text)
+			if result != nil || err != nil {
+				return result, err
+			}
+		case <-ticker.C():
+			if err := w.look(ctx); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// take reads one line. It returns the phase's result, also one that an earlier stream has shown.
+func (w *followed) take(line string) (*protocol.Result, error) {
+	event, err := protocol.DecodeEvent([]byte(line))
+	if errors.Is(err, protocol.ErrNotEvent) {
+		if strings.TrimSpace(line) != "" {
+			w.other = append(w.other, line)
+			w.other = w.other[max(0, len(w.other)-keptLines):]
+		}
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if event.Run != w.spec.Run {
+		return nil, nil
+	}
+	if event.Phase == w.spec.Phase {
+		w.begun = true
+	}
+	if event.Seq > w.seen {
+		w.seen = event.Seq
+		w.OnEvent(event)
+	}
+	if event.Result != nil && event.Phase == w.spec.Phase {
+		return event.Result, nil
+	}
+	return nil, nil
+}
+
+// look asks for pod and Job, and begins to read the log where there is one.
+func (w *followed) look(ctx context.Context) error {
+	pod, err := w.runner.Pod(ctx, jobLabels(w.spec))
+	if ctx.Err() != nil {
+		return nil // run says why
+	}
+	if err != nil {
+		return w.failed(err)
+	}
+	if !w.outage.IsZero() {
+		w.outage = time.Time{}
+		w.OnNote("the API server answers again")
+	}
+	if pod != nil && hasStarted(pod) {
+		w.begun = true // whatever its log says: the host may be at work
+		if !w.reading {
+			w.reading = true
+			go w.read(ctx, pod.Name)
+		}
+	}
+	if err := w.start.check(ctx, w.runner.Clock.Now(), w.job, pod); err != nil {
+		if w.mode == Unattended && w.begun {
+			w.trouble = err
+			return nil
+		}
+		return err
+	}
+	w.trouble = nil
+	if pod == nil || pod.Status.Phase == corev1.PodFailed {
+		return w.checkJob(ctx)
+	}
+	return nil
+}
+
+// failed puts up with a failed request for a while.
+func (w *followed) failed(err error) error {
+	if w.mode == InService && !IsTransient(err) {
+		return err
+	}
+	now := w.runner.Clock.Now()
+	if w.outage.IsZero() {
+		w.outage = now
+		w.OnNote(fmt.Sprintf("the API server does not answer, trying again: %v", err))
+	}
+	if w.mode == InService && now.Sub(w.outage) > outagePatience {
+		return fmt.Errorf("no answer from the API server for %s: %w", outagePatience, err)
+	}
+	w.trouble = err
+	return nil
+}
+
+// checkJob ends the wait for a Job that will have no more pods.
+func (w *followed) checkJob(ctx context.Context) error {
+	job, err := w.runner.Client.BatchV1().Jobs(Namespace).Get(ctx, w.job, metav1.GetOptions{})
+	if err != nil {
+		return nil //nolint:nilerr // a Job that is gone makes no pod, and the start watch says so
+	}
+	for _, condition := range job.Status.Conditions {
+		if condition.Type != batchv1.JobFailed || condition.Status != corev1.ConditionTrue {
+			continue
+		}
+		failed := &StartError{Reason: condition.Reason, Message: condition.Message}
+		if w.mode == Unattended && w.begun {
+			w.trouble = failed
+			return nil
+		}
+		return failed
+	}
+	return nil
+}
+
+// read sends the lines of one stream of the pod's log, and then its end.
+func (w *followed) read(ctx context.Context, pod string) {
+	streamCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	send := func(line logLine) bool {
+		select {
+		case w.lines <- line:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	defer send(logLine{end: true})
+	watchdog := time.AfterFunc(silence, cancel)
+	defer watchdog.Stop()
+	stream, err := w.runner.Client.CoreV1().Pods(Namespace).
+		GetLogs(pod, &corev1.PodLogOptions{Container: agentName, Follow: true}).Stream(streamCtx)
+	if err != nil {
+		return // the next look tries again
+	}
+	defer func() { _ = stream.Close() }()
+	scanner := bufio.NewScanner(stream)
+	scanner.Buffer(nil, maxLine)
+	for scanner.Scan() {
+		watchdog.Reset(silence)
+		if !send(logLine{text: scanner.Text()}) {
+			return
+		}
+	}
+}

@@ -1,0 +1,153 @@
+// Package nodejob runs the node agent on one node by way of a Kubernetes Job, and proves a node's runtime with a canary pod. The
+// manifests are pure functions; the rest creates them, follows the agent's events through the pod's log, and says why a pod
+// does not start. It holds no state between calls and decides nothing about a switch: the rollout does, and calls it.
+package nodejob
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// Namespace is where everything of this program lives. It is fixed, so that every run finds what another left.
+const Namespace = "kubectl-runtime"
+
+// The labels of Jobs, their pods and canaries.
+const (
+	LabelName      = "app.kubernetes.io/name"
+	LabelManagedBy = "app.kubernetes.io/managed-by"
+	// LabelNode holds a hash of the node's name, which may be longer than a label's value.
+	LabelNode  = inventory.Prefix + "node"
+	LabelRun   = inventory.Prefix + "run"
+	LabelPhase = inventory.Prefix + "phase"
+
+	appName      = "kubectl-runtime"
+	agentName    = "runtime-agent"
+	agentCommand = "/runtime-agent"
+)
+
+// backoffLimit is how often the Job's pod may restart: the Job controller counts the restarts that a change of the runtime
+// causes, and a Job that is over its limit would have its pod killed.
+const backoffLimit = 20
+
+// ttlSeconds removes a finished Job that nobody came back to.
+const ttlSeconds = 3600
+
+// Params is what a Job is made from.
+type Params struct {
+	Spec       protocol.Spec
+	PullPolicy corev1.PullPolicy
+}
+
+// Labels are those of everything that belongs to this program.
+func Labels() map[string]string {
+	return map[string]string{LabelName: appName, LabelManagedBy: appName}
+}
+
+// NodeLabels are those of everything that belongs to one node.
+func NodeLabels(node string) map[string]string {
+	set := Labels()
+	set[LabelNode] = hash(node)
+	return set
+}
+
+// JobName is the name of a phase's Job: the same for every plugin that asks for the same.
+func JobName(node, run string, phase protocol.Phase) string {
+	return fmt.Sprintf("runtime-%s-%s", phase, hash(node, run, string(phase)))
+}
+
+// hash is ten hexadecimal digits.
+func hash(parts ...string) string {
+	sum := sha256.New()
+	for _, part := range parts {
+		_, _ = fmt.Fprintf(sum, "%d:%s", len(part), part) // never fails
+	}
+	return hex.EncodeToString(sum.Sum(nil))[:10]
+}
+
+func jobLabels(spec protocol.Spec) map[string]string {
+	set := NodeLabels(spec.Node)
+	set[LabelRun] = spec.Run
+	set[LabelPhase] = string(spec.Phase)
+	return set
+}
+
+// Job is the manifest of one phase on one node. API servers from 1.24 and kubelets from 1.18 take it.
+func Job(p Params) (*batchv1.Job, error) {
+	if err := p.Spec.Validate(); err != nil {
+		return nil, err
+	}
+	spec, err := json.Marshal(p.Spec)
+	if err != nil {
+		return nil, fmt.Errorf("encode spec: %w", err)
+	}
+	set := jobLabels(p.Spec)
+	return &batchv1.Job{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: JobName(p.Spec.Node, p.Spec.Run, p.Spec.Phase), Labels: set},
+		Spec: batchv1.JobSpec{
+			BackoffLimit: ptr.To[int32](backoffLimit),
+			// No activeDeadlineSeconds: it would kill the pod in the middle of a cutover.
+			TTLSecondsAfterFinished: ptr.To[int32](ttlSeconds),
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: set},
+				Spec:       agentPod(p, string(spec)),
+			},
+		},
+	}, nil
+}
+
+func agentPod(p Params, spec string) corev1.PodSpec {
+	return corev1.PodSpec{
+		NodeName:                      p.Spec.Node,
+		HostPID:                       true,
+		HostNetwork:                   true,
+		Tolerations:                   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+		PriorityClassName:             "system-node-critical",
+		RestartPolicy:                 corev1.RestartPolicyOnFailure,
+		TerminationGracePeriodSeconds: ptr.To[int64](5), // the pod only follows the unit on the host
+		AutomountServiceAccountToken:  ptr.To(false),
+		EnableServiceLinks:            ptr.To(false),
+		Containers: []corev1.Container{{
+			Name:            agentName,
+			Image:           p.Spec.Image,
+			ImagePullPolicy: p.PullPolicy,
+			Command:         []string{agentCommand},
+			Args:            []string{"supervise", "--host=/host", "--spec=" + spec},
+			Env: []corev1.EnvVar{
+				fieldEnv("POD_NAME", "metadata.name"),
+				fieldEnv("POD_NAMESPACE", "metadata.namespace"),
+				fieldEnv("POD_UID", "metadata.uid"),
+				fieldEnv("NODE_NAME", "spec.nodeName"),
+			},
+			Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
+				corev1.ResourceCPU:    resource.MustParse("10m"),
+				corev1.ResourceMemory: resource.MustParse("32Mi"),
+			}},
+			SecurityContext: &corev1.SecurityContext{Privileged: ptr.To(true)},
+			VolumeMounts: []corev1.VolumeMount{{
+				Name: "host", MountPath: "/host", MountPropagation: ptr.To(corev1.MountPropagationHostToContainer),
+			}},
+		}},
+		Volumes: []corev1.Volume{{
+			Name:         "host",
+			VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/"}},
+		}},
+	}
+}
+
+func fieldEnv(name, path string) corev1.EnvVar {
+	return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{
+		FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: path},
+	}}
+}

@@ -1,0 +1,239 @@
+package nodejob
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/streaming/pkg/httpstream"
+)
+
+const (
+	// canaryTimeout is for sandbox, network and the canary's own checks.
+	canaryTimeout = 2 * time.Minute
+	// execTimeout is for one command, statsTimeout for one answer of the kubelet.
+	execTimeout  = 30 * time.Second
+	statsTimeout = 5 * time.Second
+)
+
+// CanaryError says which of the canary's checks failed.
+type CanaryError struct {
+	Checks []CanaryCheck
+}
+
+func (e *CanaryError) Error() string {
+	var failed []string
+	for _, check := range e.Checks {
+		if !check.OK {
+			failed = append(failed, check.Name+": "+check.Message)
+		}
+	}
+	return "canary: " + strings.Join(failed, "; ")
+}
+
+// Prove runs the canary pod and returns when it has passed. Note gets what could not be checked, a sentence each. A check that
+// fails is a *CanaryError, a pod that does not run a *StartError. The pod is left to Remove.
+func (r *Runner) Prove(ctx context.Context, p CanaryParams, note func(string)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, canaryTimeout, fmt.Errorf("not ready after %s", canaryTimeout))
+	defer cancel()
+	pod := Canary(p)
+	if err := r.createCanary(ctx, pod); err != nil {
+		return fmt.Errorf("create canary pod: %w", err)
+	}
+	if err := r.awaitCanary(ctx, pod, note); err != nil {
+		return err
+	}
+	if err := r.exec(ctx, pod, note); err != nil {
+		return fmt.Errorf("exec into the canary pod: %w", err)
+	}
+	r.stats(ctx, p.Node, note)
+	return nil
+}
+
+// createCanary replaces a canary that an earlier try left.
+func (r *Runner) createCanary(ctx context.Context, pod *corev1.Pod) error {
+	pods := r.Client.CoreV1().Pods(pod.Namespace)
+	for {
+		_, err := pods.Create(ctx, pod, metav1.CreateOptions{})
+		if err == nil {
+			return nil
+		}
+		if !apierrors.IsAlreadyExists(err) && !IsTransient(err) {
+			return err
+		}
+		if apierrors.IsAlreadyExists(err) {
+			if err := pods.Delete(ctx, pod.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) && !IsTransient(err) {
+				return err
+			}
+		}
+		if sleepErr := r.pause(ctx); sleepErr != nil {
+			return errors.Join(sleepErr, err)
+		}
+	}
+}
+
+func (r *Runner) awaitCanary(ctx context.Context, pod *corev1.Pod, note func(string)) error {
+	start := startWatch{client: r.Client}
+	var last error
+	for {
+		current, err := r.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+		switch {
+		case err != nil && !IsTransient(err):
+			return fmt.Errorf("get canary pod: %w", err)
+		case err != nil:
+			last = err
+		default:
+			done, err := r.judgeCanary(ctx, current, &start, note)
+			if done || err != nil {
+				return err
+			}
+			last = fmt.Errorf("it is %s", current.Status.Phase)
+		}
+		if err := r.pause(ctx); err != nil {
+			return fmt.Errorf("canary: %w", errors.Join(err, last))
+		}
+	}
+}
+
+// judgeCanary reports whether the canary has passed.
+func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startWatch, note func(string)) (done bool, err error) {
+	if err := start.check(ctx, r.Clock.Now(), pod.Name, pod); err != nil {
+		return false, fmt.Errorf("canary: %w", err)
+	}
+	if !hasStarted(pod) {
+		return false, nil
+	}
+	log, err := r.Client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: PhaseCanary}).DoRaw(ctx)
+	if err != nil {
+		return false, nil //nolint:nilerr // asked again, until the canary's time is over
+	}
+	checks, reported := parseCanary(log)
+	ended := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
+	switch {
+	case !reported && ended:
+		return false, fmt.Errorf("canary: it ended without a report: %s", strings.TrimSpace(string(log)))
+	case !reported:
+		return false, nil
+	}
+	for i, check := range checks {
+		if needsDNS(check) && !check.OK && !r.hasDNS(ctx) {
+			checks[i].OK = true
+			note(check.Name + " was not checked: the cluster has no kube-dns Service")
+		}
+	}
+	for _, check := range checks {
+		if !check.OK {
+			return false, &CanaryError{Checks: checks}
+		}
+	}
+	return isReady(pod), nil
+}
+
+// hasDNS reports whether the cluster has a DNS service that the kubelets point pods to. In doubt it has.
+func (r *Runner) hasDNS(ctx context.Context) bool {
+	_, err := r.Client.CoreV1().Services(metav1.NamespaceSystem).Get(ctx, "kube-dns", metav1.GetOptions{})
+	return !apierrors.IsNotFound(err)
+}
+
+func isReady(pod *corev1.Pod) bool {
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == corev1.PodReady {
+			return condition.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// exec runs a command in the canary, as `kubectl exec` does it: over a WebSocket, or over SPDY where server or proxy have no other.
+func (r *Runner) exec(ctx context.Context, pod *corev1.Pod, note func(string)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, execTimeout, fmt.Errorf("no answer after %s", execTimeout))
+	defer cancel()
+	review, err := r.Client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{
+		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
+			Verb: "create", Resource: "pods", Subresource: "exec", Namespace: pod.Namespace,
+		}},
+	}, metav1.CreateOptions{})
+	if err == nil && !review.Status.Allowed {
+		// Asked beforehand, since a refused upgrade is told by its text alone.
+		note("you may not exec into pods: exec was not checked")
+		return nil
+	}
+	config := rest.CopyConfig(r.Config)
+	config.GroupVersion, config.APIPath = &corev1.SchemeGroupVersion, "/api"
+	config.NegotiatedSerializer = scheme.Codecs.WithoutConversion()
+	client, err := rest.RESTClientFor(config)
+	if err != nil {
+		return err
+	}
+	url := client.Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{
+			Container: PhaseCanary, Command: []string{agentCommand, "version"}, Stdout: true, Stderr: true,
+		}, scheme.ParameterCodec).URL()
+	spdy, err := remotecommand.NewSPDYExecutor(config, http.MethodPost, url)
+	if err != nil {
+		return err
+	}
+	webSocket, err := remotecommand.NewWebSocketExecutor(config, http.MethodGet, url.String())
+	if err != nil {
+		return err
+	}
+	executor, err := remotecommand.NewFallbackExecutor(webSocket, spdy, func(err error) bool {
+		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
+	})
+	if err != nil {
+		return err
+	}
+	var out, errOut bytes.Buffer
+	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &errOut})
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return errors.Join(context.Cause(ctx), err)
+	case err != nil:
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(errOut.String()))
+	case strings.TrimSpace(out.String()) == "":
+		return errors.New("the command's output is empty")
+	}
+	return nil
+}
+
+// stats asks the kubelet for its pods' metrics, which it gets from the runtime. They need a right that few have, and the node is out
+// of service meanwhile, so that they are neither waited for nor a failure.
+func (r *Runner) stats(ctx context.Context, node string, note func(string)) {
+	ctx, cancel := context.WithTimeout(ctx, statsTimeout)
+	defer cancel()
+	var last string
+	for {
+		raw, err := r.Client.CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes", node, "proxy/stats/summary").DoRaw(ctx)
+		if apierrors.IsForbidden(err) {
+			note("you may not read nodes/proxy: the kubelet's metrics were not checked")
+			return
+		}
+		var summary struct {
+			Pods []struct{} `json:"pods"`
+		}
+		switch {
+		case err != nil:
+			last = err.Error()
+		case json.Unmarshal(raw, &summary) != nil || len(summary.Pods) == 0:
+			last = "they name no pods"
+		default:
+			return
+		}
+		if r.pause(ctx) != nil {
+			note("the kubelet's metrics were not checked: " + last)
+			return
+		}
+	}
+}

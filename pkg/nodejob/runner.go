@@ -1,0 +1,206 @@
+package nodejob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// pollInterval is how often pods and Jobs are looked at: one small request per node.
+const pollInterval = time.Second
+
+// outagePatience is how long the API server may be away while nothing on the node explains it.
+const outagePatience = 2 * time.Minute
+
+// Runner creates, follows and removes the Jobs and canaries of nodes.
+type Runner struct {
+	Client kubernetes.Interface
+	// Config is for exec, which is no plain request.
+	Config *rest.Config
+	Clock  clock.WithTicker
+}
+
+// Ensure creates the Job, or finds the same one that is there. One that failed, that cannot tell its result any more or that has
+// another image is replaced.
+func (r *Runner) Ensure(ctx context.Context, job *batchv1.Job) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, outagePatience, fmt.Errorf("not done after %s", outagePatience))
+	defer cancel()
+	var last error
+	for {
+		done, err := r.tryEnsure(ctx, job)
+		if done {
+			return nil
+		}
+		if err != nil && !IsTransient(err) {
+			return fmt.Errorf("create job %s: %w", job.Name, err)
+		}
+		if err != nil {
+			last = err
+		}
+		if err := r.pause(ctx); err != nil {
+			return fmt.Errorf("create job %s: %w", job.Name, errors.Join(err, last))
+		}
+	}
+}
+
+// tryEnsure reports whether the Job is there. Neither done nor an error means: look again.
+func (r *Runner) tryEnsure(ctx context.Context, job *batchv1.Job) (done bool, err error) {
+	jobs := r.Client.BatchV1().Jobs(job.Namespace)
+	existing, err := jobs.Get(ctx, job.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = jobs.Create(ctx, job, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			return false, nil
+		}
+		return err == nil, err
+	case err != nil:
+		return false, err
+	case existing.DeletionTimestamp != nil:
+		return false, nil
+	}
+	useless := hasCondition(existing, batchv1.JobFailed) ||
+		existing.Spec.Template.Spec.Containers[0].Image != job.Spec.Template.Spec.Containers[0].Image
+	if hasCondition(existing, batchv1.JobComplete) {
+		pod, err := r.Pod(ctx, existing.Labels)
+		if err != nil {
+			return false, err
+		}
+		useless = useless || pod == nil
+	}
+	if !useless {
+		return true, nil
+	}
+	err = jobs.Delete(ctx, job.Name, metav1.DeleteOptions{
+		PropagationPolicy: ptr.To(metav1.DeletePropagationBackground),
+		Preconditions:     &metav1.Preconditions{UID: &existing.UID},
+	})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		err = nil
+	}
+	return false, err
+}
+
+func hasCondition(job *batchv1.Job, kind batchv1.JobConditionType) bool {
+	for _, condition := range job.Status.Conditions {
+		if condition.Type == kind && condition.Status == corev1.ConditionTrue {
+			return true
+		}
+	}
+	return false
+}
+
+// Pod is the newest pod with all these labels, or nil.
+func (r *Runner) Pod(ctx context.Context, set map[string]string) (*corev1.Pod, error) {
+	list, err := r.Client.CoreV1().Pods(Namespace).List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(set).String()})
+	if err != nil {
+		return nil, err
+	}
+	var newest *corev1.Pod
+	for i := range list.Items {
+		pod := &list.Items[i]
+		if newest == nil || newest.CreationTimestamp.Before(&pod.CreationTimestamp) {
+			newest = pod
+		}
+	}
+	return newest, nil
+}
+
+// PhasePod is the newest pod of a phase's Job, or nil.
+func (r *Runner) PhasePod(ctx context.Context, spec protocol.Spec) (*corev1.Pod, error) {
+	return r.Pod(ctx, jobLabels(spec))
+}
+
+// Remove deletes the Jobs and canaries of a node, their pods with them, without waiting for these. With phases, only those of these.
+func (r *Runner) Remove(ctx context.Context, node string, phases ...protocol.Phase) error {
+	selectors := []map[string]string{NodeLabels(node)}
+	if len(phases) > 0 {
+		selectors = nil
+		for _, phase := range phases {
+			set := NodeLabels(node)
+			set[LabelPhase] = string(phase)
+			selectors = append(selectors, set)
+		}
+	}
+	var errs []error
+	for _, set := range selectors {
+		errs = append(errs, r.remove(ctx, labels.SelectorFromSet(set).String()))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove jobs of node %s: %w", node, err)
+	}
+	return nil
+}
+
+func (r *Runner) remove(ctx context.Context, selector string) error {
+	jobs, err := r.Client.BatchV1().Jobs(Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i := range jobs.Items {
+		err := r.Client.BatchV1().Jobs(Namespace).Delete(ctx, jobs.Items[i].Name, metav1.DeleteOptions{
+			PropagationPolicy: ptr.To(metav1.DeletePropagationBackground),
+		})
+		if err != nil && !apierrors.IsNotFound(err) {
+			errs = append(errs, err)
+		}
+	}
+	// Pods of Jobs go with them, the canary is nobody's.
+	pods, err := r.Client.CoreV1().Pods(Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	for i := range pods.Items {
+		if metav1.GetControllerOf(&pods.Items[i]) != nil {
+			continue
+		}
+		err := r.Client.CoreV1().Pods(Namespace).Delete(ctx, pods.Items[i].Name, metav1.DeleteOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// pause waits for the next look, or returns the cause of ctx's end.
+func (r *Runner) pause(ctx context.Context) error {
+	timer := r.Clock.NewTimer(pollInterval)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C():
+		return nil
+	}
+}
+
+// IsTransient reports whether a request may succeed when it is sent again: the server was not there, was too busy or said that it
+// failed. What it refused on purpose is not.
+func IsTransient(err error) bool {
+	switch {
+	case err == nil, errors.Is(err, context.Canceled):
+		return false
+	case apierrors.IsInternalError(err), apierrors.IsServerTimeout(err), apierrors.IsTimeout(err), apierrors.IsTooManyRequests(err),
+		apierrors.IsServiceUnavailable(err), apierrors.IsUnexpectedServerError(err), apierrors.IsConflict(err):
+		return true
+	}
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		return status.Status().Code >= 500
+	}
+	return true // no answer of the server at all
+}

@@ -1,0 +1,101 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+)
+
+// The exit codes; README.md tells users.
+const (
+	ExitOK = 0
+	// ExitGeneral is any error that none of the others stands for.
+	ExitGeneral = 1
+	// ExitRefused: a check failed, nothing was changed.
+	ExitRefused = 2
+	// ExitRolledBack: it failed, and the node is on its old runtime, as it was.
+	ExitRolledBack = 4
+	// ExitStuck: a node is left cordoned, a person is needed.
+	ExitStuck = 5
+	// ExitTimeout: a time that the user gave ran out.
+	ExitTimeout = 124
+)
+
+// ExitError is an error that also tells how the program ends and what the user can do. Commands return it; Run prints it,
+// once. The zero Code means ExitGeneral.
+type ExitError struct {
+	Code int
+	Err  error
+	// Detail is captured output of what failed, printed as it is below the error.
+	Detail string
+	// Hint is what the user can do, preferably a command that can be pasted: see Factory.Command.
+	Hint string
+}
+
+func (e *ExitError) Error() string { return e.Err.Error() }
+
+func (e *ExitError) Unwrap() error { return e.Err }
+
+// Exitf makes an ExitError without a hint; the format is fmt.Errorf's.
+func Exitf(code int, format string, args ...any) *ExitError {
+	return &ExitError{Code: code, Err: fmt.Errorf(format, args...)}
+}
+
+// WithHint sets the hint of an ExitError that was just made.
+func (e *ExitError) WithHint(format string, args ...any) *ExitError {
+	e.Hint = fmt.Sprintf(format, args...)
+	return e
+}
+
+// SignalError is the cause of a context that ended because of a signal.
+type SignalError struct{ Signal os.Signal }
+
+func (e *SignalError) Error() string { return "interrupted: " + e.Signal.String() }
+
+// ExitCode is the shell's convention: 128 plus the signal's number, 130 for an interrupt.
+func (e *SignalError) ExitCode() int {
+	if number, ok := e.Signal.(syscall.Signal); ok {
+		return 128 + int(number)
+	}
+	return 130
+}
+
+// exitCode is what the process ends with for err. A code that a command chose wins over the signal that made it end.
+func exitCode(ctx context.Context, err error) int {
+	if err == nil {
+		return ExitOK
+	}
+	var exit *ExitError
+	if errors.As(err, &exit) && exit.Code != 0 {
+		return exit.Code
+	}
+	var signal *SignalError
+	if errors.As(err, &signal) || errors.As(context.Cause(ctx), &signal) {
+		return signal.ExitCode()
+	}
+	return ExitGeneral
+}
+
+// printError writes what a user reads of err: the error, the captured output, the hint. A bare signal is no news to the one
+// who sent it.
+func printError(w io.Writer, err error) {
+	if _, isSignal := err.(*SignalError); isSignal { //nolint:errorlint // a wrapped one says what was interrupted
+		return
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "error: %s\n", strings.TrimRight(err.Error(), "\n"))
+	var exit *ExitError
+	if errors.As(err, &exit) {
+		if exit.Detail != "" {
+			fmt.Fprintf(&text, "%s\n", strings.TrimRight(exit.Detail, "\n"))
+		}
+		if exit.Hint != "" {
+			fmt.Fprintf(&text, "hint: %s\n", exit.Hint)
+		}
+	}
+	_, _ = io.WriteString(w, text.String())
+}

@@ -1,0 +1,77 @@
+package plugin
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"testing"
+
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+)
+
+func TestExitCode(t *testing.T) {
+	interrupted, cancel := context.WithCancelCause(context.Background())
+	cancel(&SignalError{Signal: os.Interrupt})
+	terminated, cancel := context.WithCancelCause(context.Background())
+	cancel(&SignalError{Signal: syscall.SIGTERM})
+	for _, test := range []struct {
+		name string
+		ctx  context.Context
+		err  error
+		want int
+	}{
+		{"no error", interrupted, nil, 0},
+		{"plain", context.Background(), errors.New("x"), 1},
+		{"exit error without a code", context.Background(), &ExitError{Err: errors.New("x")}, 1},
+		{"code", context.Background(), Exitf(ExitRefused, "x"), 2},
+		{"wrapped code", context.Background(), fmt.Errorf("node n: %w", Exitf(ExitStuck, "x")), 5},
+		{"interrupt", interrupted, context.Canceled, 130},
+		{"terminated", terminated, errors.New("x"), 143},
+		{"a code wins over a signal", interrupted, Exitf(ExitStuck, "x"), 5},
+		{"signal as the error", context.Background(), &SignalError{Signal: syscall.SIGTERM}, 143},
+	} {
+		if got := exitCode(test.ctx, test.err); got != test.want {
+			t.Errorf("%s: exit code %d, want %d", test.name, got, test.want)
+		}
+	}
+}
+
+func TestPrintError(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{errors.New("list nodes: no\n"), "error: list nodes: no\n"},
+		{&SignalError{Signal: os.Interrupt}, ""},
+		{fmt.Errorf("wait: %w", &SignalError{Signal: os.Interrupt}), "error: wait: interrupted: interrupt\n"},
+		{
+			fmt.Errorf("node n: %w", &ExitError{Err: errors.New("rehearsal failed"), Detail: "line 1\nline 2\n", Hint: "try `x`"}),
+			"error: node n: rehearsal failed\nline 1\nline 2\nhint: try `x`\n",
+		},
+	} {
+		var out bytes.Buffer
+		printError(&out, test.err)
+		if out.String() != test.want {
+			t.Errorf("printed %q, want %q", out.String(), test.want)
+		}
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	f := NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "test")
+	if got := f.Command("switch", "node-1"); got != "kubectl runtime switch node-1" {
+		t.Errorf("without flags: %s", got)
+	}
+	*f.Flags.Context, *f.Flags.KubeConfig, *f.Flags.BearerToken = "it's prod", "/a b", "secret"
+	*f.Flags.ImpersonateGroup = []string{"g"}
+	want := `kubectl runtime switch node-1 -l 'a in (b)' --kubeconfig='/a b' --context='it'\''s prod' --as-group=g`
+	if got := f.Command("switch", "node-1", "-l", "a in (b)"); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if got := f.Kubectl("get", "nodes"); got != `kubectl get nodes --kubeconfig='/a b' --context='it'\''s prod' --as-group=g` {
+		t.Errorf("kubectl: %s", got)
+	}
+}

@@ -1,0 +1,100 @@
+// Package plugin holds the commands of `kubectl runtime`, one file each: flags, arguments, output, exit codes. What they do is
+// in the packages below it (inventory, rollout, render); nothing else knows cobra. cmd/kubectl-runtime calls Run.
+package plugin
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/klog/v2"
+)
+
+// completionPrefix begins the name under which kubectl calls a plugin for completion: kubectl_complete-runtime
+// (k8s.io/kubectl/pkg/cmd/plugin/plugin_completion.go).
+const completionPrefix = "kubectl_complete-"
+
+// Invocation is one call of the program.
+type Invocation struct {
+	// Name is how it was called, os.Args[0]; kubectl_complete-runtime asks for completions.
+	Name string
+	// Args are the arguments without Name.
+	Args    []string
+	Streams genericiooptions.IOStreams
+	// Version is the release that the binary was built from.
+	Version string
+	// ClientGo is the version of k8s.io/client-go in the binary.
+	ClientGo string
+}
+
+// Run carries out one call and returns the exit code. Errors are printed to Streams.ErrOut. Ctx ends on the first signal, with
+// a *SignalError as its cause.
+func Run(ctx context.Context, call Invocation) int {
+	factory := NewFactory(call.Streams, call.Version)
+	factory.ClientGo = call.ClientGo
+	root := NewRootCommand(factory) //nolint:contextcheck // completion takes the context of its own command when it runs
+	args := call.Args
+	if strings.HasPrefix(filepath.Base(call.Name), completionPrefix) {
+		args = append([]string{cobra.ShellCompRequestCmd}, args...)
+	}
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if errors.Is(err, context.Canceled) {
+		var signal *SignalError
+		if errors.As(context.Cause(ctx), &signal) && !isExitError(err) {
+			err = signal
+		}
+	}
+	if err != nil {
+		printError(call.Streams.ErrOut, err)
+	}
+	return exitCode(ctx, err)
+}
+
+func isExitError(err error) bool {
+	var exit *ExitError
+	return errors.As(err, &exit)
+}
+
+// NewRootCommand is `kubectl runtime` with all its commands.
+func NewRootCommand(f *Factory) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "kubectl-runtime",
+		Short: "Move nodes from Docker Engine to containerd",
+		Long: `Moves Kubernetes nodes from Docker Engine (dockershim or cri-dockerd) to containerd, in place and from inside the
+cluster. The new runtime is proven while the node still serves on the old one, and a node always ends on one working
+runtime.`,
+		Annotations:       map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl runtime"},
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		DisableAutoGenTag: true,
+		Args:              cobra.NoArgs,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetIn(f.Streams.In)
+	root.SetOut(f.Streams.Out)
+	root.SetErr(f.Streams.ErrOut)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return (&ExitError{Err: err}).WithHint("`%s --help` lists the flags", cmd.CommandPath())
+	})
+	root.CompletionOptions.HiddenDefaultCmd = true
+	f.AddFlags(root.PersistentFlags())
+	addLogFlags(root)
+	registerKubeconfigCompletions(root, f)
+
+	root.AddCommand(NewStatusCommand(f), NewSwitchCommand(f), NewRollbackCommand(f), NewVersionCommand(f))
+	return root
+}
+
+// addLogFlags adds kubectl's -v and --vmodule, which show the requests that client-go makes.
+func addLogFlags(root *cobra.Command) {
+	all := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(all)
+	for _, name := range []string{"v", "vmodule"} {
+		root.PersistentFlags().AddGoFlag(all.Lookup(name))
+	}
+}

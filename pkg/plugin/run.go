@@ -1,0 +1,356 @@
+package plugin
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+)
+
+// The values of --dry-run that this command knows; kubectl's "server" cannot be had, since a node is no API object.
+const (
+	dryRunNone   = "none"
+	dryRunClient = "client"
+)
+
+// agentImage is where releases put the agent's image, without its tag.
+const agentImage = "ghcr.io/kubectl-runtime/agent"
+
+// runOptions are what switch and rollback have in common.
+type runOptions struct {
+	factory   *Factory
+	selection NodeSelection
+	dryRun    string
+	yes       bool
+	rollout   rollout.Options
+	pull      string
+
+	// flags are those that the user set, for the command line that goes on after a failure.
+	flags    []string
+	terminal bool
+	client   kubernetes.Interface
+	config   *rest.Config
+}
+
+// move is what a command does to nodes, and how it says so.
+type move struct {
+	// name is the command's, question how its question begins, target the runtime it is about, done how its result begins.
+	name, question, target, done string
+
+	preflight func(r *rollout.Rollout, ctx context.Context, nodes []corev1.Node, alone bool) ([]rollout.Finding, error)
+	plan      func(r *rollout.Rollout, finding rollout.Finding) []string
+	do        func(r *rollout.Rollout, ctx context.Context, node string) (*rollout.Report, error)
+	// would says what a dry run stands for; wayBack is the closing report's sentence on how to undo it, if there is one.
+	would   func(finding rollout.Finding) string
+	wayBack func(node, run string) string
+}
+
+func (o *runOptions) addSharedFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&o.dryRun, "dry-run", dryRunNone, `"none" or "client": client prints the steps and changes nothing`)
+	flags.Lookup("dry-run").NoOptDefVal = dryRunClient
+	flags.BoolVarP(&o.yes, "yes", "y", false, "Do not ask; needed where there is no terminal")
+	flags.StringVar(&o.rollout.Image, "image", "", "The agent's image (default "+agentImage+":VERSION)")
+	flags.StringVar(&o.rollout.CanaryImage, "canary-image", "", "The canary pod's image, which holds the agent, too (default the agent's)")
+	flags.StringVar(&o.pull, "image-pull-policy", string(corev1.PullIfNotPresent), "When to pull the agent's image: Always, IfNotPresent or Never")
+	flags.DurationVar(&o.rollout.Soak, "soak", 10*time.Second, "How long to watch a node after it is back in service")
+
+	// kubectl drain's, with its names and meanings.
+	d := &o.rollout.Drain
+	var ignored bool
+	flags.BoolVar(&d.Force, "force", false, "Continue even if there are pods that do not declare a controller, or if it is the cluster's only node")
+	flags.IntVar(&d.GracePeriodSeconds, "grace-period", drain.PodGrace, "Seconds given to each pod to terminate; negative: as the pod says")
+	flags.BoolVar(&ignored, "ignore-daemonsets", true, "Accepted as kubectl drain's; DaemonSet pods always stay")
+	flags.DurationVar(&d.Timeout, "timeout", 10*time.Minute, "How long the drain may take before it gives up and uncordons; zero means for ever")
+	flags.BoolVar(&d.DeleteEmptyDirData, "delete-emptydir-data", false, "Continue even if there are pods using emptyDir, whose data is deleted when the node is drained")
+	flags.BoolVar(&d.DisableEviction, "disable-eviction", false, "Delete pods instead of evicting them; this bypasses PodDisruptionBudgets, use with caution")
+	flags.StringVar(&d.PodSelector, "pod-selector", "", "Only drain pods with these labels")
+	flags.IntVar(&d.SkipWaitForDeleteTimeoutSeconds, "skip-wait-for-delete-timeout", 0, "Do not wait for pods that have been terminating for more than this many seconds; zero waits")
+	flags.Int64Var(&d.ChunkSize, "chunk-size", listChunk, "How many objects one request lists; zero means all at once")
+}
+
+// complete reads arguments, flags, streams and kubeconfig.
+func (o *runOptions) complete(cmd *cobra.Command, args []string) error {
+	o.selection.Names = args
+	o.rollout.PullPolicy = corev1.PullPolicy(o.pull)
+	if o.rollout.Image == "" && o.factory.Version != "dev" {
+		o.rollout.Image = agentImage + ":" + o.factory.Version
+	}
+	cmd.Flags().Visit(func(flag *pflag.Flag) {
+		if cmd.InheritedFlags().Lookup(flag.Name) == nil && !slices.Contains([]string{"selector", "all", "dry-run"}, flag.Name) {
+			o.flags = append(o.flags, "--"+flag.Name+"="+flag.Value.String())
+		}
+	})
+	in, ok := o.factory.Streams.In.(*os.File)
+	o.terminal = ok && term.IsTerminal(int(in.Fd()))
+	var err error
+	if o.config, err = o.factory.RESTConfig(); err != nil {
+		return err
+	}
+	o.client, err = o.factory.Clientset()
+	return err
+}
+
+// validate judges the flags.
+func (o *runOptions) validate() error {
+	d := o.rollout.Drain
+	switch {
+	case o.dryRun == "server":
+		return errors.New(`--dry-run=server: a host has no dry run; use --dry-run=client`)
+	case o.dryRun != dryRunNone && o.dryRun != dryRunClient:
+		return fmt.Errorf(`--dry-run=%q: use "none" or "client"`, o.dryRun)
+	case o.rollout.Image == "":
+		return errors.New("this build of the plugin is no release and has no agent image of its own: give one with --image")
+	case !slices.Contains([]corev1.PullPolicy{corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever}, o.rollout.PullPolicy):
+		return fmt.Errorf("--image-pull-policy=%q: use Always, IfNotPresent or Never", o.pull)
+	case d.Timeout < 0 || o.rollout.Soak < 0 || d.SkipWaitForDeleteTimeoutSeconds < 0 || d.ChunkSize < 0:
+		return errors.New("--timeout, --soak, --skip-wait-for-delete-timeout and --chunk-size cannot be negative")
+	}
+	if _, err := labels.Parse(d.PodSelector); err != nil {
+		return fmt.Errorf("--pod-selector %q: %w", d.PodSelector, err)
+	}
+	if err := o.selection.Validate(); err != nil {
+		return err
+	}
+	if o.dryRun == dryRunNone && !o.yes && !o.terminal {
+		return errors.New("there is no terminal to ask on: use --yes to go on without a question, or --dry-run=client to see what would be done")
+	}
+	return nil
+}
+
+// run moves the nodes one after the other and stops at the first that fails.
+func (o *runOptions) run(ctx context.Context, m move) error {
+	out, errOut := o.factory.Streams.Out, o.factory.Streams.ErrOut
+	nodes, err := o.findNodes(ctx)
+	if err != nil {
+		return err
+	}
+	progress := &lazyProgress{start: func() *render.Progress {
+		return render.NewProgress(errOut, render.DetectStyle(errOut, os.Getenv), o.factory.Clock)
+	}}
+	defer progress.Close()
+	r := rollout.New(rollout.Config{
+		Client: o.client, REST: o.config, Clock: o.factory.Clock, Observer: progress, Options: o.rollout, Holder: holder(),
+	})
+	findings, err := o.preflight(ctx, m, r, nodes)
+	if err != nil {
+		return err
+	}
+	var todo []rollout.Finding
+	for _, finding := range findings {
+		if finding.Verdict == rollout.Skip {
+			if _, err := fmt.Fprintf(out, "node/%s %s\n", finding.Node, finding.Reason); err != nil {
+				return fmt.Errorf("print result of node %s: %w", finding.Node, err)
+			}
+		} else {
+			todo = append(todo, finding)
+		}
+	}
+	if o.dryRun == dryRunClient {
+		return o.printPlan(m, r, todo)
+	}
+	if len(todo) == 0 {
+		return nil
+	}
+	if !o.yes {
+		if err := o.ask(ctx, m, todo); err != nil {
+			return err
+		}
+	}
+	return o.moveNodes(ctx, m, r, progress, todo)
+}
+
+// moveNodes moves one node after the other.
+func (o *runOptions) moveNodes(ctx context.Context, m move, r *rollout.Rollout, progress *lazyProgress, todo []rollout.Finding) error {
+	out, errOut := o.factory.Streams.Out, o.factory.Streams.ErrOut
+	for i, finding := range todo {
+		report, err := m.do(r, ctx, finding.Node)
+		progress.Close()
+		if err != nil {
+			if rest := todo[i+1:]; len(rest) > 0 {
+				fmt.Fprintf(errOut, "not begun: %s\n", names(rest))
+			}
+			return o.exitError(m.name, finding.Node, err)
+		}
+		_, _ = io.WriteString(errOut, render.Report(report, m.wayBack(finding.Node, report.Run)))
+		if _, err := fmt.Fprintf(out, "node/%s %s %s\n", finding.Node, m.done, report.To); err != nil {
+			return fmt.Errorf("print result of node %s: %w", finding.Node, err)
+		}
+	}
+	return nil
+}
+
+// findNodes reads the nodes; not to find any is a failed check.
+func (o *runOptions) findNodes(ctx context.Context) ([]corev1.Node, error) {
+	nodes, err := FindNodes(ctx, o.factory, o.client, o.selection)
+	if errors.Is(err, errNodeNotFound) {
+		var exit *ExitError
+		if errors.As(err, &exit) {
+			exit.Code = ExitRefused
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(nodes) == 0 {
+		if o.selection.LabelSelector != "" {
+			return nil, Exitf(ExitRefused, "no node matches the selector %q", o.selection.LabelSelector).
+				WithHint("`%s` shows the nodes with their labels", o.factory.Kubectl("get", "nodes", "--show-labels"))
+		}
+		return nil, Exitf(ExitRefused, "the cluster has no nodes")
+	}
+	return nodes, nil
+}
+
+// preflight checks nodes and permissions. What is wrong with any node ends in one error for all.
+func (o *runOptions) preflight(ctx context.Context, m move, r *rollout.Rollout, nodes []corev1.Node) ([]rollout.Finding, error) {
+	if err := r.CheckPermissions(ctx); err != nil {
+		var missing *rollout.PermissionError
+		if errors.As(err, &missing) {
+			return nil, (&ExitError{Code: ExitRefused, Err: err}).
+				WithHint("`%s` tells whether you have one", o.factory.Kubectl(append([]string{"auth", "can-i"}, strings.Fields(missing.Missing[0].String())...)...))
+		}
+		return nil, o.factory.explain("check", "permissions", "", err)
+	}
+	some, err := o.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: 2})
+	if err != nil {
+		return nil, o.factory.explain("list", "nodes", "", err)
+	}
+	findings, err := m.preflight(r, ctx, nodes, len(some.Items) < 2)
+	if err != nil {
+		return nil, o.factory.explain("check", "nodes", "", err)
+	}
+	var refused []string
+	for _, finding := range findings {
+		if finding.Verdict == rollout.Refuse {
+			refused = append(refused, fmt.Sprintf("node %s: %s", finding.Node, finding.Reason))
+		}
+	}
+	if len(refused) > 0 {
+		return nil, Exitf(ExitRefused, "%s", strings.Join(refused, "\n")).WithHint("nothing was changed")
+	}
+	return findings, nil
+}
+
+// printPlan is the dry run.
+func (o *runOptions) printPlan(m move, r *rollout.Rollout, todo []rollout.Finding) error {
+	for _, finding := range todo {
+		var text strings.Builder
+		fmt.Fprintf(&text, "node/%s would be %s (client dry run)\n", finding.Node, m.would(finding))
+		for i, step := range m.plan(r, finding) {
+			fmt.Fprintf(&text, "  %d. %s\n", i+1, step)
+		}
+		if _, err := io.WriteString(o.factory.Streams.Out, text.String()); err != nil {
+			return fmt.Errorf("print plan: %w", err)
+		}
+	}
+	return nil
+}
+
+// ask asks on the terminal.
+func (o *runOptions) ask(ctx context.Context, m move, todo []rollout.Finding) error {
+	w := o.factory.Streams.ErrOut
+	for _, finding := range todo {
+		fmt.Fprintf(w, "node %s: %s to %s; %d pods to evict\n", finding.Node, finding.Runtime, m.target, len(finding.Evict))
+	}
+	fmt.Fprintf(w, "%s %s? [y/N] ", m.question, names(todo))
+	answer := make(chan string, 1)
+	go func() {
+		// A signal does not end the read; the process does.
+		line, _ := bufio.NewReader(o.factory.Streams.In).ReadString('\n')
+		answer <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case text := <-answer:
+		if text != "y" && text != "yes" {
+			return Exitf(ExitGeneral, "not confirmed; nothing was changed")
+		}
+		return nil
+	}
+}
+
+func names(findings []rollout.Finding) string {
+	list := make([]string, len(findings))
+	for i, finding := range findings {
+		list[i] = finding.Node
+	}
+	return strings.Join(list, ", ")
+}
+
+// exitError gives what failed its exit code and the command, named by its name, that goes on.
+func (o *runOptions) exitError(command, node string, err error) error {
+	var failed *rollout.Error
+	if !errors.As(err, &failed) {
+		return err
+	}
+	exit := &ExitError{Err: err, Detail: failed.Detail, Hint: failed.Hint}
+	switch failed.Outcome {
+	case rollout.OutcomeRefused:
+		exit.Code = ExitRefused
+	case rollout.OutcomeRolledBack:
+		exit.Code = ExitRolledBack
+	case rollout.OutcomeStuck:
+		exit.Code = ExitStuck
+	case rollout.OutcomeTimeout:
+		exit.Code = ExitTimeout
+	case rollout.OutcomeInterrupted, rollout.OutcomeFailed:
+		// The signal's code, or the general one.
+	}
+	if failed.Resumable {
+		again := fmt.Sprintf("`%s` goes on from here", o.factory.Command(append([]string{command, node}, o.flags...)...))
+		exit.Hint = strings.TrimPrefix(exit.Hint+"; "+again, "; ")
+	}
+	return exit
+}
+
+// holder names this run for others: who, where, and a suffix that makes it unique.
+func holder() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown-host"
+	}
+	return fmt.Sprintf("%s@%s/%d-%s", cmp.Or(os.Getenv("USER"), os.Getenv("USERNAME"), "unknown"), host, os.Getpid(), rand.String(5))
+}
+
+// lazyProgress starts a Progress with the first update, and a new one after Close.
+type lazyProgress struct {
+	start   func() *render.Progress
+	current *render.Progress
+}
+
+// Observe is called by one node's switch at a time, whose goroutines begin after its first update.
+func (p *lazyProgress) Observe(update rollout.Update) {
+	if p.current == nil {
+		p.current = p.start()
+	}
+	p.current.Observe(update)
+}
+
+// Close ends the live line, so that something else can be written.
+func (p *lazyProgress) Close() {
+	if p.current != nil {
+		p.current.Close()
+		p.current = nil
+	}
+}

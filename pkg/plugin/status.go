@@ -1,0 +1,111 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+)
+
+// StatusOptions are `kubectl runtime status`.
+type StatusOptions struct {
+	factory   *Factory
+	selection NodeSelection
+	print     *statusPrintFlags
+	watch     bool
+
+	client  kubernetes.Interface
+	printer statusPrinter
+}
+
+const statusExample = `  # The runtime of every node, and what to do about it
+  kubectl runtime status
+
+  # The nodes that are still on Docker, by name
+  kubectl runtime status -o jsonpath='{range .items[?(@.runtime=="docker")]}{.metadata.name}{"\n"}{end}'
+
+  # Follow a switch
+  kubectl runtime status -l pool=blue -w`
+
+// NewStatusCommand is `kubectl runtime status`. It only reads Nodes.
+func NewStatusCommand(f *Factory) *cobra.Command {
+	o := &StatusOptions{factory: f, print: newStatusPrintFlags()}
+	cmd := &cobra.Command{
+		Use:   "status [NODE…]",
+		Short: "Show each node's runtime, its version, the state of a switch, and what to do",
+		Long: `Shows each node's container runtime, its version and the kubelet's, how far a switch is, and what to do about it. It reads
+Node objects and nothing else; the lines below the table, on standard error, explain the notes.`,
+		Example:               statusExample,
+		DisableFlagsInUseLine: true,
+		ValidArgsFunction:     completeNodes(f),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.Complete(args); err != nil {
+				return err
+			}
+			if err := o.Validate(); err != nil {
+				return err
+			}
+			return o.Run(cmd.Context())
+		},
+	}
+	cmd.Flags().StringVarP(&o.selection.LabelSelector, "selector", "l", "", "Only nodes with these labels, e.g. pool=blue,!gpu")
+	cmd.Flags().StringVar(&o.selection.FieldSelector, "field-selector", "", "Only nodes with these fields, e.g. spec.unschedulable=true")
+	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "After the list, print each node whose row changes, until interrupted")
+	o.print.addFlags(cmd)
+	return cmd
+}
+
+// Complete reads arguments, flags and kubeconfig.
+func (o *StatusOptions) Complete(args []string) error {
+	o.selection.Names = args
+	var err error
+	if o.printer, err = o.print.toPrinter(o.factory.Streams.Out); err != nil {
+		return err
+	}
+	o.client, err = o.factory.Clientset()
+	return err
+}
+
+// Validate judges the flags.
+func (o *StatusOptions) Validate() error { return o.selection.Validate() }
+
+// Run prints the nodes, and with --watch what changes. Nodes that the user named and that do not exist end in an error, after
+// the others were printed.
+func (o *StatusOptions) Run(ctx context.Context) error {
+	if o.watch {
+		return o.runWatch(ctx)
+	}
+	nodes, err := FindNodes(ctx, o.factory, o.client, o.selection)
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	rows := inventory.FromNodes(nodes)
+	if printErr := o.printer.list(o.factory.Streams.Out, rows, err); printErr != nil {
+		return fmt.Errorf("print status: %w", printErr)
+	}
+	if err != nil {
+		return err
+	}
+	o.printSummary(rows)
+	return nil
+}
+
+// printSummary tells people how many there are and what the notes mean.
+func (o *StatusOptions) printSummary(rows []inventory.Row) {
+	w := o.factory.Streams.ErrOut
+	switch {
+	case len(rows) == 0:
+		fmt.Fprintln(w, "No nodes found")
+		return
+	case !o.printer.human() || o.print.noHeaders:
+		return
+	}
+	fmt.Fprintf(w, "\n%s\n", inventory.Summary(rows))
+	for _, line := range legend(rows) {
+		fmt.Fprintln(w, line)
+	}
+}

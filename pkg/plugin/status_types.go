@@ -1,0 +1,122 @@
+package plugin
+
+import (
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+)
+
+// The version and kinds of the machine-readable status. They are no API of the server: nothing can be created of them.
+const (
+	statusAPIVersion = "kubectl-runtime.dev/v1alpha1"
+	statusKind       = "NodeRuntime"
+	statusListKind   = "NodeRuntimeList"
+)
+
+// NodeRuntimeList is what `status -o json` prints.
+type NodeRuntimeList struct {
+	APIVersion string        `json:"apiVersion"`
+	Kind       string        `json:"kind"`
+	Items      []NodeRuntime `json:"items"`
+	// Errors says what is missing from Items, a sentence each.
+	Errors []string `json:"errors,omitempty"`
+}
+
+// NodeRuntime is one node. Fields that the node does not tell are left out.
+type NodeRuntime struct {
+	APIVersion string              `json:"apiVersion"`
+	Kind       string              `json:"kind"`
+	Metadata   NodeRuntimeMetadata `json:"metadata"`
+	// Status is as in `kubectl get nodes`: "Ready,SchedulingDisabled".
+	Status        string `json:"status"`
+	Ready         bool   `json:"ready"`
+	Unschedulable bool   `json:"unschedulable"`
+	// Runtime is docker, containerd or cri-o; RuntimeVersion as the runtime spells it.
+	Runtime        string `json:"runtime,omitempty"`
+	RuntimeVersion string `json:"runtimeVersion,omitempty"`
+	// CRISocket is kubeadm's annotation, where there is one.
+	CRISocket       string             `json:"criSocket,omitempty"`
+	KubeletVersion  string             `json:"kubeletVersion,omitempty"`
+	OperatingSystem string             `json:"operatingSystem,omitempty"`
+	Architecture    string             `json:"architecture,omitempty"`
+	OSImage         string             `json:"osImage,omitempty"`
+	KernelVersion   string             `json:"kernelVersion,omitempty"`
+	InternalIP      string             `json:"internalIP,omitempty"`
+	Switch          *NodeRuntimeSwitch `json:"switch,omitempty"`
+	Advice          *NodeRuntimeAdvice `json:"advice,omitempty"`
+}
+
+// NodeRuntimeMetadata has the node's name.
+type NodeRuntimeMetadata struct {
+	Name string `json:"name"`
+}
+
+// NodeRuntimeSwitch is how far a switch is or how the last one ended.
+type NodeRuntimeSwitch struct {
+	Phase   string `json:"phase"`
+	From    string `json:"from,omitempty"`
+	To      string `json:"to,omitempty"`
+	Run     string `json:"run,omitempty"`
+	Message string `json:"message,omitempty"`
+}
+
+// NodeRuntimeAdvice is what to do about the node; inventory.AdviceID lists the IDs.
+type NodeRuntimeAdvice struct {
+	ID   string `json:"id"`
+	Text string `json:"text"`
+}
+
+// newNodeRuntime renders a row for machines.
+func newNodeRuntime(row inventory.Row) NodeRuntime {
+	node := NodeRuntime{
+		APIVersion: statusAPIVersion, Kind: statusKind, Metadata: NodeRuntimeMetadata{Name: row.Name},
+		Status: row.Status(), Ready: row.Ready == "True", Unschedulable: row.Unschedulable,
+		Runtime: row.Runtime, RuntimeVersion: row.RuntimeVersion, CRISocket: row.CRISocket, KubeletVersion: row.KubeletVersion,
+		OperatingSystem: row.OS, Architecture: row.Architecture, OSImage: row.OSImage, KernelVersion: row.Kernel, InternalIP: row.InternalIP,
+	}
+	if row.Switch != inventory.StateNone {
+		node.Switch = &NodeRuntimeSwitch{Phase: string(row.Switch), From: row.From, To: row.To, Run: row.Run, Message: row.Message}
+	}
+	if row.Advice.ID != inventory.AdviceNone {
+		node.Advice = &NodeRuntimeAdvice{ID: string(row.Advice.ID), Text: row.Advice.Text}
+	}
+	return node
+}
+
+// statusObject is a row as kubectl's printers take it.
+func statusObject(row inventory.Row) (*unstructured.Unstructured, error) {
+	node := newNodeRuntime(row)
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&node)
+	if err != nil {
+		return nil, fmt.Errorf("render node %s: %w", row.Name, err)
+	}
+	return &unstructured.Unstructured{Object: content}, nil
+}
+
+// statusList is all rows as kubectl's printers take them, with what went wrong.
+func statusList(rows []inventory.Row, failure error) (*unstructured.UnstructuredList, error) {
+	list := &unstructured.UnstructuredList{Object: map[string]any{"apiVersion": statusAPIVersion, "kind": statusListKind}}
+	if failure != nil {
+		list.Object["errors"] = []any{failure.Error()}
+	}
+	for _, row := range rows {
+		object, err := statusObject(row)
+		if err != nil {
+			return nil, err
+		}
+		list.Items = append(list.Items, *object)
+	}
+	return list, nil
+}
+
+// nodeReference is a row for -o name, which prints "node/NAME" so that kubectl's commands take it.
+func nodeReference(row inventory.Row) *metav1.PartialObjectMetadata {
+	return &metav1.PartialObjectMetadata{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
+		ObjectMeta: metav1.ObjectMeta{Name: row.Name},
+	}
+}

@@ -1,0 +1,101 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+)
+
+// SwitchOptions are `kubectl runtime switch`.
+type SwitchOptions struct {
+	runOptions
+	all bool
+}
+
+const switchLong = `Moves nodes from Docker Engine to containerd, one after the other: prepares and rehearses the new runtime while the node
+serves, drains it, lets the host switch by itself, proves the result with a canary pod, and uncordons. What fails is undone.
+A node that was cordoned before stays cordoned. After any interruption, run it again: it goes on from where things are.
+
+The drain's flags are those of kubectl drain. As there, --timeout bounds the drain alone; --cutover-timeout bounds the cutover.
+DaemonSet pods always stay on the node.`
+
+const switchExample = `  # What would be done
+  kubectl runtime switch node-1 --dry-run=client
+
+  # Switch a node
+  kubectl runtime switch node-1
+
+  # Switch the nodes of a pool, without a question, and let emptyDir data go
+  kubectl runtime switch -l pool=blue --yes --delete-emptydir-data`
+
+// NewSwitchCommand is `kubectl runtime switch`.
+func NewSwitchCommand(f *Factory) *cobra.Command {
+	o := &SwitchOptions{runOptions: runOptions{factory: f}}
+	cmd := &cobra.Command{
+		Use:                   "switch (NODE… | -l SELECTOR | --all)",
+		Short:                 "Move nodes from Docker Engine to containerd",
+		Long:                  switchLong,
+		Example:               switchExample,
+		DisableFlagsInUseLine: true,
+		ValidArgsFunction:     completeNodes(f),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.complete(cmd, args); err != nil {
+				return err
+			}
+			if err := o.Validate(); err != nil {
+				return err
+			}
+			return o.Run(cmd.Context())
+		},
+	}
+	o.addFlags(cmd.Flags())
+	return cmd
+}
+
+func (o *SwitchOptions) addFlags(flags *pflag.FlagSet) {
+	flags.StringVarP(&o.selection.LabelSelector, "selector", "l", "", "Switch the nodes with these labels, e.g. pool=blue,!gpu")
+	flags.BoolVar(&o.all, "all", false, "Switch all nodes that are on Docker")
+	o.addSharedFlags(flags)
+	flags.DurationVar(&o.rollout.CutoverTimeout, "cutover-timeout", 5*time.Minute, "How long the host may take to switch; later it undoes the cutover by itself")
+	flags.BoolVar(&o.rollout.KeepDocker, "keep-docker", false, "Leave Docker running, for containers that Kubernetes does not manage")
+}
+
+// Validate judges the flags.
+func (o *SwitchOptions) Validate() error {
+	chosen := 0
+	for _, is := range []bool{len(o.selection.Names) > 0, o.selection.LabelSelector != "", o.all} {
+		if is {
+			chosen++
+		}
+	}
+	switch {
+	case chosen == 0:
+		return Exitf(ExitGeneral, "no nodes given").WithHint("name nodes, or use --selector or --all")
+	case chosen > 1:
+		return errors.New("node names, --selector and --all cannot be combined: use one of them")
+	case o.rollout.CutoverTimeout < 30*time.Second:
+		return fmt.Errorf("--cutover-timeout=%s: a kubelet takes up to 30s to report its new runtime; give it more", o.rollout.CutoverTimeout)
+	}
+	return o.validate()
+}
+
+// Run switches the nodes one after the other and stops at the first that fails.
+func (o *SwitchOptions) Run(ctx context.Context) error {
+	return o.run(ctx, move{
+		name: "switch", question: "Switch", target: inventory.RuntimeContainerd, done: "switched to",
+		preflight: (*rollout.Rollout).Preflight,
+		plan:      (*rollout.Rollout).Plan,
+		do:        (*rollout.Rollout).Switch,
+		would: func(finding rollout.Finding) string {
+			return fmt.Sprintf("switched from %s to containerd", finding.Runtime)
+		},
+		wayBack: func(node, _ string) string { return o.factory.Command("rollback", node) },
+	})
+}

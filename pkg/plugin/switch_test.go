@@ -1,0 +1,207 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+)
+
+// switchPod creates a pod that a drain would evict.
+func switchPod(t *testing.T, s *apiserver.Server, node, name string, change ...func(*corev1.Pod)) {
+	t.Helper()
+	controller, zero := true, int64(0)
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, OwnerReferences: []metav1.OwnerReference{
+			{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "x", UID: "1", Controller: &controller},
+		}},
+		Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+	}
+	for _, c := range change {
+		c(pod)
+	}
+	if _, err := s.Client().CoreV1().Pods("default").Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Client().CoreV1().Pods("default").Delete(context.Background(), name, metav1.DeleteOptions{GracePeriodSeconds: &zero}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestSwitchRefusals has a row per bad input. Nothing may have been changed after any of them.
+func TestSwitchRefusals(t *testing.T) {
+	s := server.Get(t)
+	s.CreateNodes(t,
+		apiserver.Node("docker-1", "docker://20.10.24", "v1.23.17"),
+		apiserver.Node("docker-2", "docker://20.10.24", "v1.23.17"),
+		apiserver.Node("containerd-1", "containerd://1.6.20", "v1.23.17"),
+		apiserver.Node("windows-1", "docker://20.10.9", "v1.23.17", func(n *corev1.Node) { n.Status.NodeInfo.OperatingSystem = "windows" }),
+		apiserver.Node("unready-1", "docker://20.10.24", "v1.23.17", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionFalse }),
+		apiserver.Node("kops-1", "docker://20.10.24", "v1.23.17", func(n *corev1.Node) { n.Labels["kops.k8s.io/instancegroup"] = "nodes" }),
+	)
+	switchPod(t, s, "docker-2", "bare", func(p *corev1.Pod) { p.OwnerReferences = nil })
+	admin := apiserver.Kubeconfig(t, s.Admin())
+	reader := apiserver.Kubeconfig(t, s.User(t, "switch-reader", apiserver.Allow("", "nodes", "get", "list")))
+	for _, test := range []struct {
+		name string
+		args []string
+		user string
+		code int
+		out  string
+		errs []string
+	}{
+		{name: "no nodes", code: 1, errs: []string{"no nodes given", "--selector"}},
+		{name: "two ways at once", args: []string{"docker-1", "--all"}, code: 1, errs: []string{"cannot be combined"}},
+		{name: "no terminal", args: []string{"docker-1"}, code: 1, errs: []string{"--yes", "--dry-run=client"}},
+		{name: "server dry run", args: []string{"docker-1", "--dry-run=server"}, code: 1, errs: []string{"--dry-run=client"}},
+		{name: "odd dry run", args: []string{"docker-1", "--dry-run=odd"}, code: 1, errs: []string{`"odd"`}},
+		{name: "odd pull policy", args: []string{"docker-1", "-y", "--image-pull-policy=Sometimes"}, code: 1, errs: []string{"Sometimes"}},
+		{name: "short cutover", args: []string{"docker-1", "-y", "--cutover-timeout=5s"}, code: 1, errs: []string{"--cutover-timeout=5s"}},
+		{name: "odd pod selector", args: []string{"docker-1", "-y", "--pod-selector=a in"}, code: 1, errs: []string{"--pod-selector"}},
+		{name: "unknown flag", args: []string{"docker-1", "--no-such-flag"}, code: 1, errs: []string{"--no-such-flag"}},
+		{name: "unknown node", args: []string{"docker-1", "nowhere", "-y"}, code: 2, errs: []string{`node "nowhere" not found`}},
+		{name: "no match", args: []string{"-l", "no=such", "-y"}, code: 2, errs: []string{`"no=such"`}},
+		{name: "windows", args: []string{"docker-1", "windows-1", "-y"}, code: 2, errs: []string{"node windows-1: Windows nodes are not switched", "nothing was changed"}},
+		{name: "not ready", args: []string{"unready-1", "-y"}, code: 2, errs: []string{"node unready-1: it is not Ready"}},
+		{name: "replaced nodes", args: []string{"kops-1", "-y"}, code: 2, errs: []string{"node kops-1: kops: ", "replace the node"}},
+		{name: "all that is wrong", args: []string{"kops-1", "unready-1", "-y"}, code: 2, errs: []string{"node kops-1: ", "node unready-1: "}},
+		{name: "bare pod", args: []string{"docker-2", "-y"}, code: 2, errs: []string{"node docker-2: it cannot be drained", "--force", "default/bare"}},
+		{name: "no permission", args: []string{"docker-1", "-y"}, user: reader, code: 2, errs: []string{"you lack permissions: patch nodes", "create jobs.batch -n kubectl-runtime", "create pods/eviction", "auth can-i patch nodes --kubeconfig="}},
+		{name: "already", args: []string{"containerd-1", "-y"}, code: 0, out: "node/containerd-1 already on containerd://1.6.20\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			config := admin
+			if test.user != "" {
+				config = test.user
+			}
+			r := call(t.Context(), append([]string{"switch", "--kubeconfig=" + config}, test.args...)...)
+			if r.code != test.code || r.out != test.out {
+				t.Errorf("exit %d, want %d; out %q, want %q", r.code, test.code, r.out, test.out)
+			}
+			for _, want := range test.errs {
+				if !strings.Contains(r.errOut, want) {
+					t.Errorf("%q is not in:\n%s", want, r.errOut)
+				}
+			}
+		})
+	}
+	untouched(t, s)
+}
+
+// untouched checks that no node was cordoned or annotated, and that the namespace was not created.
+func untouched(t *testing.T, s *apiserver.Server) {
+	t.Helper()
+	nodes, err := s.Client().CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range nodes.Items {
+		if node.Spec.Unschedulable || node.Annotations[inventory.AnnotationPhase] != "" {
+			t.Errorf("node %s was touched: unschedulable %t, annotations %v", node.Name, node.Spec.Unschedulable, node.Annotations)
+		}
+	}
+	if _, err := s.Client().CoreV1().Namespaces().Get(t.Context(), "kubectl-runtime", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the namespace is there: %v", err)
+	}
+}
+
+func TestSwitchOnlyNode(t *testing.T) {
+	s := server.Get(t)
+	s.CreateNodes(t, apiserver.Node("alone", "docker://20.10.24", "v1.23.17"))
+	config := "--kubeconfig=" + apiserver.Kubeconfig(t, s.Admin())
+	if r := call(t.Context(), "switch", config, "alone", "--yes"); r.code != 2 || !strings.Contains(r.errOut, "only node") || !strings.Contains(r.errOut, "--force") {
+		t.Errorf("exit %d\n%s", r.code, r.errOut)
+	}
+	if r := call(t.Context(), "switch", config, "--all", "--force", "--dry-run=client"); r.code != 0 || !strings.Contains(r.out, "node/alone would be switched") {
+		t.Errorf("exit %d\n%s%s", r.code, r.out, r.errOut)
+	}
+	untouched(t, s)
+}
+
+func TestSwitchDryRun(t *testing.T) {
+	s := server.Get(t)
+	s.CreateNodes(t,
+		apiserver.Node("docker-1", "docker://20.10.24", "v1.23.17"),
+		apiserver.Node("docker-2", "docker://20.10.24", "v1.23.17", func(n *corev1.Node) { n.Spec.Unschedulable = true }),
+		apiserver.Node("containerd-1", "containerd://1.6.20", "v1.23.17"),
+	)
+	switchPod(t, s, "docker-1", "web")
+	r := call(t.Context(), "switch", "--kubeconfig="+apiserver.Kubeconfig(t, s.Admin()), "--all", "--dry-run")
+	if r.code != 0 || r.errOut != "" {
+		t.Errorf("exit %d\n%s", r.code, r.errOut)
+	}
+	golden(t, "switch-dry-run.txt", r.out)
+	nodes, err := s.Client().CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range nodes.Items {
+		if node.Annotations[inventory.AnnotationPhase] != "" {
+			t.Errorf("node %s was annotated", node.Name)
+		}
+	}
+}
+
+// TestSwitchExitCodes maps each outcome to what scripts rely on.
+func TestSwitchExitCodes(t *testing.T) {
+	o := &runOptions{factory: NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "v0"), flags: []string{"--image=i", "--yes=true"}}
+	interrupted, cancel := context.WithCancelCause(t.Context())
+	cancel(&SignalError{Signal: syscall.SIGINT})
+	for _, test := range []struct {
+		outcome   rollout.Outcome
+		resumable bool
+		ctx       context.Context
+		code      int
+	}{
+		{rollout.OutcomeRefused, false, t.Context(), 2},
+		{rollout.OutcomeRolledBack, false, t.Context(), 4},
+		{rollout.OutcomeStuck, true, t.Context(), 5},
+		{rollout.OutcomeTimeout, true, t.Context(), 124},
+		{rollout.OutcomeFailed, true, t.Context(), 1},
+		{rollout.OutcomeInterrupted, true, interrupted, 130},
+	} {
+		err := o.exitError("switch", "node-1", &rollout.Error{
+			Node: "node-1", Stage: rollout.StageDrain, Outcome: test.outcome, Resumable: test.resumable,
+			State: "the node serves", Hint: "look", Detail: "output", Cause: errors.New("cause"),
+		})
+		if got := exitCode(test.ctx, err); got != test.code {
+			t.Errorf("outcome %d: exit code %d, want %d", test.outcome, got, test.code)
+		}
+		var exit *ExitError
+		if !errors.As(err, &exit) || exit.Detail != "output" || !strings.HasPrefix(exit.Hint, "look") {
+			t.Errorf("outcome %d: %+v", test.outcome, exit)
+		}
+		if resume := "`kubectl runtime switch node-1 --image=i --yes=true` goes on from here"; strings.Contains(exit.Hint, resume) != test.resumable {
+			t.Errorf("outcome %d: hint %q", test.outcome, exit.Hint)
+		}
+		if want := "node node-1: drain: cause; the node serves"; err.Error() != want {
+			t.Errorf("error %q, want %q", err, want)
+		}
+	}
+}
+
+// TestSwitchDefaults pins what is dangerous to change.
+func TestSwitchDefaults(t *testing.T) {
+	cmd := NewSwitchCommand(NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "v1.2.3"))
+	for flag, want := range map[string]string{
+		"timeout": (10 * time.Minute).String(), "grace-period": "-1", "cutover-timeout": (5 * time.Minute).String(), "force": "false",
+		"delete-emptydir-data": "false", "disable-eviction": "false", "dry-run": "none", "yes": "false", "keep-docker": "false",
+	} {
+		if got := cmd.Flags().Lookup(flag).DefValue; got != want {
+			t.Errorf("--%s is %s by default, want %s", flag, got, want)
+		}
+	}
+}

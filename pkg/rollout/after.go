@@ -1,0 +1,389 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+const (
+	// cutoverMargin is what the plugin waits beyond the host's own deadline: for the Job's pod to start, for the host to undo, and
+	// for the pod to come back.
+	cutoverMargin = 5 * time.Minute
+	// verifyTimeout bounds each wait of the verification but the canary's.
+	verifyTimeout = 3 * time.Minute
+)
+
+// errNoAnswer is the cause of a wait for the host that took too long.
+var errNoAnswer = errors.New("no result came from the node in time")
+
+// cutover has the host switch by itself, and waits for what it came to.
+func (s *session) cutover(ctx context.Context) error {
+	resumed := s.state == inventory.StateCutover
+	err := s.annotate(ctx, s.name, annotations{inventory.AnnotationPhase: string(inventory.StateCutover)})
+	if err != nil && !resumed {
+		return s.retreat(ctx, StageCutover, err, inventory.StatePrepared, s.failedOrInterrupted(ctx))
+	}
+	spec := s.spec(protocol.PhaseCutover)
+	result, err := s.runUnattended(ctx, StageCutover, spec, resumed)
+	if err != nil {
+		return err
+	}
+	switch result.Outcome {
+	case protocol.OutcomeSucceeded:
+		return s.annotate(ctx, s.name, annotations{inventory.AnnotationPhase: string(inventory.StateVerifying)})
+	case protocol.OutcomeRolledBack:
+		return s.rolledBack(ctx, StageCutover, resultError(result), result)
+	case protocol.OutcomeRefused:
+		failed := s.retreat(ctx, StageCutover, resultError(result), inventory.StateFailed, OutcomeRefused)
+		failed.Detail, failed.Hint = result.Detail, result.Hint
+		return failed
+	default:
+		return s.broken(ctx, StageCutover, result)
+	}
+}
+
+// runUnattended runs a phase that goes on without the plugin. Its errors are *Error; one before the agent began is undone.
+func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.Spec, begun bool) (*protocol.Result, error) {
+	limit := s.options.CutoverTimeout + cutoverMargin
+	waitCtx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w: waited %s", errNoAnswer, limit))
+	defer cancel()
+	err := s.ensureJob(waitCtx, spec)
+	refused := err != nil && ctx.Err() == nil && !nodejob.IsTransient(err) && !errors.Is(err, errNoAnswer)
+	if err == nil {
+		var result *protocol.Result
+		if result, err = s.follower.Follow(waitCtx, spec, nodejob.Unattended, begun); err == nil {
+			return result, nil
+		}
+		var noResult *nodejob.NoResultError
+		var start *nodejob.StartError
+		if errors.As(err, &noResult) {
+			refused = !noResult.Begun && errors.As(err, &start)
+			err = noResult.Cause
+		}
+	}
+	if refused && !begun {
+		if s.back != nil {
+			return nil, s.notStarted(ctx, err)
+		}
+		return nil, s.retreat(ctx, stage, err, inventory.StatePrepared, OutcomeFailed)
+	}
+	failed := &Error{Node: s.name, Stage: stage, Outcome: OutcomeStuck, State: s.whereabouts(ctx), Resumable: true, Cause: err}
+	switch {
+	case errors.Is(context.Cause(ctx), errClaimLost):
+		failed.Outcome, failed.Resumable = OutcomeFailed, false
+	case ctx.Err() != nil:
+		failed.Outcome = OutcomeInterrupted
+		failed.State = fmt.Sprintf("the host goes on with the %s by itself; %s", stage, failed.State)
+	case stage == StageRollback:
+		failed.State = "the host goes on with the rollback by itself, if it can; " + failed.State
+	default:
+		failed.State = fmt.Sprintf("the host goes on by itself, undoes the %s at its deadline if it has to; %s", stage, failed.State)
+	}
+	return nil, failed
+}
+
+// verify proves the new runtime from outside the host. What fails is in s.disproved, to be undone.
+func (s *session) verify(ctx context.Context) error {
+	for _, check := range []func(context.Context) error{s.checkNode, s.checkOwnPod, s.checkResidents, s.checkCanary} {
+		err := check(ctx)
+		switch {
+		case err == nil:
+			continue
+		case ctx.Err() != nil:
+			return s.leave(ctx, StageVerify, OutcomeInterrupted, context.Cause(ctx))
+		case isOutage(err):
+			return s.leave(ctx, StageVerify, OutcomeStuck, err)
+		default:
+			s.disproved = err
+			return &Error{Node: s.name, Stage: StageVerify, Outcome: OutcomeStuck, Cause: err}
+		}
+	}
+	return nil
+}
+
+// isOutage tells a request that failed from a check that did.
+func isOutage(err error) bool {
+	var outage *outageError
+	return errors.As(err, &outage)
+}
+
+// outageError is an API server that did not answer until the end of a wait.
+type outageError struct{ cause error }
+
+func (e *outageError) Error() string { return e.cause.Error() }
+
+func (e *outageError) Unwrap() error { return e.cause }
+
+// leave ends the session with the node as it is: cordoned, on the new runtime, to be resumed.
+func (s *session) leave(ctx context.Context, stage Stage, outcome Outcome, cause error) error {
+	failed := &Error{Node: s.name, Stage: stage, Outcome: outcome, State: s.whereabouts(ctx), Resumable: true, Cause: cause}
+	if errors.Is(cause, errClaimLost) {
+		failed.Outcome, failed.Resumable = OutcomeFailed, false
+	}
+	return failed
+}
+
+// await polls a check of the verification; the last word of look is the error.
+func (s *session) await(ctx context.Context, what string, look func(context.Context) (bool, error)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, verifyTimeout, fmt.Errorf("%s: not so after %s", what, verifyTimeout))
+	defer cancel()
+	var requestErr error
+	err := s.poll(ctx, func() (bool, error) {
+		done, err := look(ctx)
+		requestErr = nil
+		if err != nil && nodejob.IsTransient(err) && !isFinding(err) {
+			requestErr = err
+		}
+		return done, err
+	})
+	if err != nil && requestErr != nil {
+		return &outageError{cause: err}
+	}
+	return err
+}
+
+// finding is what a check found wrong, as opposed to a request that failed.
+type finding string
+
+func (f finding) Error() string { return string(f) }
+
+func isFinding(err error) bool {
+	var f finding
+	return errors.As(err, &f)
+}
+
+// awaitRuntime waits until the node is Ready on a runtime, with a heartbeat newer than the last one on the other runtime.
+func (s *session) awaitRuntime(ctx context.Context, runtime string, after time.Time) error {
+	return s.await(ctx, "node Ready on "+runtime, func(ctx context.Context) (bool, error) {
+		node, err := s.getNode(ctx, s.name)
+		if err != nil {
+			return false, err
+		}
+		row := inventory.FromNode(node)
+		version := node.Status.NodeInfo.ContainerRuntimeVersion
+		if row.Runtime == runtime && isNodeReady(node) && heartbeat(node).After(after) {
+			s.report.To = version
+			return true, nil
+		}
+		return false, finding(fmt.Sprintf("the node is %s and reports %s, last heartbeat %s", row.Status(), version, heartbeat(node).UTC().Format(time.TimeOnly)))
+	})
+}
+
+func (s *session) checkNode(ctx context.Context) error {
+	after := s.beat
+	if s.before == nil {
+		after = time.Time{} // nobody looked before the cutover: the heartbeat that was seen may be the new runtime's
+	}
+	if err := s.awaitRuntime(ctx, s.target, after); err != nil {
+		return err
+	}
+	s.tell(Info, "node is Ready on %s", s.report.To)
+	return nil
+}
+
+// checkOwnPod looks at the Job's pod: the other runtime started it, and only this one can have started it again.
+func (s *session) checkOwnPod(ctx context.Context) error {
+	return s.await(ctx, fmt.Sprintf("pod of the %s back on %s", s.proof, s.target), func(ctx context.Context) (bool, error) {
+		pod, err := s.runner.PhasePod(ctx, s.spec(s.proof))
+		if err != nil {
+			return false, err
+		}
+		if pod == nil {
+			s.tell(Info, "the pod of the %s is gone, the canary alone is the proof", s.proof)
+			return true, nil
+		}
+		for _, status := range pod.Status.ContainerStatuses {
+			if strings.HasPrefix(status.ContainerID, s.target+"://") {
+				s.tell(Info, "the pod of the %s has come back on %s", s.proof, s.target)
+				return true, nil
+			}
+		}
+		return false, finding(fmt.Sprintf("pod %s has not come back", pod.Name))
+	})
+}
+
+// checkResidents waits for the pods that a drain leaves on the node. One that was not ready before is no failure, nor is one that
+// uses Docker's socket.
+func (s *session) checkResidents(ctx context.Context) error {
+	var pending []string
+	count := 0
+	err := s.await(ctx, "DaemonSet and static pods Ready", func(ctx context.Context) (bool, error) {
+		pods, err := s.podsOn(ctx)
+		if err != nil {
+			return false, err
+		}
+		pending, count = nil, 0
+		ready := map[string]bool{}
+		needed := map[string]bool{}
+		for owner := range s.before {
+			needed[owner] = true
+		}
+		for i := range pods {
+			owner := residentOf(&pods[i])
+			if owner == "" || pods[i].DeletionTimestamp != nil {
+				continue
+			}
+			if usesDockerSocket(&pods[i]) {
+				needed[owner] = false
+			}
+			ready[owner] = ready[owner] || podReady(&pods[i]) && runsOn(&pods[i], s.target)
+		}
+		must := false
+		for owner, isReady := range ready {
+			if isReady {
+				count++
+				continue
+			}
+			pending = append(pending, owner)
+			must = must || needed[owner]
+		}
+		slices.Sort(pending)
+		if must {
+			return false, finding("not ready: " + strings.Join(pending, ", "))
+		}
+		return true, nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(pending) > 0 {
+		s.tell(Warning, "DaemonSet and static pods that are not ready, and were not before or use Docker's socket: %s", strings.Join(pending, ", "))
+	}
+	s.tell(Info, "DaemonSet and static pods that are ready: %d", count)
+	return nil
+}
+
+// runsOn reports whether all containers of a pod are a runtime's: until the kubelet has looked, the status is the old one.
+func runsOn(pod *corev1.Pod, runtime string) bool {
+	return !slices.ContainsFunc(pod.Status.ContainerStatuses, func(status corev1.ContainerStatus) bool {
+		return !strings.HasPrefix(status.ContainerID, runtime+"://")
+	})
+}
+
+// usesDockerSocket reports whether a pod mounts Docker's socket or a folder that holds it.
+func usesDockerSocket(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Spec.Volumes, func(volume corev1.Volume) bool {
+		return volume.HostPath != nil && slices.Contains([]string{"/var/run/docker.sock", "/run/docker.sock"}, volume.HostPath.Path)
+	})
+}
+
+func (s *session) checkCanary(ctx context.Context) error {
+	err := s.runner.Prove(ctx, nodejob.CanaryParams{
+		Node: s.name, Run: s.run, Image: s.options.CanaryImage, PullPolicy: s.options.PullPolicy,
+	}, func(text string) { s.tell(Warning, "%s", text) })
+	if err == nil {
+		s.tell(Info, "the canary pod has passed its checks")
+	}
+	return err
+}
+
+// rollback undoes a cutover that the host took for good and that the verification disproved.
+func (s *session) rollback(ctx context.Context) error {
+	// The canary's sandbox would keep the runtime busy while it is taken down.
+	if err := s.runner.Remove(ctx, s.name, protocol.PhaseCutover, nodejob.PhaseCanary); err != nil {
+		s.tell(Warning, "%s", err)
+	}
+	result, err := s.runUnattended(ctx, StageRollback, s.spec(protocol.PhaseRollback), true)
+	if err != nil {
+		return err
+	}
+	if result.Outcome == protocol.OutcomeSucceeded || result.Outcome == protocol.OutcomeRolledBack {
+		return s.rolledBack(ctx, StageVerify, s.disproved, result)
+	}
+	result.Message = fmt.Sprintf("%v; and the way back failed: %s", s.disproved, result.Message)
+	return s.broken(ctx, StageRollback, result)
+}
+
+// rolledBack gives the node back once it serves on the old runtime again.
+func (s *session) rolledBack(ctx context.Context, stage Stage, cause error, result *protocol.Result) error {
+	failed := &Error{Node: s.name, Stage: stage, Outcome: OutcomeRolledBack, Detail: result.Detail, Hint: result.Hint, Cause: cause}
+	stuck := func(err error) error {
+		failed.Outcome, failed.Resumable = OutcomeStuck, true
+		if ctx.Err() != nil {
+			failed.Outcome = OutcomeInterrupted
+		}
+		failed.Cause, failed.State = errors.Join(cause, err), s.whereabouts(ctx)
+		return failed
+	}
+	if err := s.awaitRuntime(ctx, s.old, time.Time{}); err != nil {
+		return stuck(fmt.Errorf("wait for the old runtime: %w", err))
+	}
+	undo, cancel := s.undoContext(ctx)
+	defer cancel()
+	if err := s.restoreCRISocket(undo, s.name); err != nil {
+		return stuck(err)
+	}
+	if err := s.runner.Remove(undo, s.name); err != nil {
+		s.tell(Warning, "%s", err)
+	}
+	cordoned, err := s.uncordon(undo, s.name, annotations{
+		inventory.AnnotationPhase: string(inventory.StateRolledBack), inventory.AnnotationMessage: message(stage, cause),
+	})
+	if err != nil {
+		return stuck(err)
+	}
+	s.serviced(cordoned)
+	failed.State = fmt.Sprintf("the node is back on %s and serves", s.report.To)
+	if cordoned {
+		failed.State = fmt.Sprintf("the node is back on %s and cordoned, as before", s.report.To)
+	}
+	return failed
+}
+
+// giveBack uncordons the node and marks it as done.
+func (s *session) giveBack(ctx context.Context) error {
+	if err := s.switchCRISocket(ctx, s.name, s.endpoint); err != nil {
+		return err
+	}
+	cordoned, err := s.uncordon(ctx, s.name, annotations{
+		inventory.AnnotationPhase: string(inventory.StateDone), inventory.AnnotationTo: s.report.To, inventory.AnnotationMessage: "",
+	})
+	if err != nil {
+		return err
+	}
+	s.serviced(cordoned)
+	if err := s.runner.Remove(ctx, s.name); err != nil {
+		s.tell(Warning, "%s", err)
+	}
+	return nil
+}
+
+// serviced ends the time out of service.
+func (s *session) serviced(cordoned bool) {
+	s.report.Cordoned = cordoned
+	if !s.cordonedAt.IsZero() && !cordoned {
+		s.report.OutOfService = s.clock.Now().Sub(s.cordonedAt)
+	}
+}
+
+// soak watches the node while pods come back.
+func (s *session) soak(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.options.Soak, errSoaked)
+	defer cancel()
+	for {
+		node, err := s.client.CoreV1().Nodes().Get(ctx, s.name, metav1.GetOptions{})
+		if err == nil && !isNodeReady(node) {
+			return s.leave(ctx, StageSoak, OutcomeStuck, errors.New("the node is no longer Ready after it was given back"))
+		}
+		if err := s.sleep(ctx, pollInterval); errors.Is(err, errSoaked) {
+			return nil
+		} else if err != nil {
+			// The node is done; only its watch is cut short.
+			return &Error{Node: s.name, Stage: StageSoak, Outcome: OutcomeInterrupted, State: "the node was given back and serves", Cause: err}
+		}
+	}
+}
+
+// errSoaked ends the soak well.
+var errSoaked = errors.New("soaked")

@@ -1,0 +1,252 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// maxMessage bounds the message annotation in bytes; the whole output is in the error.
+const maxMessage = 512
+
+// prepare has the agent prepare and rehearse while the node serves.
+func (s *session) prepare(ctx context.Context) error {
+	pods, err := s.podsOn(ctx)
+	if err != nil {
+		return s.retreat(ctx, StagePrepare, err, inventory.StateFailed, OutcomeFailed)
+	}
+	s.images = s.imagesToBring(ctx, pods)
+	spec := s.spec(protocol.PhasePrepare)
+	if err := s.ensureJob(ctx, spec); err != nil {
+		return s.retreat(ctx, StagePrepare, err, inventory.StateFailed, OutcomeRefused)
+	}
+	result, err := s.follower.Follow(ctx, spec, nodejob.InService, false)
+	if err != nil {
+		return s.notPrepared(ctx, err)
+	}
+	switch result.Outcome {
+	case protocol.OutcomeSucceeded:
+	case protocol.OutcomeBroken:
+		return s.broken(ctx, StagePrepare, result)
+	default:
+		failed := s.retreat(ctx, StagePrepare, resultError(result), inventory.StateFailed, OutcomeRefused)
+		failed.Detail, failed.Hint = result.Detail, result.Hint
+		return failed
+	}
+	err = s.annotate(ctx, s.name, annotations{inventory.AnnotationPhase: string(inventory.StatePrepared), annotationFromEndpoint: s.oldEnd})
+	if err != nil {
+		return s.retreat(ctx, StagePrepare, err, inventory.StatePrepared, OutcomeFailed)
+	}
+	if err := s.runner.Remove(ctx, s.name, protocol.PhasePrepare); err != nil {
+		s.tell(Warning, "%s", err)
+	}
+	return nil
+}
+
+// notPrepared judges why no result of the preparation came.
+func (s *session) notPrepared(ctx context.Context, err error) error {
+	var noResult *nodejob.NoResultError
+	var start *nodejob.StartError
+	cause := err
+	var log []string
+	if errors.As(err, &noResult) {
+		cause, log = noResult.Cause, noResult.Log
+	}
+	var failed *Error
+	switch {
+	case ctx.Err() != nil:
+		// The host goes on preparing; the same run finds its result.
+		failed = s.retreat(ctx, StagePrepare, cause, inventory.StatePreparing, OutcomeInterrupted)
+		failed.Resumable = true
+	case errors.As(err, &start):
+		failed = s.retreat(ctx, StagePrepare, cause, inventory.StateFailed, OutcomeRefused)
+	default:
+		failed = s.retreat(ctx, StagePrepare, cause, inventory.StatePreparing, OutcomeFailed)
+		failed.Resumable = true
+	}
+	failed.Detail = strings.Join(log, "\n")
+	return failed
+}
+
+// drain cordons the node and empties it.
+func (s *session) drain(ctx context.Context) error {
+	giveUp := func(cause error, outcome Outcome) *Error {
+		if s.back != nil {
+			return s.forsake(ctx, StageDrain, cause, outcome)
+		}
+		return s.retreat(ctx, StageDrain, cause, inventory.StatePrepared, outcome)
+	}
+	if err := s.rememberBefore(ctx); err != nil {
+		return giveUp(err, s.failedOrInterrupted(ctx))
+	}
+	var more annotations
+	options := s.options.Drain
+	if s.back == nil {
+		more = annotations{inventory.AnnotationPhase: string(inventory.StateDraining)}
+	} else if s.back.unready && options.SkipWaitForDeleteTimeoutSeconds == 0 {
+		options.SkipWaitForDeleteTimeoutSeconds = deadPodSeconds
+	}
+	wasCordoned, err := s.cordon(ctx, s.name, more)
+	if err != nil {
+		return giveUp(err, s.failedOrInterrupted(ctx))
+	}
+	if !wasCordoned {
+		s.cordonedAt = s.clock.Now()
+	}
+	err = drain.New(s.client, options, &drainReport{session: s}, s.clock.Now).Drain(ctx, s.name)
+	if err == nil {
+		return nil
+	}
+	outcome := s.failedOrInterrupted(ctx)
+	var timeout *drain.TimeoutError
+	if errors.As(err, &timeout) {
+		outcome = OutcomeTimeout
+	}
+	failed := giveUp(err, outcome)
+	failed.Resumable = true
+	return failed
+}
+
+func (s *session) failedOrInterrupted(ctx context.Context) Outcome {
+	if ctx.Err() != nil {
+		return OutcomeInterrupted
+	}
+	return OutcomeFailed
+}
+
+// rememberBefore notes what the node looks like while it still serves on the old runtime.
+func (s *session) rememberBefore(ctx context.Context) error {
+	pods, err := s.podsOn(ctx)
+	if err != nil {
+		return err
+	}
+	s.before = map[string]bool{}
+	for i := range pods {
+		if owner := residentOf(&pods[i]); owner != "" && podReady(&pods[i]) {
+			s.before[owner] = true
+		}
+	}
+	node, err := s.getNode(ctx, s.name)
+	if err != nil {
+		return err
+	}
+	s.beat = heartbeat(node)
+	if inventory.FromNode(node).Runtime == s.target {
+		s.beat = time.Time{} // a kubelet whose status does not change says so every five minutes only
+	}
+	return nil
+}
+
+// residentOf names what a pod that a drain leaves on its node belongs to: "namespace/name" of a DaemonSet or of a static pod, or "".
+func residentOf(pod *corev1.Pod) string {
+	if _, static := pod.Annotations[corev1.MirrorPodAnnotationKey]; static {
+		return pod.Namespace + "/" + pod.Name
+	}
+	owner := metav1.GetControllerOf(pod)
+	if owner == nil || owner.Kind != "DaemonSet" {
+		return ""
+	}
+	return pod.Namespace + "/" + owner.Name
+}
+
+func podReady(pod *corev1.Pod) bool {
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == corev1.PodReady {
+			return condition.Status == corev1.ConditionTrue && pod.DeletionTimestamp == nil
+		}
+	}
+	return false
+}
+
+// drainReport passes a drain's progress on.
+type drainReport struct{ session *session }
+
+func (d *drainReport) Evicting(pod *corev1.Pod) {
+	d.session.tell(Info, "evicting pod %s/%s", pod.Namespace, pod.Name)
+}
+
+func (d *drainReport) Gone(pod *corev1.Pod) {
+	d.session.tell(Info, "pod %s/%s is gone", pod.Namespace, pod.Name)
+}
+
+func (d *drainReport) Blocked(block drain.Block) {
+	d.session.tell(Info, "%s, since %s", block, block.Since.Local().Format("15:04:05"))
+}
+
+// retreat gives up before the cutover: what the plugin did to the node in the cluster is undone, and state and message are noted.
+func (s *session) retreat(ctx context.Context, stage Stage, cause error, state inventory.SwitchState, outcome Outcome) *Error {
+	return s.stepBack(ctx, stage, cause, outcome, annotations{
+		inventory.AnnotationPhase: string(state), inventory.AnnotationMessage: message(stage, cause),
+	})
+}
+
+// stepBack removes the Jobs and undoes our cordon, with more annotations in the same request.
+func (s *session) stepBack(ctx context.Context, stage Stage, cause error, outcome Outcome, more annotations) *Error {
+	failed := &Error{Node: s.name, Stage: stage, Outcome: outcome, Cause: cause}
+	if errors.Is(context.Cause(ctx), errClaimLost) {
+		failed.Cause, failed.Outcome = errClaimLost, OutcomeFailed
+		failed.State = "this run left the node to it"
+		return failed
+	}
+	undo, cancel := s.undoContext(ctx)
+	defer cancel()
+	if err := s.runner.Remove(undo, s.name); err != nil {
+		s.tell(Warning, "%s", err)
+	}
+	cordoned, err := s.uncordon(undo, s.name, more)
+	if err != nil {
+		failed.Outcome, failed.Cause = OutcomeStuck, errors.Join(cause, err)
+		failed.State = s.whereabouts(ctx)
+		return failed
+	}
+	failed.State = fmt.Sprintf("the node serves on %s as before", s.from)
+	if cordoned {
+		failed.State = fmt.Sprintf("the node is on %s and cordoned, as before", s.from)
+	}
+	return failed
+}
+
+// broken leaves the node as it is, for a person.
+func (s *session) broken(ctx context.Context, stage Stage, result *protocol.Result) error {
+	cause := resultError(result)
+	undo, cancel := s.undoContext(ctx)
+	defer cancel()
+	err := s.annotate(undo, s.name, annotations{
+		inventory.AnnotationPhase: string(inventory.StateBroken), inventory.AnnotationMessage: message(stage, cause),
+	})
+	return &Error{
+		Node: s.name, Stage: stage, Outcome: OutcomeStuck, State: s.whereabouts(ctx),
+		Detail: result.Detail, Hint: result.Hint, Cause: errors.Join(cause, err),
+	}
+}
+
+// resultError is a phase's result as an error.
+func resultError(result *protocol.Result) error {
+	text := result.Message
+	if text == "" {
+		text = string(result.Outcome)
+	}
+	if result.FailedStep != "" {
+		return fmt.Errorf("%s: %s", result.FailedStep, text)
+	}
+	return errors.New(text)
+}
+
+// message is the annotation's text for a failure.
+func message(stage Stage, cause error) string {
+	text := strings.ReplaceAll(fmt.Sprintf("%s: %v", stage, cause), "\n", "; ")
+	if len(text) > maxMessage {
+		text = strings.ToValidUTF8(text[:maxMessage-len("…")], "") + "…"
+	}
+	return text
+}

@@ -1,0 +1,234 @@
+package rollout
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/utils/ptr"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+)
+
+const (
+	// claimDuration is how long a claim holds that nobody renews; renewInterval leaves room for several tries.
+	claimDuration = time.Minute
+	renewInterval = 15 * time.Second
+)
+
+// annotationRun on the Lease names the run that the claim is for.
+const annotationRun = inventory.AnnotationRun
+
+// podSecurityLabels let privileged pods into the namespace (k8s.io/pod-security-admission v0.37.2 api/constants.go).
+var podSecurityLabels = []string{
+	"pod-security.kubernetes.io/enforce", "pod-security.kubernetes.io/audit", "pod-security.kubernetes.io/warn",
+}
+
+// ClaimedError says that another run has the node.
+type ClaimedError struct {
+	Holder string
+	Since  time.Time
+	// Until is when the claim ends unless it is renewed.
+	Until time.Time
+}
+
+func (e *ClaimedError) Error() string {
+	who, _, _ := strings.Cut(e.Holder, "/")
+	return fmt.Sprintf("%s is switching it since %s", who, e.Since.Local().Format("2006-01-02 15:04:05"))
+}
+
+// errClaimLost is the cause of a context whose claim somebody else took over.
+var errClaimLost = errors.New("another run took over the claim on the node")
+
+// ensureNamespace creates the namespace, or adds the labels without which its privileged pods may be refused.
+func (r *Rollout) ensureNamespace(ctx context.Context) error {
+	namespaces := r.client.CoreV1().Namespaces()
+	existing, err := namespaces.Get(ctx, nodejob.Namespace, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: nodejob.Namespace, Labels: nodejob.Labels()}}
+		for _, label := range podSecurityLabels {
+			namespace.Labels[label] = "privileged"
+		}
+		existing, err = namespaces.Create(ctx, namespace, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			existing, err = namespaces.Get(ctx, nodejob.Namespace, metav1.GetOptions{})
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("create namespace %s: %w", nodejob.Namespace, err)
+	}
+	if existing.DeletionTimestamp != nil {
+		return fmt.Errorf("namespace %s is being deleted: wait until it is gone", nodejob.Namespace)
+	}
+	missing := map[string]string{}
+	for _, label := range podSecurityLabels {
+		if existing.Labels[label] != "privileged" {
+			missing[label] = "privileged"
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": missing}})
+	if err != nil {
+		return fmt.Errorf("encode labels: %w", err)
+	}
+	if _, err := namespaces.Patch(ctx, nodejob.Namespace, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("label namespace %s: %w", nodejob.Namespace, err)
+	}
+	return nil
+}
+
+// claim is a held Lease.
+type claim struct {
+	rollout *Rollout
+	name    string
+	stop    context.CancelFunc
+	stopped chan struct{}
+}
+
+// takeClaim takes the node's Lease, and renews it until the claim is released. The returned context ends with errClaimLost when
+// somebody else has taken it over. A live claim of somebody else is a *ClaimedError.
+func (r *Rollout) takeClaim(ctx context.Context, node, run string) (*claim, context.Context, error) {
+	if err := r.acquire(ctx, node, run); err != nil {
+		return nil, nil, err
+	}
+	ctx, lost := context.WithCancelCause(ctx)
+	renewCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	c := &claim{rollout: r, name: node, stop: stop, stopped: make(chan struct{})}
+	go c.renew(renewCtx, lost)
+	return c, ctx, nil
+}
+
+// acquire creates the Lease, or takes one that is ours or that nobody renews any more. A conflict means that another run did
+// so at the same moment.
+func (r *Rollout) acquire(ctx context.Context, node, run string) error {
+	leases := r.client.CoordinationV1().Leases(nodejob.Namespace)
+	for range 3 {
+		now := metav1.NewMicroTime(r.clock.Now())
+		lease, err := leases.Get(ctx, node, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			lease = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: nodejob.Namespace, Name: node, Labels: nodejob.NodeLabels(node)}}
+			r.fillLease(lease, run, now)
+			_, err = leases.Create(ctx, lease, metav1.CreateOptions{})
+			if err == nil {
+				return nil
+			}
+			if apierrors.IsAlreadyExists(err) {
+				continue
+			}
+			return fmt.Errorf("create lease %s: %w", node, err)
+		}
+		if err != nil {
+			return fmt.Errorf("get lease %s: %w", node, err)
+		}
+		if other := foreignClaim(lease, r.holder, now.Time); other != nil {
+			return other
+		}
+		r.fillLease(lease, run, now)
+		_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
+		if err == nil {
+			return nil
+		}
+		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("update lease %s: %w", node, err)
+		}
+	}
+	return fmt.Errorf("take lease %s: other runs do so at the same time", node)
+}
+
+func (r *Rollout) fillLease(lease *coordinationv1.Lease, run string, now metav1.MicroTime) {
+	metav1.SetMetaDataAnnotation(&lease.ObjectMeta, annotationRun, run)
+	if ptr.Deref(lease.Spec.HolderIdentity, "") != r.holder {
+		lease.Spec.AcquireTime = &now
+		if lease.ResourceVersion != "" {
+			lease.Spec.LeaseTransitions = ptr.To(ptr.Deref(lease.Spec.LeaseTransitions, 0) + 1)
+		}
+	}
+	lease.Spec.HolderIdentity = &r.holder
+	lease.Spec.LeaseDurationSeconds = ptr.To(int32(claimDuration / time.Second))
+	lease.Spec.RenewTime = &now
+}
+
+// foreignClaim is the live claim of somebody other than holder, or nil.
+func foreignClaim(lease *coordinationv1.Lease, holder string, now time.Time) *ClaimedError {
+	other := ptr.Deref(lease.Spec.HolderIdentity, "")
+	if other == "" || other == holder || lease.Spec.RenewTime == nil {
+		return nil
+	}
+	until := lease.Spec.RenewTime.Add(time.Duration(ptr.Deref(lease.Spec.LeaseDurationSeconds, 0)) * time.Second)
+	if !now.Before(until) {
+		return nil
+	}
+	since := lease.Spec.RenewTime.Time
+	if lease.Spec.AcquireTime != nil {
+		since = lease.Spec.AcquireTime.Time
+	}
+	return &ClaimedError{Holder: other, Since: since, Until: until}
+}
+
+// renew keeps the claim. Requests that fail are tried again: during a cutover the API server itself may be away.
+func (c *claim) renew(ctx context.Context, lost context.CancelCauseFunc) {
+	defer close(c.stopped)
+	ticker := c.rollout.clock.NewTicker(renewInterval)
+	defer ticker.Stop()
+	leases := c.rollout.client.CoordinationV1().Leases(nodejob.Namespace)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C():
+		}
+		lease, err := leases.Get(ctx, c.name, metav1.GetOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil || ptr.Deref(lease.Spec.HolderIdentity, "") != c.rollout.holder {
+			lost(errClaimLost)
+			return
+		}
+		now := metav1.NewMicroTime(c.rollout.clock.Now())
+		lease.Spec.RenewTime = &now
+		// A conflict shows at the next tick who won; any other failure is as above.
+		_, _ = leases.Update(ctx, lease, metav1.UpdateOptions{})
+	}
+}
+
+// release gives the claim up. It is not an error if somebody else has it.
+func (c *claim) release(ctx context.Context) error {
+	c.stop()
+	<-c.stopped
+	leases := c.rollout.client.CoordinationV1().Leases(nodejob.Namespace)
+	lease, err := leases.Get(ctx, c.name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("release lease %s: %w", c.name, err)
+	}
+	if ptr.Deref(lease.Spec.HolderIdentity, "") != c.rollout.holder {
+		return nil
+	}
+	err = leases.Delete(ctx, c.name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{
+		UID: &lease.UID, ResourceVersion: &lease.ResourceVersion,
+	}})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("release lease %s: %w", c.name, err)
+	}
+	return nil
+}
+
+// newRun is a run's ID: its time of birth, for people, and a suffix.
+func newRun(now time.Time) string {
+	return now.UTC().Format("20060102-150405") + "-" + rand.String(5)
+}

@@ -1,0 +1,203 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+)
+
+// holdLease makes a claim of somebody else, renewed some time ago.
+func holdLease(t *testing.T, s *apiserver.Server, node string, renewed time.Time) {
+	t.Helper()
+	if err := newRollout(s, &recorder{}).ensureNamespace(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Client().CoordinationV1().Leases(nodejob.Namespace).Create(t.Context(), &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{Name: node},
+		Spec: coordinationv1.LeaseSpec{
+			HolderIdentity: ptr.To("alice@laptop/123-abc"), LeaseDurationSeconds: ptr.To[int32](60),
+			AcquireTime: ptr.To(metav1.NewMicroTime(renewed.Add(-time.Hour))), RenewTime: ptr.To(metav1.NewMicroTime(renewed)),
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestForeignClaim(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	h := newHollow(t, s, "claimed")
+	renewed := time.Now().Add(-10 * time.Second)
+	holdLease(t, s, "claimed", renewed)
+	t.Cleanup(func() {
+		_ = s.Client().CoordinationV1().Leases(nodejob.Namespace).Delete(context.Background(), "claimed", metav1.DeleteOptions{})
+	})
+	_, err := newRollout(s, &recorder{}).Switch(t.Context(), "claimed")
+	_ = wantError(t, err, OutcomeRefused, "alice@laptop is switching it since "+renewed.Add(-time.Hour).Local().Format("2006-01-02 15:04:05"))
+	if strings.Contains(err.Error(), "123-abc") {
+		t.Errorf("the error shows what is not for people: %v", err)
+	}
+	if node := getNode(t, s, "claimed"); node.Annotations[inventory.AnnotationPhase] != "" || len(h.phases) > 0 {
+		t.Errorf("the node was touched: %v, phases %v", node.Annotations, h.phases)
+	}
+	lease, err := s.Client().CoordinationV1().Leases(nodejob.Namespace).Get(t.Context(), "claimed", metav1.GetOptions{})
+	if err != nil || *lease.Spec.HolderIdentity != "alice@laptop/123-abc" {
+		t.Errorf("the lease was touched: %v %v", lease, err)
+	}
+}
+
+func TestExpiredClaimIsTakenOver(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	newHollow(t, s, "expired")
+	holdLease(t, s, "expired", time.Now().Add(-2*time.Minute))
+	if _, err := newRollout(s, &recorder{}).Switch(t.Context(), "expired"); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s, "expired")
+}
+
+func TestClaimIsRenewedAndLost(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	r := newRollout(s, &recorder{})
+	if err := r.ensureNamespace(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	held, ctx, err := r.takeClaim(t.Context(), "renewed", "run-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	leases := s.Client().CoordinationV1().Leases(nodejob.Namespace)
+	get := func() *coordinationv1.Lease {
+		lease, err := leases.Get(t.Context(), "renewed", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lease
+	}
+	first := get()
+	if first.Annotations[annotationRun] != "run-1" || *first.Spec.HolderIdentity != r.holder {
+		t.Errorf("lease %v %v", first.Annotations, first.Spec)
+	}
+	deadline := time.Now().Add(2 * renewInterval)
+	for get().Spec.RenewTime.Equal(first.Spec.RenewTime) {
+		if time.Now().After(deadline) {
+			t.Fatal("the claim is not renewed")
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	for {
+		other := get()
+		other.Spec.HolderIdentity = ptr.To("bob@desk/1")
+		if _, err := leases.Update(t.Context(), other, metav1.UpdateOptions{}); err == nil {
+			break
+		}
+	}
+	select {
+	case <-ctx.Done():
+		if !errors.Is(context.Cause(ctx), errClaimLost) {
+			t.Errorf("cause %v", context.Cause(ctx))
+		}
+	case <-time.After(2 * renewInterval):
+		t.Error("the loss is not noticed")
+	}
+	if err := held.release(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := *get().Spec.HolderIdentity; got != "bob@desk/1" {
+		t.Errorf("the release took the lease from %s", got)
+	}
+	if err := leases.Delete(t.Context(), "renewed", metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNamespaceGetsItsLabels(t *testing.T) {
+	s := server.Get(t)
+	r := newRollout(s, &recorder{})
+	if err := r.ensureNamespace(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	namespaces := s.Client().CoreV1().Namespaces()
+	namespace, err := namespaces.Get(t.Context(), nodejob.Namespace, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	namespace.Labels = map[string]string{"mine": "too"}
+	if _, err := namespaces.Update(t.Context(), namespace, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.ensureNamespace(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if namespace, err = namespaces.Get(t.Context(), nodejob.Namespace, metav1.GetOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if namespace.Labels["mine"] != "too" || namespace.Labels["pod-security.kubernetes.io/enforce"] != "privileged" {
+		t.Errorf("labels %v", namespace.Labels)
+	}
+}
+
+// roundTripper is a function as an http.RoundTripper.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestOutage takes the API server away from the plugin while the host cuts over: with one control plane node that is what happens
+// when this very node is switched.
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	h := newHollow(t, s, "outage")
+	var away atomic.Bool
+	h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+		away.Store(true)
+		time.Sleep(2 * time.Second)
+		h.succeed(spec)
+		time.Sleep(2 * time.Second)
+		away.Store(false)
+	}
+	config := apiserver.Transport(s.Admin(), func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			if away.Load() {
+				return nil, errors.New("connection refused")
+			}
+			return next.RoundTrip(r)
+		})
+	})
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	observer := &recorder{}
+	r := New(Config{Client: client, REST: config, Clock: clock.RealClock{}, Observer: observer, Holder: "tester/outage", Options: Options{
+		Drain: drain.Options{GracePeriodSeconds: drain.PodGrace}, Image: agentImage, PullPolicy: corev1.PullIfNotPresent, CutoverTimeout: 30 * time.Second,
+	}})
+	if _, err := r.Switch(t.Context(), "outage"); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"the API server does not answer, trying again", "the API server answers again"} {
+		if !observer.said(text) {
+			t.Errorf("it was not said that %q", text)
+		}
+	}
+}

@@ -1,0 +1,127 @@
+package rollout
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// TestFailures has one row per way in which a phase can end badly.
+func TestFailures(t *testing.T) {
+	ends := func(outcome protocol.Outcome, text string) func(*hollow, protocol.Spec) {
+		return func(h *hollow, spec protocol.Spec) {
+			h.result(spec, protocol.Result{Outcome: outcome, Message: text, FailedStep: "some-step", Detail: "captured output", Hint: "do this"})
+		}
+	}
+	for _, test := range []struct {
+		name    string
+		set     func(*hollow)
+		outcome Outcome
+		text    string
+		state   inventory.SwitchState
+		stages  string
+		// cordoned is how the node is left, everCordoned whether it ever was.
+		cordoned, everCordoned bool
+		runtime                string
+	}{
+		{
+			name:    "prepare-refused",
+			set:     func(h *hollow) { h.script[protocol.PhasePrepare] = ends(protocol.OutcomeRefused, "no systemd") },
+			outcome: OutcomeRefused, text: "some-step: no systemd", state: inventory.StateFailed, stages: "claim prepare", runtime: dockerVersion,
+		},
+		{
+			name:    "rehearsal-undone",
+			set:     func(h *hollow) { h.script[protocol.PhasePrepare] = ends(protocol.OutcomeRolledBack, "no-such-plugin") },
+			outcome: OutcomeRefused, text: "no-such-plugin", state: inventory.StateFailed, stages: "claim prepare", runtime: dockerVersion,
+		},
+		{
+			name: "prepare-broken",
+			set: func(h *hollow) {
+				h.script[protocol.PhasePrepare] = ends(protocol.OutcomeBroken, "containerd does not start")
+			},
+			outcome: OutcomeStuck, text: "containerd does not start", state: inventory.StateBroken, stages: "claim prepare", runtime: dockerVersion,
+		},
+		{
+			name:    "cutover-undone",
+			set:     func(h *hollow) { h.script[protocol.PhaseCutover] = ends(protocol.OutcomeRolledBack, "kubelet refuses") },
+			outcome: OutcomeRolledBack, text: "kubelet refuses", state: inventory.StateRolledBack, stages: "claim prepare drain cutover", everCordoned: true, runtime: dockerVersion,
+		},
+		{
+			name:    "cutover-refused",
+			set:     func(h *hollow) { h.script[protocol.PhaseCutover] = ends(protocol.OutcomeRefused, "another run") },
+			outcome: OutcomeRefused, text: "another run", state: inventory.StateFailed, stages: "claim prepare drain cutover", everCordoned: true, runtime: dockerVersion,
+		},
+		{
+			name:    "cutover-broken",
+			set:     func(h *hollow) { h.script[protocol.PhaseCutover] = ends(protocol.OutcomeBroken, "neither runtime") },
+			outcome: OutcomeStuck, text: "neither runtime", state: inventory.StateBroken, stages: "claim prepare drain cutover", cordoned: true, everCordoned: true, runtime: dockerVersion,
+		},
+		{
+			name:    "canary-fails",
+			set:     func(h *hollow) { h.checks[1] = nodejob.CanaryCheck{Name: "volume", Message: "read-only"} },
+			outcome: OutcomeRolledBack, text: "volume: read-only", state: inventory.StateRolledBack, stages: "claim prepare drain cutover verify rollback", everCordoned: true, runtime: dockerVersion,
+		},
+		{
+			name: "way-back-fails",
+			set: func(h *hollow) {
+				h.checks[1] = nodejob.CanaryCheck{Name: "volume", Message: "read-only"}
+				h.script[protocol.PhaseRollback] = ends(protocol.OutcomeBroken, "docker is gone")
+			},
+			outcome: OutcomeStuck, text: "docker is gone", state: inventory.StateBroken, stages: "claim prepare drain cutover verify rollback", cordoned: true, everCordoned: true, runtime: containerdVersion,
+		},
+		{
+			name: "image-pull",
+			set: func(h *hollow) {
+				h.podStatus = &corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "manifest unknown"}}}
+			},
+			outcome: OutcomeRefused, text: agentImage + " cannot be pulled: ErrImagePull: manifest unknown", state: inventory.StateFailed, stages: "claim prepare", runtime: dockerVersion,
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := server.Get(t)
+			h := newHollow(t, s, test.name, func(node *corev1.Node) {
+				node.Annotations[inventory.AnnotationCRISocket] = "/var/run/dockershim.sock"
+			})
+			test.set(h)
+			observer := &recorder{}
+			started := time.Now()
+			_, err := newRollout(s, observer).Switch(t.Context(), test.name)
+			_ = wantError(t, err, test.outcome, test.text)
+			if took := time.Since(started); took > time.Minute {
+				t.Errorf("took %s", took)
+			}
+			if got := observer.stages(); got != test.stages {
+				t.Errorf("stages %q, want %q", got, test.stages)
+			}
+			node := getNode(t, s, test.name)
+			if node.Spec.Unschedulable != test.cordoned || node.Status.NodeInfo.ContainerRuntimeVersion != test.runtime {
+				t.Errorf("cordoned %t, runtime %s", node.Spec.Unschedulable, node.Status.NodeInfo.ContainerRuntimeVersion)
+			}
+			if got := inventory.SwitchState(node.Annotations[inventory.AnnotationPhase]); got != test.state {
+				t.Errorf("state %q, want %q", got, test.state)
+			}
+			if !strings.Contains(node.Annotations[inventory.AnnotationMessage], strings.Split(test.text, ": ")[1%len(strings.Split(test.text, ": "))]) {
+				t.Errorf("message %q does not say why", node.Annotations[inventory.AnnotationMessage])
+			}
+			if got := node.Annotations[inventory.AnnotationCRISocket]; got != "/var/run/dockershim.sock" {
+				t.Errorf("cri-socket is %q", got)
+			}
+			h.mu.Lock()
+			if got := slices.Contains(h.cordons, true); got != test.everCordoned {
+				t.Errorf("ever cordoned: %t", got)
+			}
+			h.mu.Unlock()
+			if test.outcome != OutcomeStuck {
+				nothingLeft(t, s, test.name)
+			}
+		})
+	}
+}

@@ -1,0 +1,382 @@
+package rollout
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/utils/ptr"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+)
+
+const (
+	dockerVersion     = "docker://20.10.24"
+	containerdVersion = "containerd://1.6.20"
+)
+
+// hollow stands for what a node, the Job controller and the agent do with the API, so that the API side can be tested against a
+// real API server: it answers for the kubelet's logs and exec, and plays the agent's part from a script. Real nodes are in test/e2e.
+type hollow struct {
+	t      *testing.T
+	name   string
+	client kubernetes.Interface
+	// script plays a phase; the default one succeeds.
+	script map[protocol.Phase]func(h *hollow, spec protocol.Spec)
+	checks []nodejob.CanaryCheck
+	// podStatus, if set, is what the agent's pods get instead of running.
+	podStatus *corev1.ContainerStatus
+
+	mu      sync.Mutex
+	events  []protocol.Event // the event file on the host
+	runtime string
+	// switched is when the runtime last changed.
+	switched time.Time
+	epoch    int // grows when the containers die with their runtime
+	begun    map[string]bool
+	ended    map[string]bool
+	phases   []protocol.Phase // that were asked for, in order
+	cordons  []bool
+}
+
+// newHollow creates a node on Docker and plays it until the test ends.
+func newHollow(t *testing.T, s *apiserver.Server, name string, change ...func(*corev1.Node)) *hollow {
+	t.Helper()
+	h := &hollow{
+		t: t, name: name, client: s.Client(), runtime: dockerVersion,
+		script: map[protocol.Phase]func(*hollow, protocol.Spec){},
+		checks: []nodejob.CanaryCheck{{Name: "dns", OK: true}, {Name: "volume", OK: true}},
+		begun:  map[string]bool{}, ended: map[string]bool{},
+	}
+	kubelet := httptest.NewTLSServer(http.HandlerFunc(h.serve))
+	t.Cleanup(kubelet.Close)
+	address, err := url.Parse(kubelet.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.Atoi(address.Port())
+	if err != nil {
+		t.Fatal(err)
+	}
+	change = append(change, func(node *corev1.Node) {
+		node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "127.0.0.1"}}
+		node.Status.DaemonEndpoints.KubeletEndpoint.Port = int32(port)
+		node.Status.Conditions[0].LastHeartbeatTime = metav1.NewTime(time.Now().Add(-time.Minute))
+	})
+	s.CreateNodes(t, apiserver.Node(name, dockerVersion, "v1.23.17", change...))
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for ctx.Err() == nil {
+			h.reconcile(ctx)
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-stopped })
+	return h
+}
+
+// reconcile is kubelet, Job controller and garbage collector.
+func (h *hollow) reconcile(ctx context.Context) {
+	node, err := h.client.CoreV1().Nodes().Get(ctx, h.name, metav1.GetOptions{})
+	if err != nil {
+		return
+	}
+	h.mu.Lock()
+	if n := len(h.cordons); n == 0 || h.cordons[n-1] != node.Spec.Unschedulable {
+		h.cordons = append(h.cordons, node.Spec.Unschedulable)
+	}
+	h.mu.Unlock()
+	jobs, err := h.client.BatchV1().Jobs(nodejob.Namespace).List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(nodejob.NodeLabels(h.name)).String()})
+	if err != nil {
+		return
+	}
+	pods, err := h.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", h.name).String()})
+	if err != nil {
+		return
+	}
+	owned := map[string]bool{}
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		owner := metav1.GetControllerOf(pod)
+		isJobs := owner != nil && owner.Kind == "Job"
+		if isJobs {
+			owned[string(owner.UID)] = true
+		}
+		orphan := isJobs && !slices.ContainsFunc(jobs.Items, func(job batchv1.Job) bool { return job.UID == owner.UID })
+		switch {
+		case pod.DeletionTimestamp != nil || orphan:
+			err := h.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)})
+			if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+				h.t.Errorf("kill pod %s: %v", pod.Name, err)
+			}
+		case pod.Namespace == nodejob.Namespace && pod.Status.Phase == corev1.PodPending:
+			h.startPod(ctx, pod)
+		case owner != nil && owner.Kind == "DaemonSet" && !runsOn(pod, h.kind()) && time.Now().After(h.settled()):
+			h.setStatus(ctx, pod, corev1.PodRunning, h.running(pod, 0))
+		}
+	}
+	for i := range jobs.Items {
+		job := &jobs.Items[i]
+		if owned[string(job.UID)] || job.DeletionTimestamp != nil {
+			continue
+		}
+		pod := &corev1.Pod{ObjectMeta: job.Spec.Template.ObjectMeta, Spec: job.Spec.Template.Spec}
+		pod.Namespace, pod.GenerateName = job.Namespace, job.Name+"-"
+		pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(job, batchv1.SchemeGroupVersion.WithKind("Job"))}
+		if _, err := h.client.CoreV1().Pods(job.Namespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil && ctx.Err() == nil {
+			h.t.Errorf("create pod of job %s: %v", job.Name, err)
+		}
+	}
+}
+
+// startPod is the kubelet: it starts the container, and with it the agent.
+func (h *hollow) startPod(ctx context.Context, pod *corev1.Pod) {
+	if h.podStatus != nil {
+		status := *h.podStatus
+		status.Name = pod.Spec.Containers[0].Name
+		h.setStatus(ctx, pod, corev1.PodPending, status)
+		return
+	}
+	h.mu.Lock()
+	begun := h.begun[pod.Name]
+	h.begun[pod.Name] = true
+	h.mu.Unlock()
+	h.setStatus(ctx, pod, corev1.PodRunning, h.running(pod, 0))
+	if begun || pod.Labels[nodejob.LabelPhase] == nodejob.PhaseCanary {
+		return
+	}
+	raw, _ := strings.CutPrefix(pod.Spec.Containers[0].Args[2], "--spec=")
+	var spec protocol.Spec
+	if err := json.Unmarshal([]byte(raw), &spec); err != nil {
+		h.t.Errorf("spec of pod %s: %v", pod.Name, err)
+		return
+	}
+	go h.agent(ctx, pod, spec)
+}
+
+func (h *hollow) running(pod *corev1.Pod, restarts int32) corev1.ContainerStatus {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	kind, _, _ := strings.Cut(h.runtime, "://")
+	return corev1.ContainerStatus{
+		Name: pod.Spec.Containers[0].Name, Ready: true, RestartCount: restarts, ContainerID: kind + "://" + pod.Name,
+		State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
+	}
+}
+
+func (h *hollow) setStatus(ctx context.Context, pod *corev1.Pod, phase corev1.PodPhase, status corev1.ContainerStatus) {
+	pod = pod.DeepCopy()
+	pod.Status.Phase = phase
+	pod.Status.ContainerStatuses = []corev1.ContainerStatus{status}
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	pod.ResourceVersion = ""
+	_, err := h.client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{})
+	// Without a resource version, a conflict is a pod that was deleted meanwhile.
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && ctx.Err() == nil {
+		h.t.Errorf("set status of pod %s: %v", pod.Name, err)
+	}
+}
+
+// agent plays a phase that has no result yet, as the host unit would, and then ends the pod.
+func (h *hollow) agent(ctx context.Context, pod *corev1.Pod, spec protocol.Spec) {
+	h.mu.Lock()
+	h.phases = append(h.phases, spec.Phase)
+	known := slices.ContainsFunc(h.events, func(e protocol.Event) bool { return e.Result != nil && e.Phase == spec.Phase && e.Run == spec.Run })
+	h.mu.Unlock()
+	if !known {
+		play := h.script[spec.Phase]
+		if play == nil {
+			play = func(h *hollow, spec protocol.Spec) { h.succeed(spec) }
+		}
+		play(h, spec)
+	}
+	restarts := int32(0)
+	if h.isOn(inventory.RuntimeContainerd) {
+		restarts = 1
+	}
+	status := h.running(pod, restarts)
+	status.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "Completed"}}
+	h.setStatus(ctx, pod, corev1.PodSucceeded, status)
+	h.mu.Lock()
+	h.ended[pod.Name] = true
+	h.mu.Unlock()
+}
+
+// kind is the runtime's name, settled when the kubelet has looked at pods that were there before.
+func (h *hollow) kind() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	kind, _, _ := strings.Cut(h.runtime, "://")
+	return kind
+}
+
+func (h *hollow) settled() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.switched.Add(3 * time.Second)
+}
+
+func (h *hollow) isOn(runtime string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return strings.HasPrefix(h.runtime, runtime)
+}
+
+// emit appends to the event file.
+func (h *hollow) emit(spec protocol.Spec, event protocol.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	event.Version, event.Seq, event.Run, event.Phase = protocol.Version, int64(len(h.events)+1), spec.Run, spec.Phase
+	event.Time = time.Now().UTC()
+	h.events = append(h.events, event)
+}
+
+func (h *hollow) result(spec protocol.Spec, result protocol.Result) {
+	h.emit(spec, protocol.Event{Result: &result})
+}
+
+// succeed is what a phase does when all goes well.
+func (h *hollow) succeed(spec protocol.Spec) {
+	step := func(id string, state protocol.StepState) {
+		h.emit(spec, protocol.Event{Step: &protocol.Step{ID: id, Title: "Step " + id, State: state}})
+	}
+	switch spec.Phase {
+	case protocol.PhasePrepare:
+		h.emit(spec, protocol.Event{Facts: &protocol.Facts{OldEndpoint: "dockershim", NewEndpoint: "unix:///run/containerd/containerd.sock", Warnings: []string{"live-restore is not carried over"}}})
+		step("images", protocol.StepStarted)
+		step("images", protocol.StepDone)
+		h.result(spec, protocol.Result{Outcome: protocol.OutcomeSucceeded, ChangedFiles: []string{"/etc/containerd/config.toml"}})
+	case protocol.PhaseCutover:
+		step("kubelet-stop", protocol.StepStarted)
+		h.switchTo(containerdVersion)
+		step("kubelet-stop", protocol.StepDone)
+		h.result(spec, protocol.Result{Outcome: protocol.OutcomeSucceeded, RuntimeVersion: containerdVersion, ChangedFiles: []string{"/var/lib/kubelet/kubeadm-flags.env"}})
+	case protocol.PhaseVerify:
+		h.result(spec, protocol.Result{Outcome: protocol.OutcomeSucceeded})
+	case protocol.PhaseRollback:
+		h.switchTo(dockerVersion)
+		h.result(spec, protocol.Result{Outcome: protocol.OutcomeSucceeded, RuntimeVersion: dockerVersion})
+	}
+}
+
+// switchTo ends every log stream, as the containers' end does, and has the node report another runtime.
+func (h *hollow) switchTo(runtime string) {
+	h.mu.Lock()
+	h.epoch++
+	h.runtime = runtime
+	h.switched = time.Now()
+	h.mu.Unlock()
+	h.updateNode(func(node *corev1.Node) {
+		node.Status.NodeInfo.ContainerRuntimeVersion = runtime
+		node.Status.Conditions[0].LastHeartbeatTime = metav1.Now()
+	})
+}
+
+func (h *hollow) updateNode(change func(*corev1.Node)) {
+	for {
+		node, err := h.client.CoreV1().Nodes().Get(context.Background(), h.name, metav1.GetOptions{})
+		if err == nil {
+			change(node)
+			_, err = h.client.CoreV1().Nodes().UpdateStatus(context.Background(), node, metav1.UpdateOptions{})
+		}
+		if apierrors.IsConflict(err) {
+			continue
+		}
+		if err != nil {
+			h.t.Errorf("update node %s: %v", h.name, err)
+		}
+		return
+	}
+}
+
+// serve is the kubelet's API as far as the plugin needs it.
+func (h *hollow) serve(w http.ResponseWriter, r *http.Request) {
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	switch parts[0] {
+	case "containerLogs":
+		if parts[3] == nodejob.PhaseCanary {
+			report := map[string]any{"canary": map[string]any{"checks": h.checks}}
+			_, _ = fmt.Fprintln(w, "a line that is no report")
+			_ = json.NewEncoder(w).Encode(report)
+			return
+		}
+		h.serveLog(w, r, parts[2])
+	case "exec":
+		options, err := remotecommand.NewOptions(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		remotecommand.ServeExec(w, r, executor{}, parts[2], "", parts[3], r.URL.Query()["command"], options, time.Minute, time.Minute, remotecommand.SupportedStreamingProtocols)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+type executor struct{}
+
+func (executor) ExecInContainer(_ context.Context, _, _, _ string, command []string, _ io.Reader, out, _ io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
+	_, err := fmt.Fprintf(out, "ran %s\n", strings.Join(command, " "))
+	return err
+}
+
+// serveLog streams the event file from its beginning, until the container dies or ends.
+func (h *hollow) serveLog(w http.ResponseWriter, r *http.Request, pod string) {
+	h.mu.Lock()
+	epoch := h.epoch
+	h.mu.Unlock()
+	_, _ = fmt.Fprintln(w, "supervise: following the host unit")
+	for sent := 0; ; {
+		h.mu.Lock()
+		events, dead, ended := h.events[sent:], h.epoch != epoch, h.ended[pod]
+		h.mu.Unlock()
+		if dead {
+			return
+		}
+		for _, event := range events {
+			line, err := event.Encode()
+			if err != nil {
+				h.t.Error(err)
+			}
+			_, _ = w.Write(line)
+		}
+		sent += len(events)
+		if flusher, ok := w.(http.Flusher); ok {
+			flusher.Flush()
+		}
+		if ended {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}

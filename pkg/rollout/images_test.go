@@ -1,0 +1,82 @@
+package rollout
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+)
+
+// TestImagesToBring: the node's pods' images come first, and those of every kind of workload that may yet send a pod here.
+func TestImagesToBring(t *testing.T) {
+	s := server.Get(t)
+	ctx := context.Background()
+	const namespace = "images-to-bring"
+	client := s.Client()
+	if _, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	template := func(image string) (metav1.ObjectMeta, *metav1.LabelSelector, corev1.PodTemplateSpec) {
+		labels := map[string]string{"app": image}
+		return metav1.ObjectMeta{Name: image, Namespace: namespace}, &metav1.LabelSelector{MatchLabels: labels}, corev1.PodTemplateSpec{
+			ObjectMeta: metav1.ObjectMeta{Labels: labels},
+			Spec: corev1.PodSpec{
+				InitContainers: []corev1.Container{{Name: "i", Image: "init-of-" + image}},
+				Containers:     []corev1.Container{{Name: "c", Image: image}},
+			},
+		}
+	}
+	meta, selector, pod := template("deployment")
+	_, err := client.AppsV1().Deployments(namespace).Create(ctx, &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{
+		Replicas: ptr.To[int32](0), Selector: selector, Template: pod,
+	}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta, selector, pod = template("statefulset")
+	_, err = client.AppsV1().StatefulSets(namespace).Create(ctx, &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{
+		Selector: selector, Template: pod,
+	}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta, selector, pod = template("daemonset")
+	_, err = client.AppsV1().DaemonSets(namespace).Create(ctx, &appsv1.DaemonSet{ObjectMeta: meta, Spec: appsv1.DaemonSetSpec{
+		Selector: selector, Template: pod,
+	}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta, _, pod = template("cronjob")
+	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+	_, err = client.BatchV1().CronJobs(namespace).Create(ctx, &batchv1.CronJob{ObjectMeta: meta, Spec: batchv1.CronJobSpec{
+		Schedule: "@daily", JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: pod}},
+	}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	observer := &recorder{}
+	session := &session{Rollout: newRollout(s, observer), name: "node", report: &Report{}}
+	long := corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Image: "own"}}}}
+	images := session.imagesToBring(ctx, []corev1.Pod{long})
+	for _, want := range []string{"own", "deployment", "statefulset", "daemonset", "cronjob", "init-of-deployment", "init-of-cronjob"} {
+		if !slices.Contains(images, want) {
+			t.Errorf("%s is missing in %v", want, images)
+		}
+	}
+	if observer.said("brought") {
+		t.Errorf("warned: %v", observer.updates)
+	}
+
+	long.Spec.Containers[0].Image = strings.Repeat("x", maxImages-len(`"",`))
+	if images := session.imagesToBring(ctx, []corev1.Pod{long}); len(images) != 1 || !observer.said("only 1 images are brought") {
+		t.Errorf("%d images, updates %v", len(images), observer.updates)
+	}
+}

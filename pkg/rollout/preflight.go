@@ -1,0 +1,176 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+)
+
+// Verdict is what the preflight thinks of a node.
+type Verdict int
+
+// The verdicts.
+const (
+	// Go: the node can be switched. Resume: an earlier run can be gone on with.
+	Go Verdict = iota
+	Resume
+	// Skip: there is nothing to do.
+	Skip
+	// Refuse: a check failed.
+	Refuse
+)
+
+// Finding is the preflight's verdict on a node.
+type Finding struct {
+	Node    string
+	Verdict Verdict
+	// Reason is a sentence without a full stop.
+	Reason string
+	// Runtime is what the node reports; State how far an earlier run came.
+	Runtime string
+	State   inventory.SwitchState
+	// Cordoned: the node is cordoned, and stays so. Evict are the pods that a drain would evict, "namespace/name".
+	Cordoned bool
+	Evict    []string
+}
+
+// judge looks at a Node alone.
+func judge(node *corev1.Node) Finding {
+	row := inventory.FromNode(node)
+	finding := Finding{Node: row.Name, Runtime: node.Status.NodeInfo.ContainerRuntimeVersion, State: row.Switch, Cordoned: row.Unschedulable}
+	refusal := inventory.Refusal(node)
+	late := row.Switch == inventory.StateCutover || row.Switch == inventory.StateVerifying
+	switch {
+	case row.Switch == inventory.StateBroken:
+		finding.Verdict = Refuse
+		finding.Reason = fmt.Sprintf("the last switch could not be undone and a person has to repair the node, then `kubectl runtime rollback %s` tries again: %s",
+			row.Name, orUnknown(row.Message))
+	case row.Switch == inventory.StateRollingBack:
+		finding.Verdict, finding.Reason = Refuse, rollingBack
+	case row.Switch.Open() && row.Run != "" && (late || row.Ready == corev1.ConditionTrue && row.Runtime == inventory.RuntimeDocker):
+		finding.Verdict = Resume
+		finding.Reason = fmt.Sprintf("an earlier run is %s", row.Switch)
+	case row.Runtime == inventory.RuntimeContainerd:
+		finding.Verdict = Skip
+		finding.Reason = "already on " + finding.Runtime
+	case refusal.ID != inventory.AdviceNone:
+		finding.Verdict, finding.Reason = Refuse, refusal.Text
+	case row.Runtime == "":
+		finding.Verdict, finding.Reason = Refuse, "it does not report a runtime"
+	case row.Runtime != inventory.RuntimeDocker:
+		finding.Verdict, finding.Reason = Refuse, fmt.Sprintf("it runs %s: only nodes on Docker are switched", finding.Runtime)
+	case row.Ready != corev1.ConditionTrue:
+		finding.Verdict, finding.Reason = Refuse, "it is not Ready: only a node that works is switched, so that a failure shows"
+	}
+	return finding
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "it left no message"
+	}
+	return s
+}
+
+// Preflight judges nodes without changing anything. Alone says that the cluster has no other node, which Options.Drain.Force
+// allows. The error is for what could not be asked; what is wrong with a node is in its Finding.
+func (r *Rollout) Preflight(ctx context.Context, nodes []corev1.Node, alone bool) ([]Finding, error) {
+	findings := make([]Finding, len(nodes))
+	for i := range nodes {
+		finding := judge(&nodes[i])
+		if finding.Verdict == Go || finding.Verdict == Resume {
+			late := finding.State == inventory.StateCutover || finding.State == inventory.StateVerifying
+			if err := r.inspect(ctx, &finding, alone, !late); err != nil {
+				return nil, err
+			}
+		}
+		findings[i] = finding
+	}
+	return findings, nil
+}
+
+// inspect looks at what surrounds a node: whose it is, and, where it will be drained, its pods.
+func (r *Rollout) inspect(ctx context.Context, finding *Finding, alone, drains bool) error {
+	lease, err := r.client.CoordinationV1().Leases(nodejob.Namespace).Get(ctx, finding.Node, metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("get lease %s: %w", finding.Node, err)
+	}
+	if err == nil {
+		if other := foreignClaim(lease, r.holder, r.clock.Now()); other != nil {
+			finding.Verdict, finding.Reason = Refuse, other.Error()
+			return nil
+		}
+	}
+	if !drains {
+		return nil
+	}
+	if alone && !r.options.Drain.Force {
+		finding.Verdict = Refuse
+		finding.Reason = "it is the cluster's only node, and its pods have nowhere to go: use --force to go on nevertheless"
+		return nil
+	}
+	pods, err := drain.New(r.client, r.options.Drain, nil, r.clock.Now).Check(ctx, finding.Node)
+	if err != nil {
+		var status apierrors.APIStatus
+		if errors.As(err, &status) {
+			return fmt.Errorf("list pods of node %s: %w", finding.Node, err)
+		}
+		finding.Verdict = Refuse
+		finding.Reason = "it cannot be drained: " + strings.ReplaceAll(err.Error(), "\n", "; ")
+		return nil
+	}
+	for i := range pods {
+		finding.Evict = append(finding.Evict, pods[i].Namespace+"/"+pods[i].Name)
+	}
+	return nil
+}
+
+// Plan says what a switch will do to a node, a sentence each, in order.
+func (r *Rollout) Plan(finding Finding) []string {
+	var plan []string
+	add := func(format string, args ...any) { plan = append(plan, fmt.Sprintf(format, args...)) }
+	add("claim: create namespace %s if it is missing, lease %s and the node's %s* annotations", nodejob.Namespace, finding.Node, inventory.Prefix)
+	switch finding.State {
+	case inventory.StateCutover, inventory.StateVerifying:
+		add("go on where the earlier run is: %s", finding.State)
+	default:
+		add("prepare: run the agent %s in a privileged Job: configure containerd, bring the images, run a pod sandbox through CRI; the node stays in service", r.options.Image)
+		if finding.Cordoned {
+			add("drain: the node is cordoned already and stays so; evict %s", podsPhrase(finding.Evict))
+		} else {
+			add("drain: cordon, evict %s, for at most %s", podsPhrase(finding.Evict), r.options.Drain.Timeout)
+		}
+	}
+	if finding.State != inventory.StateVerifying {
+		add("cutover: the host stops kubelet and Docker, switches the kubelet to containerd and starts it; undone by itself after %s", r.options.CutoverTimeout)
+	}
+	add("verify: node Ready on containerd, the Job's pod and DaemonSet pods back, a canary pod with network, DNS, API, limits, volume, logs and exec; else roll back")
+	if !finding.Cordoned {
+		add("uncordon")
+	}
+	if r.options.Soak > 0 {
+		add("watch the node for %s", r.options.Soak)
+	}
+	add("remove Job, canary and lease; Docker's data and a backup of each changed file stay on the node")
+	return plan
+}
+
+func podsPhrase(pods []string) string {
+	switch len(pods) {
+	case 0:
+		return "no pods"
+	case 1:
+		return "1 pod: " + pods[0]
+	default:
+		return fmt.Sprintf("%d pods: %s", len(pods), strings.Join(pods, ", "))
+	}
+}

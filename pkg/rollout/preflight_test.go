@@ -1,0 +1,189 @@
+package rollout
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+)
+
+func annotated(pairs ...string) func(*corev1.Node) {
+	return func(node *corev1.Node) {
+		for i := 0; i < len(pairs); i += 2 {
+			node.Annotations[pairs[i]] = pairs[i+1]
+		}
+	}
+}
+
+func notReady(node *corev1.Node) { node.Status.Conditions[0].Status = corev1.ConditionFalse }
+
+func TestJudge(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		runtime string
+		change  []func(*corev1.Node)
+		verdict Verdict
+		reason  string
+	}{
+		{name: "docker", runtime: dockerVersion, verdict: Go},
+		{name: "containerd", runtime: containerdVersion, verdict: Skip, reason: "already on " + containerdVersion},
+		{name: "containerd-on-kops", runtime: containerdVersion, change: []func(*corev1.Node){func(n *corev1.Node) { n.Labels["kops.k8s.io/instancegroup"] = "a" }}, verdict: Skip},
+		{name: "kops", runtime: dockerVersion, change: []func(*corev1.Node){func(n *corev1.Node) { n.Labels["kops.k8s.io/instancegroup"] = "a" }}, verdict: Refuse, reason: "replace the node"},
+		{name: "windows", runtime: dockerVersion, change: []func(*corev1.Node){func(n *corev1.Node) { n.Status.NodeInfo.OperatingSystem = "windows" }}, verdict: Refuse, reason: "Windows"},
+		{name: "cri-o", runtime: "cri-o://1.30.0", verdict: Refuse, reason: "only nodes on Docker"},
+		{name: "no-runtime", runtime: "", verdict: Refuse, reason: "does not report a runtime"},
+		{name: "not-ready", runtime: dockerVersion, change: []func(*corev1.Node){notReady}, verdict: Refuse, reason: "not Ready"},
+		{name: "prepared", runtime: dockerVersion, change: []func(*corev1.Node){annotated(inventory.AnnotationPhase, "prepared", inventory.AnnotationRun, "r")}, verdict: Resume, reason: "prepared"},
+		{name: "prepared-not-ready", runtime: dockerVersion, change: []func(*corev1.Node){notReady, annotated(inventory.AnnotationPhase, "prepared", inventory.AnnotationRun, "r")}, verdict: Refuse, reason: "not Ready"},
+		{name: "cutover-not-ready", runtime: dockerVersion, change: []func(*corev1.Node){notReady, annotated(inventory.AnnotationPhase, "cutover", inventory.AnnotationRun, "r")}, verdict: Resume},
+		{name: "verifying-on-containerd", runtime: containerdVersion, change: []func(*corev1.Node){annotated(inventory.AnnotationPhase, "verifying", inventory.AnnotationRun, "r")}, verdict: Resume},
+		{name: "done", runtime: containerdVersion, change: []func(*corev1.Node){annotated(inventory.AnnotationPhase, "done", inventory.AnnotationRun, "r")}, verdict: Skip},
+		{name: "rolled-back", runtime: dockerVersion, change: []func(*corev1.Node){annotated(inventory.AnnotationPhase, "rolled-back", inventory.AnnotationRun, "r")}, verdict: Go},
+		{name: "broken", runtime: dockerVersion, change: []func(*corev1.Node){annotated(inventory.AnnotationPhase, "broken", inventory.AnnotationMessage, "no runtime starts")}, verdict: Refuse, reason: "no runtime starts"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			finding := judge(apiserver.Node(test.name, test.runtime, "v1.23.17", test.change...))
+			if finding.Verdict != test.verdict || !strings.Contains(finding.Reason, test.reason) {
+				t.Errorf("verdict %d (%s), want %d (%s)", finding.Verdict, finding.Reason, test.verdict, test.reason)
+			}
+		})
+	}
+}
+
+func TestPreflight(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	names := []string{"pre-free", "pre-claimed", "pre-emptydir"}
+	var nodes []corev1.Node
+	for _, name := range names {
+		s.CreateNodes(t, apiserver.Node(name, dockerVersion, "v1.23.17"))
+		nodes = append(nodes, *getNode(t, s, name))
+	}
+	holdLease(t, s, "pre-claimed", time.Now())
+	createPod(t, s, "pre-free", "pre-web")
+	createPod(t, s, "pre-emptydir", "pre-cache", func(pod *corev1.Pod) {
+		pod.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+	})
+	check := func(alone bool, want []string, change ...func(*Options)) {
+		t.Helper()
+		findings, err := newRollout(s, &recorder{}, change...).Preflight(t.Context(), nodes, alone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, finding := range findings {
+			if got := fmt.Sprint(finding.Verdict, " ", finding.Reason, finding.Evict); !strings.Contains(got, want[i]) {
+				t.Errorf("%s: %s, want %s", finding.Node, got, want[i])
+			}
+		}
+	}
+	check(false, []string{"0 [default/pre-web]", "3 alice@laptop is switching it", "--delete-emptydir-data"})
+	check(false, []string{"0 [default/pre-web]", "3 alice", "0 [default/pre-cache]"}, func(o *Options) { o.Drain.DeleteEmptyDirData = true })
+	check(true, []string{"3 it is the cluster's only node", "3 alice", "--force"})
+	check(true, []string{"0 [default/pre-web]", "3 alice", "--delete-emptydir-data"}, func(o *Options) { o.Drain.Force = true })
+	if err := s.Client().CoordinationV1().Leases("kubectl-runtime").Delete(t.Context(), "pre-claimed", metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// rules are what Permissions asks for, as RBAC rules; without is left out.
+func rules(without string) []rbacv1.PolicyRule {
+	var list []rbacv1.PolicyRule
+	for _, p := range Permissions(drain.Options{}, true) {
+		resource := p.Resource
+		if p.Subresource != "" {
+			resource += "/" + p.Subresource
+		}
+		if p.String() != without {
+			list = append(list, apiserver.Allow(p.Group, resource, p.Verb))
+		}
+	}
+	return list
+}
+
+// TestPermissions checks that what the list names is enough for a whole switch, and that what is missing is named.
+func TestPermissions(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	if err := newRollout(s, &recorder{}).ensureNamespace(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	as := func(name, without string) (*Rollout, *recorder) {
+		config := s.User(t, name, rules(without)...)
+		client, err := kubernetes.NewForConfig(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		observer := &recorder{}
+		r := newRollout(s, observer)
+		r.client, r.runner.Client, r.runner.Config = client, client, config
+		return r, observer
+	}
+	r, observer := as("enough", "")
+	if err := r.CheckPermissions(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	newHollow(t, s, "permitted")
+	createPod(t, s, "permitted", "permitted-web")
+	if _, err := r.Switch(t.Context(), "permitted"); err != nil {
+		t.Errorf("a user with these rights: %v", err)
+	}
+	if !observer.said("exec was not checked") {
+		t.Error("it was not said that exec was not checked")
+	}
+
+	r, _ = as("lacking", "create jobs.batch -n kubectl-runtime")
+	err := r.CheckPermissions(t.Context())
+	var missing *PermissionError
+	if !errors.As(err, &missing) || err.Error() != "you lack permissions: create jobs.batch -n kubectl-runtime" {
+		t.Errorf("error %v", err)
+	}
+	if err := newRollout(s, &recorder{}).CheckPermissions(t.Context()); err != nil {
+		t.Errorf("an administrator: %v", err)
+	}
+}
+
+func TestPlan(t *testing.T) {
+	r := New(Config{Options: Options{
+		Image: agentImage, CutoverTimeout: 5 * time.Minute, Soak: 10 * time.Second, Drain: drain.Options{Timeout: 10 * time.Minute},
+	}})
+	var text strings.Builder
+	for _, finding := range []Finding{
+		{Node: "plain", Evict: []string{"default/a", "default/b"}},
+		{Node: "cordoned", Cordoned: true},
+		{Node: "resumed", Verdict: Resume, State: inventory.StateCutover},
+	} {
+		fmt.Fprintf(&text, "%s\n", finding.Node)
+		for i, step := range r.Plan(finding) {
+			fmt.Fprintf(&text, "  %d. %s\n", i+1, step)
+		}
+	}
+	want, err := os.ReadFile("testdata/plan.txt")
+	if err != nil || text.String() != string(want) {
+		t.Errorf("error %v, got:\n%s", err, text.String())
+	}
+}
+
+func TestKubeadmEndpoint(t *testing.T) {
+	for endpoint, want := range map[string]string{
+		"":                                       kubeadmContainerd,
+		"unix:///run/containerd/containerd.sock": kubeadmContainerd,
+		"/run/containerd/containerd.sock":        kubeadmContainerd,
+		"unix:///var/run/containerd/c.sock":      "unix:///var/run/containerd/c.sock",
+		"unix:///opt/containerd/containerd.sock": "unix:///opt/containerd/containerd.sock",
+	} {
+		if got := kubeadmEndpoint(endpoint); got != want {
+			t.Errorf("%q: %q, want %q", endpoint, got, want)
+		}
+	}
+}

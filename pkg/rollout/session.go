@@ -1,0 +1,319 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// undoTimeout bounds what is cleared up after a failure or an interruption.
+const undoTimeout = 2 * apiPatience
+
+// session is the switch or the rollback of one node, from claim to release.
+type session struct {
+	*Rollout
+	name   string
+	run    string
+	from   string
+	state  inventory.SwitchState // where the run was when this session took it up
+	report *Report
+	// target is the runtime to be on in the end, and proof the phase that brings the node there.
+	target string
+	proof  protocol.Phase
+	// back is set for a rollback.
+	back *wayBack
+
+	follower *nodejob.Follower
+	images   []string
+	endpoint string // the new runtime's, as the agent found it
+	oldEnd   string // the old runtime's
+	old      string // the old runtime's name
+	// before are the DaemonSets and static pods that were ready on the node before the cutover; nil where nobody looked.
+	before     map[string]bool
+	beat       time.Time // the last heartbeat that was seen before the cutover
+	cordonedAt time.Time
+	// disproved is why the verification failed.
+	disproved error
+
+	mu    sync.Mutex
+	stage Stage
+	began time.Time
+}
+
+// Switch moves one node to containerd, or goes on with what an earlier run began. The node has passed the preflight. An error is
+// an *Error, except for what fails before the node is claimed. The report is never nil.
+func (r *Rollout) Switch(ctx context.Context, name string) (*Report, error) {
+	s := &session{
+		Rollout: r, name: name, report: &Report{Node: name},
+		target: inventory.RuntimeContainerd, proof: protocol.PhaseCutover,
+	}
+	return s.report, s.holding(ctx, s.mark, s.switchNode)
+}
+
+// holding claims the node, marks it, and does the work while it has the claim.
+func (s *session) holding(ctx context.Context, mark, work func(context.Context) error) error {
+	s.follower = s.runner.NewFollower(s.onEvent, func(text string) { s.tell(Info, "%s", text) })
+	held, ctx, err := s.claim(ctx, mark)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		undo, cancel := s.undoContext(ctx)
+		defer cancel()
+		if releaseErr := held.release(undo); releaseErr != nil {
+			s.tell(Warning, "%s", releaseErr)
+		}
+	}()
+	return work(ctx)
+}
+
+// stageWork is a stage and what it consists of.
+type stageWork struct {
+	stage Stage
+	run   func(context.Context) error
+	skip  bool
+}
+
+// walk goes through stages until one fails.
+func (s *session) walk(ctx context.Context, stages []stageWork) error {
+	for _, stage := range stages {
+		if stage.skip {
+			continue
+		}
+		if err := s.inStage(ctx, stage.stage, stage.run); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// switchNode walks through the stages that are left.
+func (s *session) switchNode(ctx context.Context) error {
+	late := s.state == inventory.StateCutover || s.state == inventory.StateVerifying
+	err := s.walk(ctx, []stageWork{
+		{StagePrepare, s.prepare, late},
+		{StageDrain, s.drain, late},
+		{StageCutover, s.cutover, s.state == inventory.StateVerifying},
+		{StageVerify, s.verify, false},
+		{StageUncordon, s.giveBack, false},
+		{StageSoak, s.soak, s.options.Soak <= 0},
+	})
+	if s.disproved != nil {
+		return s.inStage(ctx, StageRollback, s.rollback)
+	}
+	return err
+}
+
+// inStage frames a stage for observer and report. A stage returns an *Error, or an error that left the node as it was.
+func (s *session) inStage(ctx context.Context, stage Stage, run func(context.Context) error) error {
+	began := s.begin(stage)
+	err := run(ctx)
+	s.end(stage, began, err)
+	var known *Error
+	if err != nil && !errors.As(err, &known) {
+		err = &Error{Node: s.name, Stage: stage, Outcome: OutcomeStuck, State: s.whereabouts(ctx), Resumable: true, Cause: err}
+	}
+	return err
+}
+
+func (s *session) begin(stage Stage) time.Time {
+	now := s.clock.Now()
+	s.mu.Lock()
+	s.stage, s.began = stage, now
+	s.mu.Unlock()
+	s.observer.Observe(Update{Time: now, Node: s.name, Stage: stage, Kind: StageBegun})
+	return now
+}
+
+func (s *session) end(stage Stage, began time.Time, err error) {
+	now := s.clock.Now()
+	update := Update{Time: now, Node: s.name, Stage: stage, Kind: StageEnded, Elapsed: now.Sub(began), Failed: err != nil}
+	if err != nil {
+		update.Text = err.Error()
+		var known *Error
+		if errors.As(err, &known) && known.Cause != nil {
+			update.Text = known.Cause.Error()
+		}
+	}
+	s.report.Stages = append(s.report.Stages, StageTime{Stage: stage, Elapsed: update.Elapsed})
+	s.observer.Observe(update)
+}
+
+// tell passes a sentence on; warnings are also in the report.
+func (s *session) tell(kind Kind, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	s.mu.Lock()
+	stage := s.stage
+	if kind == Warning {
+		s.report.Warnings = append(s.report.Warnings, text)
+	}
+	s.mu.Unlock()
+	s.observer.Observe(Update{Time: s.clock.Now(), Node: s.name, Stage: stage, Kind: kind, Text: text})
+}
+
+// onEvent passes the agent's events on.
+func (s *session) onEvent(event protocol.Event) {
+	switch {
+	case s.back != nil && event.Phase != protocol.PhaseRollback:
+		// The log begins with the run's first event, which may be weeks old.
+	case event.Step != nil:
+		s.mu.Lock()
+		stage := s.stage
+		s.mu.Unlock()
+		s.observer.Observe(Update{Time: event.Time, Node: s.name, Stage: stage, Kind: AgentStep, Step: event.Step})
+	case event.Facts != nil:
+		s.endpoint, s.oldEnd = event.Facts.NewEndpoint, event.Facts.OldEndpoint
+		for _, warning := range event.Facts.Warnings {
+			s.tell(Warning, "%s", warning)
+		}
+	case event.Log != nil && event.Log.Level == "warning":
+		s.tell(Warning, "%s", event.Log.Message)
+	case event.Log != nil:
+		s.tell(Info, "%s", event.Log.Message)
+	case event.Result != nil:
+		for _, file := range event.Result.ChangedFiles {
+			if !slices.Contains(s.report.ChangedFiles, file) {
+				s.report.ChangedFiles = append(s.report.ChangedFiles, file)
+			}
+		}
+	}
+}
+
+// undoContext is for what has to be done although ctx is over.
+func (s *session) undoContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+}
+
+// claim takes the Lease, finds out whether there is a run to go on with, and marks the node.
+func (s *session) claim(ctx context.Context, mark func(context.Context) error) (*claim, context.Context, error) {
+	began := s.begin(StageClaim)
+	held, claimed, err := s.takeAndMark(ctx, mark)
+	s.end(StageClaim, began, err)
+	if err != nil {
+		return nil, nil, &Error{Node: s.name, Stage: StageClaim, Outcome: refusedOrInterrupted(ctx), State: "nothing was changed", Cause: err}
+	}
+	return held, claimed, nil
+}
+
+func refusedOrInterrupted(ctx context.Context) Outcome {
+	if ctx.Err() != nil {
+		return OutcomeInterrupted
+	}
+	return OutcomeRefused
+}
+
+func (s *session) takeAndMark(ctx context.Context, mark func(context.Context) error) (*claim, context.Context, error) {
+	if err := s.ensureNamespace(ctx); err != nil {
+		return nil, nil, err
+	}
+	s.run = newRun(s.clock.Now())
+	held, claimed, err := s.takeClaim(ctx, s.name, s.run)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := mark(claimed); err != nil {
+		undo, cancel := s.undoContext(ctx)
+		defer cancel()
+		return nil, nil, errors.Join(err, held.release(undo))
+	}
+	return held, claimed, nil
+}
+
+// mark reads the node once the claim is held, since nobody else changes its state then.
+func (s *session) mark(ctx context.Context) error {
+	node, err := s.getNode(ctx, s.name)
+	if err != nil {
+		return err
+	}
+	row := inventory.FromNode(node)
+	if row.Switch == inventory.StateRollingBack {
+		return errors.New(rollingBack)
+	}
+	s.old = inventory.RuntimeDocker
+	s.beat = heartbeat(node)
+	if row.Switch.Open() && row.Run != "" {
+		s.run, s.state, s.from = row.Run, row.Switch, row.From
+		s.report.Resumed = true
+		s.tell(Info, "going on with run %s, which is %s", s.run, s.state)
+	} else {
+		s.from = node.Status.NodeInfo.ContainerRuntimeVersion
+		if err := s.runner.Remove(ctx, s.name); err != nil {
+			return err
+		}
+		err := s.annotate(ctx, s.name, annotations{
+			inventory.AnnotationPhase:            string(inventory.StatePreparing),
+			inventory.AnnotationFrom:             s.from,
+			inventory.AnnotationTo:               inventory.RuntimeContainerd,
+			inventory.AnnotationRun:              s.run,
+			inventory.AnnotationMessage:          "",
+			inventory.AnnotationWasUnschedulable: "",
+			annotationOldCRISocket:               "",
+			annotationFromEndpoint:               "",
+		})
+		if err != nil {
+			return err
+		}
+	}
+	s.report.Run, s.report.From = s.run, s.from
+	return nil
+}
+
+// spec is what the agent is asked to do.
+func (s *session) spec(phase protocol.Phase) protocol.Spec {
+	return protocol.Spec{
+		Version: protocol.Version, Run: s.run, Node: s.name, Phase: phase, Image: s.options.Image,
+		CutoverSeconds: max(1, int(s.options.CutoverTimeout/time.Second)), KeepDocker: s.options.KeepDocker, Images: s.images,
+	}
+}
+
+// ensureJob has the phase's Job created.
+func (s *session) ensureJob(ctx context.Context, spec protocol.Spec) error {
+	job, err := nodejob.Job(nodejob.Params{Spec: spec, PullPolicy: s.options.PullPolicy})
+	if err != nil {
+		return err
+	}
+	return s.runner.Ensure(ctx, job)
+}
+
+// podsOn lists the pods on the node.
+func (s *session) podsOn(ctx context.Context) ([]corev1.Pod, error) {
+	var list *corev1.PodList
+	err := s.retry(ctx, func() (err error) {
+		list, err = s.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
+			FieldSelector: fields.OneTermEqualSelector("spec.nodeName", s.name).String(),
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list pods of node %s: %w", s.name, err)
+	}
+	return list.Items, nil
+}
+
+// whereabouts says where the node stands, as far as the API tells now.
+func (s *session) whereabouts(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	node, err := s.client.CoreV1().Nodes().Get(ctx, s.name, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Sprintf("where the node stands is not known: %v", err)
+	}
+	row := inventory.FromNode(node)
+	parts := []string{"the node is " + strings.TrimSuffix(row.Status(), ",SchedulingDisabled")}
+	if row.Unschedulable {
+		parts = append(parts, "cordoned")
+	}
+	return strings.Join(parts, ", ") + " and reports " + node.Status.NodeInfo.ContainerRuntimeVersion
+}

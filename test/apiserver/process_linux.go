@@ -1,0 +1,6 @@
+package apiserver
+
+import "syscall"
+
+// diesWithParent has the kernel kill a child when the thread that started it ends.
+func diesWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

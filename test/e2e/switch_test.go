@@ -1,0 +1,304 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubectl-runtime/kubectl-runtime/test/lab"
+)
+
+func TestDockershim(t *testing.T) { testProfile(t, lab.Dockershim) }
+
+func TestCRIDockerd(t *testing.T) { testProfile(t, lab.CRIDockerd) }
+
+// testProfile goes the whole way on one cluster: refusals first, then a cutover that fails, then the switch of every node.
+func testProfile(t *testing.T, profile string) {
+	c := up(t, profile)
+	c.deploy(t)
+	files := c.fingerprint(t, "node-1")
+
+	steps := []struct {
+		name string
+		test func(*testing.T)
+	}{
+		{"Status", c.testStatus},
+		{"BadInput", c.testBadInput},
+		{"RehearsalFails", c.testRehearsalFails},
+		{"CutoverFails", c.testCutoverFails},
+		{"Switch", c.testSwitch},
+		{"AlreadyOnContainerd", func(t *testing.T) {
+			if r := c.switchNode(t, 0, "node-1"); !strings.Contains(r.stdout+r.stderr, "already") {
+				t.Errorf("does not say that the node is on containerd already:\n%s%s", r.stdout, r.stderr)
+			}
+		}},
+		{"Rollback", func(t *testing.T) { c.rollback(t, files) }},
+		{"Crashes", c.testCrashes},
+		{"CordonedStaysCordoned", c.testCordoned},
+	}
+	for _, step := range steps {
+		if !t.Run(step.name, step.test) {
+			t.Fatalf("%s failed: the later ones build on it", step.name)
+		}
+	}
+}
+
+// deploy applies the workloads and waits for them.
+func (c *cluster) deploy(t *testing.T) {
+	t.Helper()
+	manifest, err := filepath.Abs("workloads.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.kubectl(t, "apply", "-f", manifest)
+	c.waitPods(t)
+}
+
+// waitPods waits until every pod is Ready or has completed.
+func (c *cluster) waitPods(t *testing.T) {
+	t.Helper()
+	eventually(t, 2*time.Minute, func() string {
+		var list struct {
+			Items []struct {
+				Metadata struct{ Namespace, Name string }
+				Status   struct {
+					Phase      string
+					Conditions []struct{ Type, Status string }
+				}
+			}
+		}
+		if err := json.Unmarshal([]byte(c.kubectl(t, "get", "pods", "-A", "-o", "json")), &list); err != nil {
+			t.Fatal(err)
+		}
+		var waiting []string
+		for _, pod := range list.Items {
+			ready := pod.Status.Phase == "Succeeded"
+			for _, condition := range pod.Status.Conditions {
+				ready = ready || condition.Type == "Ready" && condition.Status == "True"
+			}
+			if !ready {
+				waiting = append(waiting, pod.Metadata.Namespace+"/"+pod.Metadata.Name+" "+pod.Status.Phase)
+			}
+		}
+		if len(list.Items) == 0 {
+			return "no pods"
+		}
+		return strings.Join(waiting, ", ")
+	})
+}
+
+func (c *cluster) testStatus(t *testing.T) {
+	r := c.runtime(t, 0, "status")
+	for _, want := range []string{"NAME", "node-1", "node-2", "docker"} {
+		if !strings.Contains(r.stdout, want) {
+			t.Errorf("status does not show %q", want)
+		}
+	}
+	var list struct {
+		APIVersion, Kind string
+		Items            []struct{ Metadata struct{ Name string } }
+	}
+	if err := json.Unmarshal([]byte(c.runtime(t, 0, "status", "-o", "json").stdout), &list); err != nil {
+		t.Fatalf("status -o json: %v", err)
+	}
+	if len(list.Items) != 2 || list.Items[0].Metadata.Name != "node-1" {
+		t.Errorf("status -o json: %+v", list)
+	}
+	if out := c.runtime(t, 0, "status", "-o", "name").stdout; out != "node/node-1\nnode/node-2\n" {
+		t.Errorf("status -o name: %q", out)
+	}
+}
+
+func (c *cluster) testBadInput(t *testing.T) {
+	before := c.podIDs(t, "node-1")
+	for _, test := range []struct {
+		name string
+		code int
+		args []string
+		want string
+	}{
+		{"unknown node", 2, []string{"switch", "nowhere", "--yes", "--image", agentImage}, "nowhere"},
+		{"selector without a match", 2, []string{"switch", "-l", "no=such", "--yes", "--image", agentImage}, "no=such"},
+		{"neither terminal nor --yes", 1, []string{"switch", "node-1", "--image", agentImage}, "--yes"},
+		{"image that cannot be pulled", 2, []string{"switch", "node-1", "--yes", "--image", "lab.local/nothing:1"}, "lab.local/nothing:1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			started := time.Now()
+			r := c.runtime(t, test.code, test.args...)
+			if !strings.Contains(r.stderr, test.want) {
+				t.Errorf("the error does not name %q:\n%s", test.want, r.stderr)
+			}
+			if took := time.Since(started); took > time.Minute {
+				t.Errorf("took %s", took)
+			}
+			c.untouched(t, "node-1", before)
+		})
+	}
+}
+
+// podIDs maps each container on a node to its ID and restarts: what an untouched node keeps.
+func (c *cluster) podIDs(t *testing.T, node string) string {
+	t.Helper()
+	return c.kubectl(t, "get", "pods", "-A", "--field-selector", "spec.nodeName="+node, "-o",
+		`jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name} {.status.containerStatuses[*].containerID} {.status.containerStatuses[*].restartCount}{"\n"}{end}`)
+}
+
+// untouched checks that a node is on Docker, schedulable, with the pods that it had, and that nothing of a run is left.
+func (c *cluster) untouched(t *testing.T, name, pods string) {
+	t.Helper()
+	c.nothingLeft(t)
+	n := c.node(t, name)
+	if !n.ready() || n.Spec.Unschedulable || !strings.HasPrefix(n.Status.NodeInfo.ContainerRuntimeVersion, "docker://") {
+		t.Errorf("%s: ready %t, unschedulable %t, runtime %s", name, n.ready(), n.Spec.Unschedulable, n.Status.NodeInfo.ContainerRuntimeVersion)
+	}
+	if now := c.podIDs(t, name); now != pods {
+		t.Errorf("%s: pods changed\nbefore:\n%snow:\n%s", name, pods, now)
+	}
+}
+
+// nothingLeft checks that Job, pods and Lease are gone.
+func (c *cluster) nothingLeft(t *testing.T) {
+	t.Helper()
+	eventually(t, 30*time.Second, func() string {
+		return strings.TrimSpace(c.kubectl(t, "-n", "kubectl-runtime", "get", "jobs,pods,leases", "-o", "name"))
+	})
+}
+
+func (c *cluster) testRehearsalFails(t *testing.T) {
+	// containerd takes the first file of the directory.
+	for _, test := range []struct{ name, conf, want string }{
+		{"CNI plugin that does not exist", `{"type":"no-such-plugin"}`, "no-such-plugin"},
+		{"CNI plugin that fails", `{"type":"bridge","bridge":"cni9","ipam":{"type":"host-local","ranges":[[{"subnet":"10.99.0.0/33"}]]}}`, "10.99.0.0/33"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c.exec(t, "node-1", `echo '{"cniVersion":"0.4.0","name":"broken","plugins":[`+test.conf+`]}' > /etc/cni/net.d/00-broken.conflist`)
+			defer c.exec(t, "node-1", "rm /etc/cni/net.d/00-broken.conflist")
+			before := c.podIDs(t, "node-1")
+			files := c.fingerprint(t, "node-1")
+			cordons := c.watch(t, "get", "node", "node-1", "-w", "-o", `jsonpath={.spec.unschedulable}{"\n"}`)
+			r := c.switchNode(t, 2, "node-1")
+			if seen := cordons(); slices.Contains(seen, "true") {
+				t.Error("the node was cordoned")
+			}
+			if !strings.Contains(r.stderr, test.want) {
+				t.Errorf("the reason is not shown:\n%s", r.stderr)
+			}
+			c.untouched(t, "node-1", before)
+			if now := c.fingerprint(t, "node-1"); now != files {
+				t.Errorf("files changed\nbefore:\n%s\nnow:\n%s", files, now)
+			}
+		})
+	}
+}
+
+// fingerprint lists the files that a switch may change, with owner, mode and content, and how units are set.
+func (c *cluster) fingerprint(t *testing.T, node string) string {
+	t.Helper()
+	return c.exec(t, node, `for f in /etc/containerd/config.toml /etc/docker/daemon.json /var/lib/kubelet/kubeadm-flags.env \
+		/var/lib/kubelet/config.yaml /var/lib/kubelet/instance-config.yaml /etc/default/kubelet \
+		/etc/sysctl.d/* /etc/modules-load.d/* /etc/systemd/system/*.service /etc/systemd/system/kubelet.service.d/*; do
+		[ -f $f ] && stat -c '%n %U:%G %a' $f && sha256sum < $f; done
+		for u in docker.service docker.socket cri-docker.service cri-docker.socket containerd.service kubelet.service; do
+		echo $u $(systemctl is-enabled $u 2>&1) $(systemctl is-active $u); done`)
+}
+
+func (c *cluster) testCutoverFails(t *testing.T) {
+	// A kubelet that refuses to start as soon as anything names containerd's endpoint.
+	const dropIn = "/etc/systemd/system/kubelet.service.d/99-refuse.conf"
+	c.exec(t, "node-1", `mkdir -p /etc/systemd/system/kubelet.service.d && printf '[Service]\nExecStartPre=/bin/sh -c "! grep -qs containerd/containerd.sock /var/lib/kubelet/kubeadm-flags.env /var/lib/kubelet/config.yaml"\n' > `+dropIn+` && systemctl daemon-reload`)
+	defer c.exec(t, "node-1", "rm "+dropIn+" && systemctl daemon-reload")
+	files := c.fingerprint(t, "node-1")
+	r := c.switchNode(t, 4, "node-1", "--cutover-timeout", "90s")
+	if !strings.Contains(r.stderr, "kubelet") {
+		t.Errorf("the reason is not shown:\n%s", r.stderr)
+	}
+	n := c.node(t, "node-1")
+	if !n.ready() || n.Spec.Unschedulable || !strings.HasPrefix(n.Status.NodeInfo.ContainerRuntimeVersion, "docker://") {
+		t.Errorf("ready %t, unschedulable %t, runtime %s", n.ready(), n.Spec.Unschedulable, n.Status.NodeInfo.ContainerRuntimeVersion)
+	}
+	if now := c.fingerprint(t, "node-1"); now != files {
+		t.Errorf("files changed\nbefore:\n%s\nnow:\n%s", files, now)
+	}
+	c.waitPods(t)
+	c.nothingLeft(t)
+}
+
+func (c *cluster) testSwitch(t *testing.T) {
+	data := c.exec(t, "node-1", "cat /var/lib/lab-data/first")
+	layers := c.exec(t, "node-1", "ls /var/lib/docker/overlay2 | wc -l; ls /var/lib/docker/image/overlay2/imagedb/content/sha256 | sort | sha256sum")
+	pods := c.watch(t, "-n", "kubectl-runtime", "get", "pods", "-w", "-o", `jsonpath={.metadata.name}={.spec.automountServiceAccountToken}={.spec.volumes[*].projected}{"\n"}`)
+
+	c.switchNode(t, 0, "node-1")
+
+	seen := pods()
+	if len(seen) == 0 {
+		t.Error("no pod of the run was seen")
+	}
+	for _, pod := range seen {
+		if !strings.HasSuffix(pod, "=false=") {
+			t.Errorf("a pod mounts a token: %s", pod)
+		}
+	}
+	c.onContainerd(t, "node-1", false)
+	c.waitPods(t)
+	if now := c.exec(t, "node-1", "cat /var/lib/lab-data/first"); now != data {
+		t.Errorf("data was %q and is %q", data, now)
+	}
+	if out := c.kubectl(t, "-n", "work", "exec", "data-0", "--", "/bin/busybox", "cat", "/data/first"); strings.TrimSpace(out) != data {
+		t.Errorf("the pod sees %q, want %q", out, data)
+	}
+	after := c.exec(t, "node-1", "ls /var/lib/docker/overlay2 | wc -l; ls /var/lib/docker/image/overlay2/imagedb/content/sha256 | sort | sha256sum")
+	if layersOf(after) < layersOf(layers) || strings.Fields(after)[1] != strings.Fields(layers)[1] {
+		t.Errorf("Docker's data changed: %s, was %s", after, layers)
+	}
+	c.nothingLeft(t)
+	if label := c.kubectl(t, "get", "ns", "kubectl-runtime", "-o", `jsonpath={.metadata.labels.pod-security\.kubernetes\.io/enforce}`); label != "privileged" {
+		t.Errorf("pod-security label is %q", label)
+	}
+	if out := c.exec(t, "node-2", "wget -qO- http://"+c.NodeIP("node-1")+":18080/hostname || curl -fsS http://"+c.NodeIP("node-1")+":18080/hostname"); out == "" {
+		t.Error("the DaemonSet's hostPort does not answer")
+	}
+}
+
+func layersOf(listing string) int {
+	var n int
+	_, _ = fmt.Sscan(listing, &n)
+	return n
+}
+
+// onContainerd checks everything that must hold on a switched node.
+func (c *cluster) onContainerd(t *testing.T, name string, cordoned bool) {
+	t.Helper()
+	n := c.node(t, name)
+	if !n.ready() || n.Spec.Unschedulable != cordoned || !strings.HasPrefix(n.Status.NodeInfo.ContainerRuntimeVersion, "containerd://") {
+		t.Errorf("%s: ready %t, unschedulable %t, runtime %s", name, n.ready(), n.Spec.Unschedulable, n.Status.NodeInfo.ContainerRuntimeVersion)
+	}
+	if out := c.exec(t, name, "for u in docker.service docker.socket; do systemctl is-active $u; systemctl is-enabled $u; done; true"); out != "inactive\ndisabled\ninactive\ndisabled" {
+		t.Errorf("%s: docker's units are %q", name, out)
+	}
+	if out := c.exec(t, name, "pgrep -x dockerd || true"); out != "" {
+		t.Errorf("%s: dockerd runs as %s", name, out)
+	}
+	if out := c.exec(t, name, "ctr -n moby tasks ls -q"); out != "" {
+		t.Errorf("%s: containers run under Docker: %s", name, out)
+	}
+	sandboxes := c.exec(t, name, "crictl -r unix:///run/containerd/containerd.sock pods -q --no-trunc")
+	leases := c.exec(t, name, "for f in /var/lib/cni/networks/*/[0-9]*; do [ -f $f ] && head -n1 $f; done; true")
+	for lease := range strings.FieldsSeq(leases) {
+		if !strings.Contains(sandboxes, lease) {
+			t.Errorf("%s: an address is leased to %s, which is no sandbox of containerd", name, lease)
+		}
+	}
+}
+
+func (c *cluster) testCordoned(t *testing.T) {
+	c.kubectl(t, "cordon", "node-2")
+	c.switchNode(t, 0, "node-2")
+	c.onContainerd(t, "node-2", true)
+	c.kubectl(t, "uncordon", "node-2")
+	c.waitPods(t)
+}

@@ -1,0 +1,60 @@
+# Each target says what it does in `make help`. Tiers of tests, fastest first: unit, a real API server, real nodes.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+PROFILE ?= dockershim
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: build
+build: ## the plugin, the agent and the agent's root file system, into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/kubectl-runtime ./cmd/kubectl-runtime
+	CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags "$(LDFLAGS)" -o bin/runtime-agent ./cmd/runtime-agent
+	ln -sf kubectl-runtime bin/kubectl_complete-runtime
+	tar -C bin --owner=0 --group=0 --numeric-owner -cf bin/agent-rootfs.tar runtime-agent
+
+.PHONY: lab
+lab: ## the lab's command, bin/lab, and the binaries its nodes run (cached outside the tree)
+	@hack/deps
+	go build -o bin/lab ./test/lab/cmd/lab
+	test/lab/build/build.sh
+
+.PHONY: demo
+demo: build lab ## a lab cluster on Docker, status, switch of a node to containerd, status (PROFILE=cri-dockerd for the other one)
+	hack/demo $(PROFILE)
+
+.PHONY: test
+test: unit api e2e ## every tier that this machine can run
+
+.PHONY: unit
+unit: ## unit tests
+	@hack/deps
+	go vet ./...
+	go test -race -shuffle=on -short ./cmd/... ./pkg/... ./test/lab/...
+
+.PHONY: api
+api: ## tests against a real API server and etcd
+	@hack/deps
+	test/lab/build/build.sh etcd kubernetes-1.37 kubernetes-1.24 containerd
+	go test -race -shuffle=on ./cmd/... ./pkg/... ./test/apiserver/...
+
+.PHONY: e2e
+e2e: build lab ## the whole way on real nodes, both profiles
+	hack/can-run-nodes || exit $$(( $$? == 77 ? 0 : 1 )); \
+	go test -count=1 -v -timeout 60m ./test/e2e/...
+
+.PHONY: crash-matrix
+crash-matrix: build lab ## kill the agent, and cut the node's power, at every step of a cutover on both profiles (an hour)
+	KUBECTL_RUNTIME_CRASH_MATRIX=1 go test -count=1 -v -timeout 180m -run TestCrashMatrix ./test/e2e/...
+
+.PHONY: lint
+lint: ## golangci-lint and shellcheck with the repo's settings
+	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+	shellcheck hack/* test/lab/build/build.sh .ci/run
+
+.PHONY: clean
+clean: ## remove bin/ (the caches outside the tree stay)
+	rm -rf bin dist

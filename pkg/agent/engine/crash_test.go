@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,11 +34,19 @@ type world struct {
 	fuse    *fuse
 	fails   map[string]error // by "apply STEP" and "revert STEP"
 	log     []string
+
+	// Writes of the journal are counted; those from failFrom to failTo fail, 0 none.
+	writes, failFrom, failTo int
+	condemned                bool
+	slept                    func()
 }
 
 func (w *world) Now() time.Time { return w.now }
 func (w *world) Sleep(ctx context.Context, d time.Duration) error {
 	w.now = w.now.Add(d)
+	if w.slept != nil {
+		w.slept()
+	}
 	return ctx.Err()
 }
 
@@ -93,6 +102,13 @@ func (m memory) Records() []journal.Record { return slices.Clone(m.w.records) }
 
 func (m memory) Append(r journal.Record) error {
 	m.w.fuse.point()
+	m.w.writes++
+	if m.w.failFrom > 0 && m.w.writes >= m.w.failFrom && m.w.writes <= m.w.failTo {
+		return syscall.ENOSPC
+	}
+	if r.Kind == journal.KindOpen {
+		m.w.condemned = false
+	}
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -127,7 +143,9 @@ func (w *world) start(ctx context.Context, phases ...protocol.Phase) (results []
 	died = true
 	go func() {
 		defer close(done)
-		e := &Engine{Journal: memory{w}, Events: discard{}, Clock: w, Steps: w.steps()}
+		e := &Engine{Journal: memory{w}, Events: discard{}, Clock: w, Steps: w.steps(),
+			Condemn: func() error { w.condemned = true; return nil }, Condemned: func() bool { return w.condemned },
+		}
 		for _, phase := range phases {
 			var r protocol.Result
 			if r, err = e.Run(ctx, phase, time.Hour); err != nil {
@@ -151,7 +169,6 @@ func newWorld() *world {
 // TestCrashAnywhere kills the process at every point of every scenario, once and twice, and demands that the next start ends in the
 // same result and on a host that is either done or as it was.
 func TestCrashAnywhere(t *testing.T) {
-	whole := []protocol.Phase{protocol.PhasePrepare, protocol.PhaseCutover}
 	type scenario struct {
 		name    string
 		fail    string

@@ -71,6 +71,17 @@ type Engine struct {
 	// Stopping reports whether the host shuts down. Steps then fail for that reason alone, and nothing is undone: the next
 	// boot goes on. Optional.
 	Stopping func(ctx context.Context) bool
+	// Refuse is why a phase that begins cannot be carried out, nil if it can.
+	Refuse error
+	// Relieve frees space on the host's disks and reports whether it did. Optional.
+	Relieve func() bool
+	// Condemn notes where neither the journal nor free space is needed that the open phase is to be undone, and Condemned reports
+	// whether it was: should the process die while the journal cannot be written, the next start must not go on. Optional.
+	Condemn   func() error
+	Condemned func() bool
+
+	// lost are records that could not be written yet.
+	lost []journal.Record
 }
 
 // ErrInterrupted is returned when ctx ended or the host shuts down. The journal stays as it is; Run goes on from there.
@@ -85,8 +96,11 @@ const (
 )
 
 // Run carries out a phase until it has a result, from wherever the journal stands. The timeout counts from when the phase was
-// first opened. A phase that has a result is not run again, but for a rollback that failed. The error is ErrInterrupted, or that of the journal, and then
-// the phase is still open.
+// first opened. A phase that has a result is not run again, but for a rollback that failed. The error is ErrInterrupted, and then
+// the phase is still open, or that of the journal, and then it never was.
+//
+// A journal that can no longer be written is a failure of the phase: everything is undone, which the journal's past suffices for,
+// and Run returns when at last it could be written.
 func (e *Engine) Run(ctx context.Context, phase protocol.Phase, timeout time.Duration) (protocol.Result, error) {
 	s := replay(e.Journal.Records())
 	if r, ok := s.results[phase]; ok && (s.open == nil || s.open.phase != phase) && !again(phase, r) {
@@ -103,6 +117,10 @@ func (e *Engine) Run(ctx context.Context, phase protocol.Phase, timeout time.Dur
 		s = replay(e.Journal.Records())
 	}
 	failure := s.open.undo
+	if failure == nil && e.Condemned != nil && e.Condemned() && phase != protocol.PhaseRollback {
+		failure = &journal.Failure{Message: "the agent could not write its journal in this phase"}
+		e.undo(phase, failure)
+	}
 	if failure == nil && phase != protocol.PhaseRollback {
 		var err error
 		if failure, err = e.forward(ctx, s); err != nil {
@@ -110,10 +128,10 @@ func (e *Engine) Run(ctx context.Context, phase protocol.Phase, timeout time.Dur
 		}
 	}
 	if failure == nil && phase != protocol.PhaseRollback {
-		return e.close(phase, protocol.Result{Outcome: protocol.OutcomeSucceeded, Message: doneMessage(phase)})
+		return e.close(ctx, phase, protocol.Result{Outcome: protocol.OutcomeSucceeded, Message: doneMessage(phase)})
 	}
 	if phase == protocol.PhaseVerify {
-		return e.close(phase, failed(protocol.OutcomeRefused, *failure))
+		return e.close(ctx, phase, failed(protocol.OutcomeRefused, *failure))
 	}
 	return e.backward(ctx, phase, failure)
 }
@@ -163,8 +181,9 @@ func LastMemo(records []journal.Record, step string) (json.RawMessage, bool) {
 // forward applies the steps that are not done. It returns the failure that asks for undoing, already journaled.
 func (e *Engine) forward(ctx context.Context, s *state) (*journal.Failure, error) {
 	phase := s.open.phase
-	if failure := precondition(s); failure != nil {
-		return failure, e.write(journal.Record{Kind: journal.KindUndo, Phase: phase, Failure: failure})
+	if failure := e.precondition(s); failure != nil {
+		e.undo(phase, failure)
+		return failure, nil
 	}
 	for _, step := range e.Steps[phase] {
 		a := s.find(phase, step.ID())
@@ -178,18 +197,28 @@ func (e *Engine) forward(ctx context.Context, s *state) (*journal.Failure, error
 		if e.interrupted(ctx) {
 			return nil, ErrInterrupted
 		}
-		if errors.As(err, new(*journalError)) {
-			return nil, err
-		}
 		failure := describe(step, err)
 		e.step(phase, step, protocol.StepFailed, failure.Message, 0)
-		return &failure, e.write(journal.Record{Kind: journal.KindUndo, Phase: phase, Step: step.ID(), Failure: &failure})
+		e.undo(phase, &failure)
+		return &failure, nil
 	}
 	return nil, nil
 }
 
-// precondition refuses a cutover without a prepared host.
-func precondition(s *state) *journal.Failure {
+// undo turns the open phase round.
+func (e *Engine) undo(phase protocol.Phase, failure *journal.Failure) {
+	e.keep(journal.Record{Kind: journal.KindUndo, Phase: phase, Step: failure.Step, Failure: failure})
+	if len(e.lost) > 0 && e.Condemn != nil {
+		_ = e.Condemn() // without it, a process that dies now goes on until the deadline
+	}
+}
+
+// precondition refuses a cutover without a prepared host, and a phase for which there is no room.
+func (e *Engine) precondition(s *state) *journal.Failure {
+	if e.Refuse != nil {
+		failure := describe(unknownStep(""), e.Refuse)
+		return &failure
+	}
 	if s.open.phase != protocol.PhaseCutover {
 		return nil
 	}
@@ -253,7 +282,7 @@ func (e *Engine) apply(ctx context.Context, s *state, step Step, a *applied) err
 // backward reverts what stands, newest first: for a failed prepare its own steps, else those of all phases. A step that
 // cannot be reverted does not keep the others from being so.
 func (e *Engine) backward(ctx context.Context, phase protocol.Phase, cause *journal.Failure) (protocol.Result, error) {
-	s := replay(e.Journal.Records())
+	s := replay(e.records())
 	for i := len(s.applied) - 1; i >= 0; i-- {
 		a := s.applied[i]
 		if phase == protocol.PhasePrepare && a.phase != phase || a.failure != nil {
@@ -263,16 +292,16 @@ func (e *Engine) backward(ctx context.Context, phase protocol.Phase, cause *jour
 			return protocol.Result{}, err
 		}
 	}
-	broken := replay(e.Journal.Records()).failures()
+	broken := replay(e.records()).failures()
 	switch {
 	case len(broken) > 0:
-		return e.close(phase, brokenResult(cause, broken))
+		return e.close(ctx, phase, brokenResult(cause, broken))
 	case phase == protocol.PhaseRollback:
-		return e.close(phase, protocol.Result{Outcome: protocol.OutcomeSucceeded, Message: doneMessage(phase)})
+		return e.close(ctx, phase, protocol.Result{Outcome: protocol.OutcomeSucceeded, Message: doneMessage(phase)})
 	case phase == protocol.PhasePrepare:
-		return e.close(phase, failed(protocol.OutcomeRefused, *cause))
+		return e.close(ctx, phase, failed(protocol.OutcomeRefused, *cause))
 	default:
-		return e.close(phase, failed(protocol.OutcomeRolledBack, *cause))
+		return e.close(ctx, phase, failed(protocol.OutcomeRolledBack, *cause))
 	}
 }
 
@@ -287,16 +316,12 @@ func (e *Engine) revert(ctx context.Context, open protocol.Phase, a *applied) er
 	case a.reverts >= maxAttempts:
 		err = fmt.Errorf("the agent died while it reverted this step %d times", a.reverts)
 	default:
-		if err := e.write(journal.Record{Kind: journal.KindReverting, Phase: a.phase, Step: a.step}); err != nil {
-			return err
-		}
+		e.keep(journal.Record{Kind: journal.KindReverting, Phase: a.phase, Step: a.step})
 		e.step(open, step, protocol.StepReverting, "", 0)
 		err = e.tryRevert(ctx, open, step, a)
 	}
 	if err == nil {
-		if err := e.write(journal.Record{Kind: journal.KindReverted, Phase: a.phase, Step: a.step}); err != nil {
-			return err
-		}
+		e.keep(journal.Record{Kind: journal.KindReverted, Phase: a.phase, Step: a.step})
 		e.step(open, step, protocol.StepReverted, "", e.Clock.Now().Sub(started))
 		return nil
 	}
@@ -304,9 +329,7 @@ func (e *Engine) revert(ctx context.Context, open protocol.Phase, a *applied) er
 		return ErrInterrupted
 	}
 	failure := describe(step, err)
-	if err := e.write(journal.Record{Kind: journal.KindRevertFailed, Phase: a.phase, Step: a.step, Failure: &failure}); err != nil {
-		return err
-	}
+	e.keep(journal.Record{Kind: journal.KindRevertFailed, Phase: a.phase, Step: a.step, Failure: &failure})
 	e.step(open, step, protocol.StepRevertFailed, failure.Message, e.Clock.Now().Sub(started))
 	return nil
 }
@@ -322,6 +345,9 @@ func (e *Engine) tryRevert(ctx context.Context, open protocol.Phase, step Step, 
 		}()
 		if err == nil || try == revertTries || ctx.Err() != nil {
 			return err
+		}
+		if e.Relieve != nil {
+			e.Relieve() // a full disk is not always to be seen in the error, such as that of a program
 		}
 		report.Warn(fmt.Sprintf("undo %s: %v; trying again in %s", step.ID(), err, wait))
 		if err := e.Clock.Sleep(ctx, wait); err != nil {
@@ -353,26 +379,53 @@ func (e *Engine) lookup(phase protocol.Phase, id string) Step {
 	return nil
 }
 
-func (e *Engine) close(phase protocol.Phase, r protocol.Result) (protocol.Result, error) {
+func (e *Engine) close(ctx context.Context, phase protocol.Phase, r protocol.Result) (protocol.Result, error) {
 	for _, record := range e.Journal.Records() {
 		if record.Kind == journal.KindOpen && record.Phase == phase {
 			r.ElapsedMillis = e.Clock.Now().Sub(record.Time).Milliseconds()
 		}
 	}
-	return r, e.write(journal.Record{Kind: journal.KindClose, Phase: phase, Result: &r})
+	e.keep(journal.Record{Kind: journal.KindClose, Phase: phase, Result: &r})
+	for wait := time.Second; e.flush() != nil; wait = min(2*wait, maxWait) {
+		if e.Clock.Sleep(ctx, wait) != nil {
+			return r, ErrInterrupted
+		}
+	}
+	return r, nil
 }
 
-// journalError marks errors of the journal: without it the engine must not go on.
-type journalError struct{ error }
+// maxWait bounds the pause between two attempts to write a journal.
+const maxWait = 30 * time.Second
 
-func (e *journalError) Unwrap() error { return e.error }
-
+// write writes a record that has to be on the disk before the engine goes on.
 func (e *Engine) write(r journal.Record) error {
 	r.Time = e.Clock.Now().UTC()
-	if err := e.Journal.Append(r); err != nil {
-		return &journalError{err}
+	if err := e.flush(); err != nil {
+		return err
+	}
+	return e.Journal.Append(r)
+}
+
+// keep writes a record of what is done in any case; one that cannot be written is written later.
+func (e *Engine) keep(r journal.Record) {
+	r.Time = e.Clock.Now().UTC()
+	e.lost = append(e.lost, r)
+	_ = e.flush() // close waits for it
+}
+
+func (e *Engine) flush() error {
+	for len(e.lost) > 0 {
+		if err := e.Journal.Append(e.lost[0]); err != nil {
+			return err
+		}
+		e.lost = e.lost[1:]
 	}
 	return nil
+}
+
+// records are those of the journal and those that it is still to get.
+func (e *Engine) records() []journal.Record {
+	return append(slices.Clone(e.Journal.Records()), e.lost...)
 }
 
 // protect turns a panic of a step into its failure, so that the host is put back.

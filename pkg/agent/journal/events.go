@@ -18,7 +18,11 @@ const EventsName = "events.jsonl"
 
 // Events is a run's event file, open for appending. Events are numbered from 1, over all phases and restarts.
 type Events struct {
+	// Relieve is as in Journal.
+	Relieve func() bool
+
 	file    *os.File
+	end     int64
 	path    string
 	run     string
 	now     func() time.Time
@@ -70,6 +74,7 @@ func (e *Events) load() error {
 	if err := truncate(e.file, int64(good), int64(len(data))); err != nil {
 		return fmt.Errorf("cut torn line off events %s: %w", e.path, err)
 	}
+	e.end = int64(good)
 	return nil
 }
 
@@ -80,27 +85,14 @@ func (e *Events) Append(event protocol.Event) error {
 	if err != nil {
 		return err
 	}
-	write := appendSynced
-	if event.Step != nil && event.Step.State == protocol.StepProgress {
-		write = appendLine
-	}
-	if err := write(e.file, line); err != nil {
+	synced := event.Step == nil || event.Step.State != protocol.StepProgress
+	if err := relieved(e.Relieve, func() error { return writeAt(e.file, e.end, line, synced) }); err != nil {
 		return fmt.Errorf("write events %s: %w", e.path, err)
 	}
+	e.end += int64(len(line))
 	e.seq++
 	if event.Result != nil {
 		e.results[event.Phase] = *event.Result
-	}
-	return nil
-}
-
-func appendLine(file *os.File, line []byte) error {
-	end, err := file.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
-	if _, err := file.Write(line); err != nil {
-		return errors.Join(err, file.Truncate(end))
 	}
 	return nil
 }

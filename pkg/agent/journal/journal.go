@@ -74,8 +74,12 @@ type header struct {
 
 // Journal is one run's journal, open for appending. It is not safe for concurrent use: one host unit writes it.
 type Journal struct {
+	// Relieve frees space when the disk is full and reports whether it did: the write is then tried again. Optional.
+	Relieve func() bool
+
 	file    *os.File
 	path    string
+	end     int64 // of the last line that counts
 	records []Record
 }
 
@@ -124,6 +128,7 @@ func (j *Journal) load(want Identity) error {
 	if err := truncate(j.file, int64(good), int64(len(data))); err != nil {
 		return fmt.Errorf("cut torn line off journal %s: %w", j.path, err)
 	}
+	j.end = int64(good)
 	if id == nil {
 		return j.writeLine(header{Version: Version, Identity: want}, true)
 	}
@@ -204,9 +209,11 @@ func (j *Journal) writeLine(v any, created bool) error {
 	if err != nil {
 		return fmt.Errorf("write journal %s: %w", j.path, err)
 	}
-	if err := appendSynced(j.file, append(line, '\n')); err != nil {
+	line = append(line, '\n')
+	if err := relieved(j.Relieve, func() error { return writeAt(j.file, j.end, line, true) }); err != nil {
 		return fmt.Errorf("write journal %s: %w", j.path, err)
 	}
+	j.end += int64(len(line))
 	if !created {
 		return nil
 	}
@@ -216,20 +223,37 @@ func (j *Journal) writeLine(v any, created bool) error {
 // Close closes the file; nothing is written.
 func (j *Journal) Close() error { return j.file.Close() }
 
-// appendSynced writes a whole line at the file's end. A line that was written in part is cut off again, so that a later
-// append does not turn it into damage in the middle.
-func appendSynced(file *os.File, line []byte) error {
-	end, err := file.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
+// file is what is written of an *os.File; tests let it fail.
+type file interface {
+	WriteAt(data []byte, at int64) (int, error)
+	Truncate(size int64) error
+	Sync() error
+}
+
+// writeAt writes a whole line at end. What lies beyond is left of a write that failed and could not be cut off again then: with it,
+// a later line would be damage in the middle.
+func writeAt(f file, end int64, line []byte, sync bool) error {
+	err := f.Truncate(end)
+	if err == nil {
+		_, err = f.WriteAt(line, end)
 	}
-	if _, err = file.Write(line); err == nil {
-		err = file.Sync()
+	if err == nil && sync {
+		err = f.Sync()
 	}
 	if err != nil {
-		return errors.Join(err, file.Truncate(end))
+		return errors.Join(err, f.Truncate(end))
 	}
 	return nil
+}
+
+// relieved repeats a write on a full disk for as long as space is freed for it.
+func relieved(relieve func() bool, write func() error) error {
+	for {
+		err := write()
+		if !host.NoSpace(err) || relieve == nil || !relieve() {
+			return err
+		}
+	}
 }
 
 func truncate(file *os.File, good, size int64) error {

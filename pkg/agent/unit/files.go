@@ -122,6 +122,15 @@ func (l Layout) AskRollback(run string) error {
 	return host.Replace(l.againPath(run), nil, 0o600)
 }
 
+// forwardPath is there while the open phase may go forward. To remove it needs no space, so that a phase can be condemned when the
+// disk is full.
+func (l Layout) forwardPath(run string) string { return filepath.Join(l.RunDir(run), "forward") }
+
+// spare is the space held back for a run, on each file system that a switch writes to.
+func (l Layout) spare(run string) host.Spare {
+	return host.NewSpare(l.RunDir(run), filepath.Join(l.Root, "/etc"), filepath.Join(l.Root, "/var/lib/kubelet"))
+}
+
 // attempt is which rollback of a run was asked for last.
 type attempt struct {
 	ID string `json:"id"`

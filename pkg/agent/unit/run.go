@@ -118,11 +118,10 @@ func (u *Unit) carryOut(ctx context.Context, run string) error {
 		return err
 	}
 	defer func() { _ = j.Close() }()
-	events, err := journal.OpenEvents(dir, run, u.Clock.Now)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = events.Close() }()
+	spare := u.Layout.spare(run)
+	j.Relieve = spare.Release
+	events := &events{dir: dir, run: run, now: u.Clock.Now, relieve: spare.Release}
+	defer events.close()
 	for {
 		spec, ok, err := u.next(run, j, events)
 		if err != nil {
@@ -149,7 +148,7 @@ func (u *Unit) node(run string) (string, error) {
 
 // next returns what is to be done: the phase that is open, or the first one that has no result yet. Once a rollback was asked for,
 // no other phase begins any more.
-func (u *Unit) next(run string, j *journal.Journal, events *journal.Events) (protocol.Spec, bool, error) {
+func (u *Unit) next(run string, j *journal.Journal, events *events) (protocol.Spec, bool, error) {
 	order := phases
 	if _, ok, err := u.Layout.Spec(run, protocol.PhaseRollback); err != nil {
 		return protocol.Spec{}, false, err
@@ -178,12 +177,29 @@ func (u *Unit) next(run string, j *journal.Journal, events *journal.Events) (pro
 
 // phase carries out one phase and reports its result. The unit's own traces go before the result is seen: what waits for it may
 // look at the host at once.
-func (u *Unit) phase(ctx context.Context, spec protocol.Spec, j *journal.Journal, events *journal.Events) error {
-	if err := u.Layout.Install(ctx, u.Systemd, u.Program); err != nil {
+func (u *Unit) phase(ctx context.Context, spec protocol.Spec, j *journal.Journal, events *events) error {
+	open, anyOpen := engine.Open(j.Records())
+	// Without the unit a reboot would end the phase; one that is open already has to be brought to its end all the same.
+	if err := u.Layout.Install(ctx, u.Systemd, u.Program); err != nil && !anyOpen {
 		return err
 	}
+	var refuse error
+	spare := u.Layout.spare(spec.Run)
+	if !anyOpen && spec.Phase != protocol.PhaseVerify {
+		refuse = spare.Take()
+	}
+	forward := u.Layout.forwardPath(spec.Run)
+	if !anyOpen || open != spec.Phase {
+		if err := host.Replace(forward, nil, 0o600); err != nil {
+			return err
+		}
+	}
 	work := u.Work(spec, u.Layout.RunDir(spec.Run), j.Records)
-	e := &engine.Engine{Journal: j, Events: events, Clock: u.Clock, Steps: work.Steps, Stopping: u.Systemd.Stopping}
+	e := &engine.Engine{Journal: j, Events: events, Clock: u.Clock, Steps: work.Steps, Stopping: u.Systemd.Stopping,
+		Refuse: refuse, Relieve: spare.Release,
+		Condemn:   func() error { return host.Remove(forward) },
+		Condemned: func() bool { return host.Absent(forward) },
+	}
 	result, err := e.Run(ctx, spec.Phase, work.Timeout)
 	if err != nil {
 		return fmt.Errorf("run %s, phase %s: %w", spec.Run, spec.Phase, err)
@@ -191,15 +207,33 @@ func (u *Unit) phase(ctx context.Context, spec protocol.Spec, j *journal.Journal
 	if work.Finish != nil {
 		work.Finish(ctx, &result)
 	}
-	if spec.Phase == protocol.PhaseRollback {
-		if err := host.Remove(u.Layout.againPath(spec.Run)); err != nil {
+	return u.persist(ctx, func() error {
+		if err := spare.Drop(); err != nil {
 			return err
 		}
+		if spec.Phase == protocol.PhaseRollback {
+			if err := host.Remove(u.Layout.againPath(spec.Run)); err != nil {
+				return err
+			}
+		}
+		if err := u.Layout.uninstall(ctx, u.Systemd); err != nil {
+			return err
+		}
+		return events.Append(protocol.Event{Phase: spec.Phase, Result: &result})
+	})
+}
+
+// persist tries until it succeeds: what has come to its end on the host is to be seen, too.
+func (u *Unit) persist(ctx context.Context, do func() error) error {
+	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
+		err := do()
+		if err == nil {
+			return nil
+		}
+		if u.Clock.Sleep(ctx, wait) != nil {
+			return fmt.Errorf("%w: %w", engine.ErrInterrupted, err)
+		}
 	}
-	if err := u.Layout.uninstall(ctx, u.Systemd); err != nil {
-		return err
-	}
-	return events.Append(protocol.Event{Phase: spec.Phase, Result: &result})
 }
 
 // Runs lists the runs on this host, oldest first.

@@ -15,7 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// EditedSuffix is put on the name of a file that someone edited after us, when the undo keeps it beside the original.
+// EditedSuffix is put on the name of a file that someone edited after us, when the undo keeps it beside the original; a second one gets
+// "-2" behind it, and so on.
 const EditedSuffix = ".kubectl-runtime-edited"
 
 // State is a file as it was: what is needed to make it anew.
@@ -157,8 +158,7 @@ func (f Files) Undo(c Change) (edited string, err error) {
 		return "", nil
 	}
 	if !c.isNew(now) && now != "" {
-		edited = c.Path + EditedSuffix
-		if err := keepBeside(c.Path, edited); err != nil {
+		if edited, err = keepBeside(c.Path); err != nil {
 			return "", fmt.Errorf("restore %s: keep what someone edited: %w", c.Path, err)
 		}
 	}
@@ -327,15 +327,29 @@ func setState(file *os.File, s State) error {
 	return os.Chtimes(file.Name(), s.ModTime, s.ModTime)
 }
 
-// keepBeside links, so that the file is never gone.
-func keepBeside(path, beside string) error {
-	if err := remove(beside); err != nil {
-		return err
+// keepBeside links, so that the file is never gone, and takes a name that nothing has: what an earlier undo kept stays.
+func keepBeside(path string) (string, error) {
+	now, err := os.Lstat(path)
+	if err != nil {
+		return "", err
 	}
-	if err := os.Link(path, beside); err != nil {
-		return err
+	for n := 1; ; n++ {
+		beside := path + EditedSuffix
+		if n > 1 {
+			beside += fmt.Sprintf("-%d", n)
+		}
+		if kept, err := os.Lstat(beside); err == nil && os.SameFile(kept, now) {
+			return beside, nil // by an undo that did not get any further
+		}
+		err := os.Link(path, beside)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		return beside, SyncDir(filepath.Dir(path))
 	}
-	return SyncDir(filepath.Dir(path))
 }
 
 func remove(path string) error {

@@ -145,6 +145,27 @@ func TestEditedByOthers(t *testing.T) {
 	if kept, _ := os.ReadFile(edited); string(kept) != "edited later" {
 		t.Errorf("kept %q", kept)
 	}
+	// A second undo, after another edit, loses neither.
+	apply(t, f, c)
+	write(t, path, "edited again", 0o600)
+	again, err := f.Undo(c)
+	if err != nil || again != path+EditedSuffix+"-2" {
+		t.Fatal(again, err)
+	}
+	for name, want := range map[string]string{edited: "edited later", again: "edited again", path: "old"} {
+		if kept, _ := os.ReadFile(name); string(kept) != want {
+			t.Errorf("%s is %q, want %q", name, kept, want)
+		}
+	}
+	// One that was interrupted after the link takes the same name.
+	apply(t, f, c)
+	write(t, path, "edited a third time", 0o600)
+	if err := os.Link(path, path+EditedSuffix+"-3"); err != nil {
+		t.Fatal(err)
+	}
+	if edited, err := f.Undo(c); err != nil || edited != path+EditedSuffix+"-3" {
+		t.Error(edited, err)
+	}
 }
 
 func TestDamagedCopyIsNotWritten(t *testing.T) {

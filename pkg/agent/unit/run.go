@@ -92,8 +92,7 @@ func (u *Unit) undoAbandoned(ctx context.Context, current string) error {
 		if err != nil {
 			return err
 		}
-		r, cutover := engine.Result(records, protocol.PhaseCutover)
-		if !engine.Standing(records) || cutover && r.Outcome == protocol.OutcomeSucceeded {
+		if !abandoned(records) {
 			continue
 		}
 		if err := u.Layout.AskRollback(entry.Name()); err != nil {
@@ -102,8 +101,21 @@ func (u *Unit) undoAbandoned(ctx context.Context, current string) error {
 		if err := u.carryOut(ctx, entry.Name()); err != nil {
 			return err
 		}
+		if _, records, err = journal.Read(u.Layout.RunDir(entry.Name())); err != nil {
+			return err
+		}
+		if r, _ := engine.Result(records, protocol.PhaseRollback); engine.Standing(records) {
+			return fmt.Errorf("begin run %s: run %s before it cannot be undone: %s", current, entry.Name(), r.Message)
+		}
 	}
 	return nil
+}
+
+// abandoned reports whether a run left changes that nobody uses: of a switch that did not succeed, or of one whose rollback did not.
+func abandoned(records []journal.Record) bool {
+	cutover, _ := engine.Result(records, protocol.PhaseCutover)
+	rollback, _ := engine.Result(records, protocol.PhaseRollback)
+	return engine.Standing(records) && (cutover.Outcome != protocol.OutcomeSucceeded || rollback.Outcome == protocol.OutcomeBroken)
 }
 
 // carryOut does all phases of a run that are open or asked for.

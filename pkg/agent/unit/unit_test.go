@@ -34,6 +34,7 @@ func (clock) Sleep(ctx context.Context, d time.Duration) error { return ctx.Err(
 type mark struct {
 	id, path string
 	fail     *error
+	stuck    *bool
 }
 
 func (m mark) ID() string    { return m.id }
@@ -47,6 +48,9 @@ func (m mark) Apply(context.Context, json.RawMessage, engine.Report) error {
 }
 
 func (m mark) Revert(context.Context, json.RawMessage, engine.Report) error {
+	if m.stuck != nil && *m.stuck {
+		return errors.New("stuck")
+	}
 	return os.Remove(m.path)
 }
 
@@ -56,6 +60,7 @@ type fixture struct {
 	systemctl *systemctl
 	failures  map[protocol.Phase]*error
 	began     []string
+	stuck     bool // whether steps cannot be undone
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -72,7 +77,7 @@ func newFixture(t *testing.T) *fixture {
 				t.Errorf("phase %s of %s would not survive a reboot: the unit is not installed", spec.Phase, spec.Run)
 			}
 			step := func(phase protocol.Phase) engine.Step {
-				return mark{string(phase), filepath.Join(f.root, spec.Run+"-"+string(phase)), f.failures[phase]}
+				return mark{string(phase), filepath.Join(f.root, spec.Run+"-"+string(phase)), f.failures[phase], &f.stuck}
 			}
 			return Work{Timeout: time.Hour, Steps: map[protocol.Phase][]engine.Step{
 				protocol.PhasePrepare: {step(protocol.PhasePrepare)}, protocol.PhaseCutover: {step(protocol.PhaseCutover)},
@@ -199,6 +204,34 @@ func TestSwitchedRunIsNotAbandoned(t *testing.T) {
 	f.run(t, "r2")
 	if got := f.marks(t); len(got) != 3 {
 		t.Error(got)
+	}
+}
+
+// TestAbandonedCannotBeUndone: no run begins on top of what could not be undone, neither of a run that was given up nor of a switch
+// whose rollback is broken.
+func TestAbandonedCannotBeUndone(t *testing.T) {
+	for _, ask := range [][]protocol.Phase{
+		{protocol.PhasePrepare},
+		{protocol.PhasePrepare, protocol.PhaseCutover, protocol.PhaseRollback},
+	} {
+		f := newFixture(t)
+		f.stuck = true
+		for _, phase := range ask {
+			f.ask(t, "r1", phase)
+			f.run(t, "r1")
+		}
+		f.ask(t, "r2", protocol.PhasePrepare)
+		if err := f.Run(context.Background()); err == nil || !strings.Contains(err.Error(), "run r1 before it cannot be undone: could not undo") {
+			t.Errorf("%v: %v", ask, err)
+		}
+		if slices.Contains(f.began, "r2/prepare") {
+			t.Errorf("%v: began %v", ask, f.began)
+		}
+		f.stuck = false
+		f.run(t, "r2")
+		if got := f.marks(t); !slices.Equal(got, []string{"r2-prepare"}) {
+			t.Errorf("%v, after the cure: %v", ask, got)
+		}
 	}
 }
 

@@ -1,0 +1,31 @@
+package translate
+
+import "strings"
+
+// Markdown renders the table of keys for docs/configuration.md.
+func Markdown() string {
+	var b strings.Builder
+	b.WriteString(`# What becomes of Docker's configuration
+
+<!-- Made from pkg/agent/translate by its tests; go test ./pkg/agent/translate -update writes it anew. -->
+
+Before anything is changed, the agent reads daemon.json, the flags of the running dockerd and its environment. Each setting
+gets one verdict. Warnings are reported with the node; a key that is not in this table is a warning, too. A daemon.json
+that dockerd itself would refuse (not JSON, a key twice, a wrong type, the same setting as a flag) refuses the switch: Docker
+would not start again, and there would be no way back.
+
+Beside daemon.json: /etc/docker/certs.d is copied to containerd's certs.d; HTTP_PROXY, HTTPS_PROXY and NO_PROXY of
+docker.service go to a drop-in of containerd.service. Where containerd's own files say something already, they win.
+
+| key | verdict | what becomes of it |
+|---|---|---|
+`)
+	for _, k := range keys {
+		verdict := string(k.Verdict)
+		if k.depends {
+			verdict += ", depending on the value"
+		}
+		b.WriteString("| `" + k.Name + "` | " + verdict + " | " + k.Becomes + " |\n")
+	}
+	return b.String()
+}

@@ -1,6 +1,7 @@
 // Package images brings Docker's images into containerd's namespace k8s.io, so that no image is pulled again: under all their
-// tags and under the registry's digests, which Docker's export does not hold. It streams `docker save` into containerd and
-// leaves Docker's copy alone. The agent's step images calls it.
+// tags and under the registry's digests, which Docker's export does not hold. It adopts Docker's layers by hard links where
+// package adopt can, streams `docker save` into containerd where it cannot, and leaves Docker's copy alone. The agent's step
+// images calls it.
 package images
 
 import (
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
@@ -24,6 +26,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images/adopt"
 )
 
 // Source is what Import needs of Docker; *docker.Client is one.
@@ -39,10 +42,26 @@ type Option func(*importer)
 // containerd's default one.
 func WithSnapshotter(name string) Option { return func(i *importer) { i.snapshotter = name } }
 
+// WithDockerRoot adopts the images below Docker's data root instead of streaming them, where that can be done.
+func WithDockerRoot(root string) Option { return func(i *importer) { i.dockerRoot = root } }
+
+// WithRun labels the records that are made, so that Undo finds them.
+func WithRun(run string) Option {
+	return func(i *importer) { i.run = run }
+}
+
+// WithFallback has why called for each image that could not be adopted.
+func WithFallback(why func(image string, err error)) Option {
+	return func(i *importer) { i.fallback = why }
+}
+
 type importer struct {
 	source      Source
 	client      *client.Client
 	snapshotter string
+	dockerRoot  string
+	run         string
+	fallback    func(image string, err error)
 }
 
 // Import brings refs (names, names with digests, or image IDs) from Docker into containerd and returns the names of the image
@@ -55,6 +74,20 @@ func Import(ctx context.Context, d Source, c *client.Client, refs []string, repo
 	for _, opt := range opts {
 		opt(i)
 	}
+	// Until a record refers to it, only the lease keeps what was written. What an interrupted run left goes with that run's.
+	if err := dropLease(ctx, c); err != nil {
+		return nil, err
+	}
+	lease, err := c.LeasesService().Create(ctx, leases.WithID(leaseID), leases.WithExpiration(leaseTime))
+	if err != nil {
+		return nil, fmt.Errorf("create lease: %w", err)
+	}
+	defer func() {
+		if derr := dropLease(context.WithoutCancel(ctx), c); err == nil {
+			err = derr
+		}
+	}()
+	ctx = leases.WithLease(ctx, lease.ID)
 	seen := map[string]bool{}
 	for n, ref := range refs {
 		image, err := d.Image(ctx, ref)
@@ -77,25 +110,64 @@ func Import(ctx context.Context, d Source, c *client.Client, refs []string, repo
 	return added, nil
 }
 
+// leaseID names the one lease of this package: one agent works on a node at a time.
+const (
+	leaseID   = "kubectl-runtime-images"
+	leaseTime = 24 * time.Hour
+)
+
+// dropLease ends the lease and waits until what it alone kept is collected. That there is none is fine.
+func dropLease(ctx context.Context, c *client.Client) error {
+	err := c.LeasesService().Delete(ctx, leases.Lease{ID: leaseID}, leases.SynchronousDelete)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("end the lease on images: %w", err)
+	}
+	return nil
+}
+
+// bring adopts the image, or streams it.
+func (i *importer) bring(ctx context.Context, image docker.Image) (*ocispec.Descriptor, error) {
+	if i.dockerRoot == "" || i.snapshotter != "" && i.snapshotter != adopt.Snapshotter {
+		return i.load(ctx, image)
+	}
+	target, err := i.adopt(ctx, image)
+	if err == nil || ctx.Err() != nil {
+		return target, err
+	}
+	if i.fallback != nil {
+		i.fallback(image.ID, err)
+	}
+	return i.load(ctx, image)
+}
+
+func (i *importer) adopt(ctx context.Context, image docker.Image) (*ocispec.Descriptor, error) {
+	store, err := adopt.Open(i.dockerRoot)
+	if err != nil {
+		return nil, err
+	}
+	onDisk, err := store.Image(image.ID)
+	if err != nil {
+		return nil, err
+	}
+	target, err := adopt.Adopt(ctx, i.client, store, onDisk)
+	if err != nil {
+		return nil, err
+	}
+	return &target, i.matches(ctx, target, image.ID)
+}
+
 // add brings one image and returns the records it made.
 func (i *importer) add(ctx context.Context, image docker.Image) ([]string, error) {
 	names, err := recordNames(image)
 	if err != nil {
 		return nil, err
 	}
-	// Until a record refers to it, only the lease keeps what was written.
-	ctx, done, err := i.client.WithLease(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("create lease: %w", err)
-	}
-	defer func() { _ = done(context.WithoutCancel(ctx)) }()
-
 	target, missing, err := i.present(ctx, image, names)
 	if err != nil {
 		return nil, err
 	}
 	if target == nil {
-		if target, err = i.load(ctx, image); err != nil {
+		if target, err = i.bring(ctx, image); err != nil {
 			return nil, err
 		}
 	}
@@ -144,10 +216,15 @@ func (i *importer) present(ctx context.Context, image docker.Image, names []stri
 	return target, missing, nil
 }
 
-// complete tells whether all blobs of this platform's image are there.
+// complete tells whether all of this platform's image is there: its layers' blobs, or, as with adopted images and with containerd's
+// discard_unpacked_layers, its snapshots.
 func (i *importer) complete(ctx context.Context, target ocispec.Descriptor) bool {
-	available, _, _, _, err := images.Check(ctx, i.client.ContentStore(), target, platforms.Default())
-	return err == nil && available
+	available, _, _, missing, err := images.Check(ctx, i.client.ContentStore(), target, platforms.Default())
+	if err != nil || !available || len(missing) == 0 {
+		return err == nil && available
+	}
+	unpacked, err := client.NewImage(i.client, images.Image{Target: target}).IsUnpacked(ctx, i.snapshotter)
+	return err == nil && unpacked
 }
 
 // matches checks that target is the image that Docker calls id. Equal config digests mean equal layers; with Docker's
@@ -255,7 +332,7 @@ func (i *importer) record(ctx context.Context, target ocispec.Descriptor, names 
 		return nil, fmt.Errorf("get record %s: %w", byID, err)
 	}
 	for _, name := range names {
-		record := images.Image{Name: name, Target: target}
+		record := images.Image{Name: name, Target: target, Labels: i.labels(target)}
 		_, err := service.Create(ctx, record)
 		if errdefs.IsAlreadyExists(err) {
 			if _, err := service.Update(ctx, record, "target"); err != nil {
@@ -271,6 +348,59 @@ func (i *importer) record(ctx context.Context, target ocispec.Descriptor, names 
 		}
 	}
 	return added, nil
+}
+
+// The labels by which Undo knows a record: who made it, and for what.
+const (
+	runLabel    = "kubectl-runtime.dev/run"
+	targetLabel = "kubectl-runtime.dev/target"
+)
+
+func (i *importer) labels(target ocispec.Descriptor) map[string]string {
+	if i.run == "" {
+		return nil
+	}
+	return map[string]string{runLabel: i.run, targetLabel: target.Digest.String()}
+}
+
+// Undo removes what the run with this name added, also if it was interrupted: its records, unless someone has moved them to another
+// image since, and CRI's records by ID that stood beside them, unless they are among before or the image has another name by now.
+// Images that were pulled meanwhile stay.
+func Undo(ctx context.Context, c *client.Client, run string, before []string) error {
+	if err := dropLease(ctx, c); err != nil {
+		return err
+	}
+	list, err := c.ImageService().List(ctx)
+	if err != nil {
+		return fmt.Errorf("list containerd's images: %w", err)
+	}
+	return Remove(ctx, c, ofRun(list, run, before))
+}
+
+func ofRun(list []images.Image, run string, before []string) (names []string) {
+	// Whether the image with this target was brought by the run, and has no other name.
+	gone := map[digest.Digest]bool{}
+	var byID []images.Image
+	for _, image := range list {
+		target := image.Target.Digest
+		switch {
+		case image.Labels[runLabel] == run && image.Labels[targetLabel] == target.String():
+			names = append(names, image.Name)
+			if _, seen := gone[target]; !seen {
+				gone[target] = true
+			}
+		case strings.HasPrefix(image.Name, "sha256:") && !slices.Contains(before, image.Name):
+			byID = append(byID, image)
+		default:
+			gone[target] = false
+		}
+	}
+	for _, image := range byID {
+		if gone[image.Target.Digest] {
+			names = append(names, image.Name)
+		}
+	}
+	return names
 }
 
 // Remove deletes image records, and waits until what was stored for them alone is gone, too. Names that do not exist are fine.

@@ -23,8 +23,9 @@ const registryDigest = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 
 // node is a containerd with CRI.
 type node struct {
-	client *client.Client
-	cri    *cri.Client
+	client  *client.Client
+	cri     *cri.Client
+	address string
 }
 
 func start(t *testing.T, release agenttest.Release) node {
@@ -46,7 +47,7 @@ func start(t *testing.T, release agenttest.Release) node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.Close() })
-	return node{client: c, cri: r}
+	return node{client: c, cri: r, address: daemon.Address}
 }
 
 func (n node) names(t *testing.T) []string {

@@ -39,7 +39,7 @@ func (h *Host) imageRefs(containers []docker.Container, have []docker.Image, san
 
 type importMemo struct {
 	Refs []string `json:"refs"`
-	// Before are the image records that containerd had: what is there beside them goes with the undo.
+	// Before are the image records that containerd had: CRI's records by ID are not labelled, so the undo tells them by this.
 	Before []string `json:"before"`
 }
 
@@ -86,7 +86,11 @@ func importImages(h *Host) engine.Step {
 						return err
 					}
 					progress := func(done, total int64, ref string) { report.Progress(ref, done, total, "images") }
-					if _, err := images.Import(ctx, d, c, memo.Refs, progress, images.WithSnapshotter(layout.Snapshotter)); err != nil {
+					streamed := func(id string, err error) {
+						report.Progress(fmt.Sprintf("%s is copied from Docker: %v", id, err), 0, 0, "")
+					}
+					if _, err := images.Import(ctx, d, c, memo.Refs, progress, images.WithSnapshotter(layout.Snapshotter),
+						images.WithDockerRoot(found.Facts.DockerRoot), images.WithRun(h.Spec.Run), images.WithFallback(streamed)); err != nil {
 						return err
 					}
 					if err := images.Pin(ctx, c, found.Facts.SandboxImage); err != nil {
@@ -103,11 +107,7 @@ func importImages(h *Host) engine.Step {
 				return err
 			}
 			return withContainerd(found, func(c *client.Client) error {
-				now, err := imageNames(ctx, c)
-				if err != nil {
-					return err
-				}
-				return images.Remove(ctx, c, slices.DeleteFunc(now, func(name string) bool { return slices.Contains(memo.Before, name) }))
+				return images.Undo(ctx, c, h.Spec.Run, memo.Before)
 			})
 		},
 	}

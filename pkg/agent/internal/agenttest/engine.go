@@ -21,6 +21,12 @@ type Engine struct {
 // StartEngine runs Debian 12's Docker with its containerd until the test ends, and skips the test where there is none.
 func StartEngine(t *testing.T) *Engine {
 	t.Helper()
+	return StartEngineOn(t, "vfs")
+}
+
+// StartEngineOn is StartEngine with another storage driver.
+func StartEngineOn(t *testing.T, driver string) *Engine {
+	t.Helper()
 	needRoot(t)
 	deb := debian(t)
 	if deb == "" {
@@ -39,7 +45,7 @@ func StartEngine(t *testing.T) *Engine {
 	}
 	e := &Engine{t: t, Socket: "unix://" + filepath.Join(dir, "d.sock"), Root: filepath.Join(dir, "root"), cli: filepath.Join(bin, "docker")}
 	cmd := exec.Command(filepath.Join(deb, "usr/sbin/dockerd"), "--config-file", config, "-H", e.Socket, "--containerd", backend.Address,
-		"--data-root", e.Root, "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"), "--storage-driver", "vfs",
+		"--data-root", e.Root, "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"), "--storage-driver", driver,
 		"--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false")
 	cmd.Env = append(os.Environ(), "PATH="+bin+":"+filepath.Join(deb, "usr/sbin")+":"+os.Getenv("PATH"))
 	log := &strings.Builder{}
@@ -70,9 +76,12 @@ func StartEngine(t *testing.T) *Engine {
 // Docker runs the docker command and returns its output without the last newline.
 func (e *Engine) Docker(args ...string) string {
 	e.t.Helper()
-	out, err := exec.Command(e.cli, append([]string{"-H", e.Socket}, args...)...).Output()
+	cmd := exec.Command(e.cli, append([]string{"-H", e.Socket}, args...)...)
+	said := &strings.Builder{}
+	cmd.Stderr = said
+	out, err := cmd.Output()
 	if err != nil {
-		e.t.Errorf("docker %v: %v", args, err)
+		e.t.Errorf("docker %v: %v\n%s", args, err, said)
 	}
 	return strings.TrimSpace(string(out))
 }

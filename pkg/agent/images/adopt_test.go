@@ -1,0 +1,506 @@
+package images_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/opencontainers/image-spec/identity"
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
+)
+
+var built = time.Date(2019, 3, 2, 1, 0, 0, 0, time.UTC)
+
+// oddLayers are an image's layers with every kind of file that is easily got wrong.
+func oddLayers(t *testing.T) [][]byte {
+	t.Helper()
+	capability := string([]byte{1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}) // cap_net_bind_service+ep
+	long := strings.TrimSuffix(strings.Repeat("a-rather-long-directory-name-"+strings.Repeat("x", 60)+"/", 40), "/")
+	dir := func(name string, mode int64) *tar.Header {
+		return &tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: mode}
+	}
+	base := []*tar.Header{
+		dir("./", 0o755), dir("etc/", 0o755), dir("tmp/", 0o1777), dir("shared/", 0o2775), dir("covered/", 0o755), dir("dev/", 0o755),
+		{Typeflag: tar.TypeReg, Name: "etc/passwd", Size: 1000, Mode: 0o644},
+		{Typeflag: tar.TypeReg, Name: "etc/removed", Size: 10, Mode: 0o600},
+		{Typeflag: tar.TypeReg, Name: "covered/old", Size: 10, Mode: 0o600},
+		{Typeflag: tar.TypeReg, Name: "setuid", Size: 5, Mode: 0o4755, Uid: 3, Gid: 4},
+		{Typeflag: tar.TypeReg, Name: "capable", Size: 5, Mode: 0o755, PAXRecords: map[string]string{"SCHILY.xattr.security.capability": capability}},
+		{Typeflag: tar.TypeReg, Name: "user", Size: 5, Mode: 0o640, Uid: 1_000_000_007, Gid: 3_000_000_001},
+		{Typeflag: tar.TypeReg, Name: "empty", Mode: 0},
+		{Typeflag: tar.TypeReg, Name: "zeros", Size: 1 << 20, Mode: 0o644},
+		{Typeflag: tar.TypeLink, Name: "tmp/also-passwd", Linkname: "etc/passwd"},
+		{Typeflag: tar.TypeSymlink, Name: "link", Linkname: "/nowhere/at/all", Mode: 0o777, Uid: 9, Gid: 9},
+		{Typeflag: tar.TypeSymlink, Name: "up", Linkname: "../../../../etc", Mode: 0o777},
+		{Typeflag: tar.TypeFifo, Name: "fifo", Mode: 0o620, Uid: 5},
+		{Typeflag: tar.TypeChar, Name: "dev/null", Mode: 0o666, Devmajor: 1, Devminor: 3},
+		{Typeflag: tar.TypeBlock, Name: "dev/loop", Mode: 0o660, Devmajor: 7, Devminor: 1, Gid: 6},
+		{Typeflag: tar.TypeReg, Name: "line\nbreak and \u00fc", Size: 3, Mode: 0o644},
+	}
+	for at, rest := 0, long; at >= 0; {
+		if at = strings.Index(rest, "/"); at >= 0 {
+			rest = rest[:at] + "\x00" + rest[at+1:]
+			base = append(base, dir(strings.ReplaceAll(rest[:at], "\x00", "/")+"/", 0o711))
+		}
+	}
+	base = append(base, &tar.Header{Typeflag: tar.TypeReg, Name: filepath.Dir(long) + "/deep", Size: 4, Mode: 0o644})
+	return [][]byte{
+		layerOf(t, base),
+		layerOf(t, []*tar.Header{
+			dir("etc/", 0o750),
+			{Typeflag: tar.TypeReg, Name: "etc/.wh.removed", Mode: 0o600},
+			dir("covered/", 0o700), dir("tmp/", 0o1777),
+			{Typeflag: tar.TypeReg, Name: "covered/.wh..wh..opq", Mode: 0o600},
+			{Typeflag: tar.TypeReg, Name: "covered/new", Size: 10, Mode: 0o600, Uid: 70_000},
+			{Typeflag: tar.TypeReg, Name: "tmp/.wh.also-passwd", Mode: 0o600},
+		}),
+		layerOf(t, []*tar.Header{dir("covered/", 0o711), {Typeflag: tar.TypeReg, Name: "covered/third", Size: 1, Mode: 0o644}}),
+	}
+}
+
+func layerOf(t *testing.T, headers []*tar.Header) []byte {
+	t.Helper()
+	var buffer bytes.Buffer
+	w := tar.NewWriter(&buffer)
+	for n, header := range headers {
+		header.ModTime = built.Add(time.Duration(n) * time.Minute)
+		header.Format = tar.FormatPAX
+		if err := w.WriteHeader(header); err != nil {
+			t.Fatalf("%s: %v", header.Name, err)
+		}
+		data := make([]byte, header.Size)
+		if header.Size < 1<<16 {
+			for at := range data {
+				data[at] = byte('a' + at%7)
+			}
+		}
+		if _, err := w.Write(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buffer.Bytes()
+}
+
+func sha(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// load gives the engine an image, as `docker load` does, and returns its ID.
+func load(t *testing.T, e *agenttest.Engine, tags []string, layers [][]byte) string {
+	t.Helper()
+	var diffIDs, paths []string
+	var buffer bytes.Buffer
+	w := tar.NewWriter(&buffer)
+	add := func(name string, data []byte) {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(data)), Mode: 0o644}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n, layer := range layers {
+		diffIDs, paths = append(diffIDs, "sha256:"+sha(layer)), append(paths, fmt.Sprintf("%d/layer.tar", n))
+		add(paths[n], layer)
+	}
+	config, err := json.Marshal(map[string]any{
+		"architecture": runtime.GOARCH, "os": "linux", "config": map[string]any{"Entrypoint": []string{"/program", "sleep"}},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": diffIDs},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	add("config.json", config)
+	manifest, err := json.Marshal([]any{map[string]any{"Config": "config.json", "RepoTags": tags, "Layers": paths}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	add("manifest.json", manifest)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "image.tar")
+	if err := os.WriteFile(file, buffer.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e.Docker("load", "-q", "-i", file)
+	return "sha256:" + sha(config)
+}
+
+// startOverlay is start with the snapshotter that nodes have.
+func startOverlay(t *testing.T, release agenttest.Release) node {
+	t.Helper()
+	config, err := containerd.Render([]byte(agenttest.Isolated), containerd.Settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	daemon := agenttest.Start(t, release, string(config), "")
+	c, err := containerd.Dial(daemon.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	r, err := cri.Dial(ctx, daemon.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	return node{client: c, cri: r, address: daemon.Address}
+}
+
+// adoptAll imports by adoption and fails the test for what was not adopted.
+func adoptAll(t *testing.T, n node, d images.Source, root string, refs ...string) {
+	t.Helper()
+	never := func(id string, err error) { t.Errorf("%s was not adopted: %v", id, err) }
+	_, err := images.Import(t.Context(), d, n.client, refs, nil, images.WithDockerRoot(root), images.WithRun("run"), images.WithFallback(never))
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// rootfs mounts what a container of the image would start with, and describes each file of it.
+func rootfs(t *testing.T, n node, name string) map[string]string {
+	t.Helper()
+	image, err := n.client.GetImage(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	diffs, err := image.RootFS(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, done, err := n.client.WithLease(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = done(context.WithoutCancel(ctx)) }()
+	service := n.client.SnapshotService("overlayfs")
+	mounts, err := service.Prepare(ctx, "look-"+name, identity.ChainID(diffs).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = service.Remove(context.WithoutCancel(ctx), "look-"+name) }()
+	dir := t.TempDir()
+	if err := mount.All(mounts, dir); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = mount.UnmountAll(dir, unix.MNT_DETACH) }()
+	files := describe(t, dir)
+	// The root is the container's own directory, as old as that.
+	files["/"], _, _ = strings.Cut(files["/"], " time ")
+	return files
+}
+
+// describe walks relative to open directories, since paths are longer than the kernel takes.
+func describe(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = root.Close() }()
+	files := map[string]string{}
+	var walk func(at *os.Root, path string)
+	walk = func(at *os.Root, path string) {
+		self, err := at.Open(".")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = self.Close() }()
+		files[path+"/"] = describeOne(t, fmt.Sprintf("/proc/self/fd/%d/.", self.Fd()))
+		entries, err := self.ReadDir(-1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, entry := range entries {
+			if !entry.IsDir() {
+				files[path+"/"+entry.Name()] = describeOne(t, fmt.Sprintf("/proc/self/fd/%d/%s", self.Fd(), entry.Name()))
+				continue
+			}
+			below, err := at.OpenRoot(entry.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			walk(below, path+"/"+entry.Name())
+			_ = below.Close()
+		}
+	}
+	walk(root, "")
+	return files
+}
+
+func describeOne(t *testing.T, path string) string {
+	t.Helper()
+	var stat unix.Stat_t
+	if err := unix.Lstat(path, &stat); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("mode %o owner %d:%d device %d", stat.Mode, stat.Uid, stat.Gid, stat.Rdev)
+	switch stat.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += fmt.Sprintf(" size %d sha256 %s", len(data), sha(data))
+	case unix.S_IFLNK:
+		target, err := os.Readlink(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += " to " + target
+	}
+	text += fmt.Sprintf(" time %d.%09d", stat.Mtim.Sec, stat.Mtim.Nsec)
+	list := make([]byte, 4096)
+	size, err := unix.Llistxattr(path, list)
+	if err != nil && !errors.Is(err, unix.ENOTSUP) {
+		t.Fatal(err)
+	}
+	names := strings.Split(strings.TrimSuffix(string(list[:max(size, 0)]), "\x00"), "\x00")
+	slices.Sort(names)
+	for _, name := range names {
+		if name == "" {
+			continue
+		}
+		value := make([]byte, 4096)
+		size, err := unix.Lgetxattr(path, name, value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += fmt.Sprintf(" %s=%x", name, value[:size])
+	}
+	return text
+}
+
+// TestAdoptedIsWhatIsImported compares containers' files, for all that an image can hold.
+func TestAdoptedIsWhatIsImported(t *testing.T) {
+	engine := agenttest.StartEngineOn(t, "overlay2")
+	id := load(t, engine, []string{"odd:1", "quay.io/x/odd:2"}, oddLayers(t))
+	d, err := docker.Dial(engine.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	for _, release := range agenttest.Releases(t) {
+		t.Run(release.Name, func(t *testing.T) {
+			adopted, imported := startOverlay(t, release), startOverlay(t, release)
+			before := describe(t, filepath.Join(engine.Root, "overlay2"))
+			adoptAll(t, adopted, d, engine.Root, "odd:1")
+			diffMaps(t, describe(t, filepath.Join(engine.Root, "overlay2")), before)
+			if _, err := images.Import(t.Context(), d, imported.client, []string{"odd:1"}, nil); err != nil {
+				t.Fatal(err)
+			}
+			for _, ref := range []string{"odd:1", "quay.io/x/odd:2", id} {
+				adopted.expectCRI(t, ref, true)
+			}
+			got, want := rootfs(t, adopted, "docker.io/library/odd:1"), rootfs(t, imported, "docker.io/library/odd:1")
+			if len(want) < 60 {
+				t.Errorf("only %d files to compare", len(want))
+			}
+			diffMaps(t, got, want)
+		})
+	}
+}
+
+func diffMaps(t *testing.T, got, want map[string]string) {
+	t.Helper()
+	for _, path := range slices.Sorted(maps.Keys(want)) {
+		if got[path] != want[path] {
+			t.Errorf("%.200q: %s, want %s", path, got[path], want[path])
+		}
+	}
+	for path := range got {
+		if _, ok := want[path]; !ok {
+			t.Errorf("%.200q is there and should not be", path)
+		}
+	}
+}
+
+// TestAdoptedWithoutDocker removes Docker's data, and undoes.
+func TestAdoptedWithoutDocker(t *testing.T) {
+	for _, release := range agenttest.Releases(t) {
+		t.Run(release.Name, func(t *testing.T) {
+			engine := agenttest.StartEngineOn(t, "overlay2")
+			layers := oddLayers(t)
+			load(t, engine, []string{"odd:1"}, layers)
+			other := load(t, engine, []string{"other:1"}, layers[:1])
+			d, err := docker.Dial(engine.Socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = d.Close() }()
+			n := startOverlay(t, release)
+			adoptAll(t, n, d, engine.Root, "odd:1", "other:1")
+			adoptAll(t, n, d, engine.Root, "odd:1", "other:1")
+			before := rootfs(t, n, "docker.io/library/odd:1")
+			engine.Docker("rmi", "odd:1", "other:1")
+			if left, err := os.ReadDir(filepath.Join(engine.Root, "image/overlay2/layerdb/sha256")); err != nil || len(left) != 0 {
+				t.Errorf("Docker still has %v (%v)", left, err)
+			}
+			diffMaps(t, rootfs(t, n, "docker.io/library/odd:1"), before)
+			// The user gave one image another name since: it stays.
+			image, err := n.client.ImageService().Get(t.Context(), "docker.io/library/other:1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			image.Name, image.Labels = "docker.io/library/mine:1", nil
+			if _, err := n.client.ImageService().Create(t.Context(), image); err != nil {
+				t.Fatal(err)
+			}
+			n.expectCRI(t, other, true)
+			if err := images.Undo(t.Context(), n.client, "run", nil); err != nil {
+				t.Fatal(err)
+			}
+			n.expectCRI(t, "odd:1", false)
+			if names := n.names(t); !slices.Equal(names, []string{"docker.io/library/mine:1", other}) {
+				t.Errorf("left: %v", names)
+			}
+			if err := images.Remove(t.Context(), n.client, []string{"docker.io/library/mine:1", other}); err != nil {
+				t.Fatal(err)
+			}
+			n.expectNothing(t)
+		})
+	}
+}
+
+func (n node) expectNothing(t *testing.T) {
+	t.Helper()
+	if names := n.names(t); len(names) != 0 {
+		t.Errorf("records left: %v", names)
+	}
+	if err := n.client.SnapshotService("overlayfs").Walk(t.Context(), func(_ context.Context, info snapshots.Info) error {
+		t.Errorf("snapshot left: %s", info.Name)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	n.expectNoContent(t)
+}
+
+// TestAdoptionKilled kills a process that adopts, at any time, and lets another one finish.
+func TestAdoptionKilled(t *testing.T) {
+	if socket := os.Getenv("ADOPT_DOCKER"); socket != "" {
+		adoptInChild(t, socket)
+		return
+	}
+	engine := agenttest.StartEngineOn(t, "overlay2")
+	layers := oddLayers(t)
+	load(t, engine, []string{"odd:1"}, layers)
+	load(t, engine, []string{"other:1"}, layers[:2])
+	d, err := docker.Dial(engine.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	for _, release := range agenttest.Releases(t) {
+		t.Run(release.Name, func(t *testing.T) {
+			n := startOverlay(t, release)
+			adoptAll(t, n, d, engine.Root, "odd:1", "other:1")
+			want := rootfs(t, n, "docker.io/library/odd:1")
+			snaps, blobs := n.inventory(t)
+			interrupted := 0
+			for range 25 {
+				if err := images.Undo(t.Context(), n.client, "run", nil); err != nil {
+					t.Fatal(err)
+				}
+				kill(t, engine, n.address)
+				if left, err := n.client.LeasesService().List(t.Context()); err != nil || len(left) > 0 {
+					interrupted++
+				}
+				adoptAll(t, n, d, engine.Root, "odd:1", "other:1")
+				gotSnaps, gotBlobs := n.inventory(t)
+				if !slices.Equal(gotSnaps, snaps) || !slices.Equal(gotBlobs, blobs) {
+					t.Fatalf("after a kill there are %v and %v, want %v and %v", gotSnaps, gotBlobs, snaps, blobs)
+				}
+			}
+			t.Logf("%d of 25 were killed at work", interrupted)
+			if interrupted == 0 {
+				t.Error("none was killed at work")
+			}
+			diffMaps(t, rootfs(t, n, "docker.io/library/odd:1"), want)
+			kill(t, engine, n.address)
+			if err := images.Undo(t.Context(), n.client, "run", nil); err != nil {
+				t.Fatal(err)
+			}
+			n.expectNothing(t)
+		})
+	}
+}
+
+func (n node) inventory(t *testing.T) (snaps, blobs []string) {
+	t.Helper()
+	if err := n.client.SnapshotService("overlayfs").Walk(t.Context(), func(_ context.Context, info snapshots.Info) error {
+		snaps = append(snaps, info.Name)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.client.ContentStore().Walk(t.Context(), func(info content.Info) error {
+		blobs = append(blobs, info.Digest.String())
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(snaps)
+	slices.Sort(blobs)
+	return snaps, blobs
+}
+
+// kill runs an adoption in a process of its own and kills that after a while, unless it has ended.
+func kill(t *testing.T, engine *agenttest.Engine, address string) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestAdoptionKilled$")
+	cmd.Env = append(os.Environ(), "ADOPT_DOCKER="+engine.Socket, "ADOPT_ROOT="+engine.Root, "ADOPT_CONTAINERD="+address)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(time.Duration(20+rand.IntN(100))*time.Millisecond, func() { _ = cmd.Process.Signal(syscall.SIGKILL) })
+	_ = cmd.Wait()
+	timer.Stop()
+}
+
+func adoptInChild(t *testing.T, socket string) {
+	d, err := docker.Dial(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := containerd.Dial(os.Getenv("ADOPT_CONTAINERD"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = images.Import(t.Context(), d, c, []string{"odd:1", "other:1"}, nil, images.WithDockerRoot(os.Getenv("ADOPT_ROOT")), images.WithRun("run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -21,7 +21,7 @@ import (
 var errNoRun = errors.New("no run of kubectl-runtime was ever made on this host")
 
 func currentRun(l unit.Layout) (string, error) {
-	run, err := l.Current()
+	run, err := l.Find()
 	if err == nil && run == "" {
 		err = errNoRun
 	}

@@ -39,6 +39,7 @@ type world struct {
 	writes, failFrom, failTo int
 	condemned                bool
 	slept                    func()
+	slow                     map[string]time.Duration // by step
 }
 
 func (w *world) Now() time.Time { return w.now }
@@ -91,6 +92,7 @@ func (s fakeStep) change(what string, memo json.RawMessage, finish func(string))
 		return err
 	}
 	finish(was)
+	s.w.now = s.w.now.Add(s.w.slow[s.id])
 	s.w.fuse.point()
 	return nil
 }

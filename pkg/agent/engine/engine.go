@@ -110,12 +110,15 @@ func (e *Engine) Run(ctx context.Context, phase protocol.Phase, timeout time.Dur
 		return protocol.Result{}, fmt.Errorf("run phase %s: phase %s is still open", phase, s.open.phase)
 	}
 	if s.open == nil {
-		now := e.Clock.Now()
-		if err := e.write(journal.Record{Kind: journal.KindOpen, Phase: phase, Deadline: now.Add(timeout)}); err != nil {
+		if err := e.write(journal.Record{Kind: journal.KindOpen, Phase: phase, Deadline: e.Clock.Now().Add(timeout)}); err != nil {
 			return protocol.Result{}, err
 		}
 		s = replay(e.Journal.Records())
 	}
+	// A clock that was set back must not make the phase endless, and one that is set during this process's life does not matter: the
+	// deadline is counted from its start, on the monotonic clock that Now carries.
+	now := e.Clock.Now()
+	s.open.deadline = now.Add(min(s.open.deadline.Sub(now), timeout))
 	failure := s.open.undo
 	if failure == nil && e.Condemned != nil && e.Condemned() && phase != protocol.PhaseRollback {
 		failure = &journal.Failure{Message: "the agent could not write its journal in this phase"}
@@ -382,7 +385,7 @@ func (e *Engine) lookup(phase protocol.Phase, id string) Step {
 func (e *Engine) close(ctx context.Context, phase protocol.Phase, r protocol.Result) (protocol.Result, error) {
 	for _, record := range e.Journal.Records() {
 		if record.Kind == journal.KindOpen && record.Phase == phase {
-			r.ElapsedMillis = e.Clock.Now().Sub(record.Time).Milliseconds()
+			r.ElapsedMillis = max(0, e.Clock.Now().Sub(record.Time).Milliseconds())
 		}
 	}
 	e.keep(journal.Record{Kind: journal.KindClose, Phase: phase, Result: &r})

@@ -148,4 +148,40 @@ func TestRelieve(t *testing.T) {
 	}
 }
 
+// TestClockSteps: the process dies in the cutover, and finds another time at its next start.
+func TestClockSteps(t *testing.T) {
+	const year = 365 * 24 * time.Hour
+	for _, test := range []struct {
+		name string
+		step time.Duration
+		// slow is how long the next step takes by the new clock.
+		slow    time.Duration
+		outcome protocol.Outcome
+	}{
+		{"in time", time.Minute, time.Minute, protocol.OutcomeSucceeded},
+		{"into the past", -year, time.Minute, protocol.OutcomeSucceeded},
+		{"into the past, and then too slow", -year, 61 * time.Minute, protocol.OutcomeRolledBack},
+		{"a little into the past, and then too slow", -30 * time.Minute, 61 * time.Minute, protocol.OutcomeRolledBack},
+		{"into the future", year, 0, protocol.OutcomeRolledBack},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld()
+			if _, err, _ := w.start(context.Background(), protocol.PhasePrepare); err != nil {
+				t.Fatal(err)
+			}
+			w.fuse = &fuse{n: 12}
+			if _, _, died := w.start(context.Background(), protocol.PhaseCutover); !died || len(w.state) < 3 {
+				t.Fatalf("did not die in the cutover: host %v", w.state)
+			}
+			w.fuse, w.now = &fuse{}, w.now.Add(test.step)
+			w.slow = map[string]time.Duration{"d": test.slow}
+			results, err, _ := w.start(context.Background(), protocol.PhaseCutover)
+			if err != nil || results[0].Outcome != test.outcome || results[0].ElapsedMillis < 0 {
+				t.Errorf("%+v %v, host %v", results, err, w.state)
+			}
+			demandWhole(t, w, "clock", 0)
+		})
+	}
+}
+
 var _ Journal = (*journal.Journal)(nil)

@@ -104,12 +104,15 @@ func Read(dir string) (Identity, []Record, error) {
 	path := filepath.Join(dir, FileName)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return Identity{}, nil, nil
+		return Identity{}, nil, lost(path, nil)
 	}
 	if err != nil {
 		return Identity{}, nil, fmt.Errorf("read journal: %w", err)
 	}
 	id, records, _, err := parse(path, data)
+	if err == nil {
+		err = lost(path, records)
+	}
 	if err != nil || id == nil {
 		return Identity{}, nil, err
 	}
@@ -122,6 +125,9 @@ func (j *Journal) load(want Identity) error {
 		return fmt.Errorf("read journal %s: %w", j.path, err)
 	}
 	id, records, good, err := parse(j.path, data)
+	if err == nil {
+		err = lost(j.path, records)
+	}
 	if err != nil {
 		return err
 	}
@@ -133,8 +139,8 @@ func (j *Journal) load(want Identity) error {
 		return j.writeLine(header{Version: Version, Identity: want}, true)
 	}
 	if *id != want {
-		return fmt.Errorf("journal %s: it belongs to run %s of node %s (machine %s), not to run %s of node %s (machine %s): was this disk cloned?",
-			j.path, id.Run, id.Node, id.Machine, want.Run, want.Node, want.Machine)
+		return unusable(j.path, fmt.Errorf("it belongs to run %s of node %s (machine %s), not to run %s of node %s (machine %s): was this disk cloned?",
+			id.Run, id.Node, id.Machine, want.Run, want.Node, want.Machine))
 	}
 	j.records = records
 	return nil
@@ -155,7 +161,7 @@ func parse(path string, data []byte) (*Identity, []Record, int, error) {
 			break // never acknowledged: a line counts from its sync on
 		}
 		if err != nil {
-			return nil, nil, 0, fmt.Errorf("journal %s: line %d: %w", path, number, err)
+			return nil, nil, 0, unusable(path, fmt.Errorf("line %d: %w", number, err))
 		}
 		good += len(line) + 1
 	}

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,13 +89,45 @@ func TestRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err := Open(dir, me)
-			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path) {
+			if !errors.Is(err, ErrUnusable) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("error %v, want one with %q", err, test.want)
 			}
 			if now, _ := os.ReadFile(path); string(now) != test.data {
 				t.Errorf("the file was changed to %q", now)
 			}
 		})
+	}
+}
+
+// TestLost: a journal without records is new only as long as nothing has happened.
+func TestLost(t *testing.T) {
+	head := strings.SplitAfter(string(sample(t)), "\n")[0]
+	for _, data := range []string{"", head, head[:10], "absent"} {
+		for _, happened := range []bool{false, true} {
+			dir := t.TempDir()
+			if data != "absent" {
+				if err := os.WriteFile(filepath.Join(dir, FileName), []byte(data), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			events, err := OpenEvents(dir, "r1", time.Now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if happened {
+				if err := events.Append(protocol.Event{Phase: protocol.PhaseCutover, Log: &protocol.Log{Message: "m"}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_ = events.Close()
+			_, _, readErr := Read(dir)
+			_, openErr := Open(dir, me)
+			for _, err := range []error{readErr, openErr} {
+				if errors.Is(err, ErrUnusable) != happened || happened && !strings.Contains(err.Error(), "phase cutover of run r1 began") {
+					t.Errorf("%q, events: %t: %v", data, happened, err)
+				}
+			}
+		}
 	}
 }
 

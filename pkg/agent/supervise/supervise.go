@@ -81,13 +81,17 @@ func deref(r *protocol.Result) protocol.Result {
 
 // otherRun refuses to begin beside a run that has not ended. It goes on by itself.
 func (s *Supervisor) otherRun() (*protocol.Result, error) {
-	current, err := s.Layout.Current()
-	if err != nil || current == "" || current == s.Spec.Run {
-		return nil, err
+	current, err := s.Layout.Find()
+	if err != nil {
+		return s.unusable(err)
+	}
+	if current == "" || current == s.Spec.Run {
+		_, _, err := journal.Read(s.Layout.RunDir(s.Spec.Run))
+		return s.unusable(err)
 	}
 	_, records, err := journal.Read(s.Layout.RunDir(current))
 	if err != nil {
-		return nil, err
+		return s.unusable(err)
 	}
 	phase, open := engine.Open(records)
 	if !open {
@@ -98,12 +102,29 @@ func (s *Supervisor) otherRun() (*protocol.Result, error) {
 	return &result, err
 }
 
+// unusable refuses to work with a journal that tells nothing: the next pod would not find it any better.
+func (s *Supervisor) unusable(err error) (*protocol.Result, error) {
+	if !errors.Is(err, journal.ErrUnusable) {
+		return nil, err
+	}
+	hint := ""
+	var hinted interface {
+		error
+		Hint() string
+	}
+	if errors.As(err, &hinted) {
+		hint = "on the node: " + hinted.Hint()
+	}
+	result, err := s.refuse(err.Error(), hint, err)
+	return &result, err
+}
+
 // beginRollback refuses to undo what this host knows nothing of: with an empty journal, nothing would be undone and that would be
 // called a success. It leaves out what earlier attempts have reported.
 func (s *Supervisor) beginRollback(t *tail) (*protocol.Result, error) {
 	_, records, err := journal.Read(s.Layout.RunDir(s.Spec.Run))
 	if err != nil {
-		return nil, err
+		return s.unusable(err)
 	}
 	if len(records) == 0 {
 		result, err := s.refuse(fmt.Sprintf("this host has no journal of run %s, so that there is nothing to undo", s.Spec.Run),

@@ -139,6 +139,37 @@ func TestKeepsGoing(t *testing.T) {
 	}
 }
 
+// TestUnusableJournal: whoever's it is, the journal is left alone and the Job ends with what a person can do.
+func TestUnusableJournal(t *testing.T) {
+	for _, phase := range []protocol.Phase{protocol.PhasePrepare, protocol.PhaseCutover, protocol.PhaseRollback} {
+		for _, run := range []string{"r0", "r1"} {
+			if phase == protocol.PhaseRollback && run == "r0" {
+				continue
+			}
+			s, _ := newSupervisor(t, &hostUnit{})
+			s.Spec.Phase = phase
+			if err := os.MkdirAll(s.Layout.RunDir(run), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(s.Layout.RunDir(run), journal.FileName)
+			if err := os.WriteFile(path, []byte("?\n?\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Layout.SetCurrent(run); err != nil {
+				t.Fatal(err)
+			}
+			result, err := s.Run(context.Background())
+			if err != nil || result.Outcome != protocol.OutcomeRefused || !strings.Contains(result.Message, "line 1: damaged") ||
+				!strings.Contains(result.Hint, "move the directory away") {
+				t.Errorf("%s, journal of %s: %+v %v", phase, run, result, err)
+			}
+			if now, _ := os.ReadFile(path); string(now) != "?\n?\n" {
+				t.Errorf("the journal was changed to %q", now)
+			}
+		}
+	}
+}
+
 func TestRefuses(t *testing.T) {
 	t.Run("no systemd", func(t *testing.T) {
 		s, out := newSupervisor(t, &hostUnit{})

@@ -11,8 +11,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -40,6 +43,36 @@ func (l Layout) Current() (string, error) {
 		return "", fmt.Errorf("read the current run: %w", err)
 	}
 	return filepath.Base(target), nil
+}
+
+// Find returns the run that the host works on, also when the link to it was lost: then it is the one with an open phase. It is empty if
+// there is nothing to work on.
+func (l Layout) Find() (string, error) {
+	run, err := l.Current()
+	if err != nil || run != "" && !host.Absent(l.RunDir(run)) {
+		return run, err
+	}
+	runs, err := l.Runs()
+	if err != nil {
+		return "", err
+	}
+	var found []string
+	for _, run := range runs {
+		_, records, err := journal.Read(l.RunDir(run))
+		if err != nil {
+			return "", fmt.Errorf("look for the open run: %w", err)
+		}
+		if _, open := engine.Open(records); open {
+			found = append(found, run)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", nil
+	case 1:
+		return found[0], nil
+	}
+	return "", fmt.Errorf("look for the open run: there are %s; link %s to the directory of the one to go on with", strings.Join(found, ", "), l.current())
 }
 
 // SetCurrent makes run the one that the host works on.

@@ -49,12 +49,15 @@ func (u *Unit) Run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	run, err := u.Layout.Current()
+	run, err := u.Layout.Find()
 	if err != nil {
 		return err
 	}
 	if run == "" {
 		return u.Layout.uninstall(ctx, u.Systemd)
+	}
+	if err := u.Layout.SetCurrent(run); err != nil {
+		return err
 	}
 	if err := u.undoAbandoned(ctx, run); err != nil {
 		return err

@@ -264,6 +264,35 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// TestCurrentIsLost: the link to the run is gone, or leads nowhere, after a crash in a phase: the phase is found and ended.
+func TestCurrentIsLost(t *testing.T) {
+	for _, target := range []string{"", "runs/r0"} {
+		f := newFixture(t)
+		f.ask(t, "r1", protocol.PhasePrepare)
+		*f.failures[protocol.PhasePrepare] = errors.New("killed")
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if err := f.Run(ctx); !errors.Is(err, engine.ErrInterrupted) {
+			t.Fatal(err)
+		}
+		*f.failures[protocol.PhasePrepare] = nil
+		if err := os.Remove(f.Layout.current()); err != nil {
+			t.Fatal(err)
+		}
+		if target != "" {
+			if err := os.Symlink(target, f.Layout.current()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := f.run(t, "r1"); got[protocol.PhasePrepare] != protocol.OutcomeSucceeded {
+			t.Errorf("link to %q: %v", target, got)
+		}
+		if run, err := f.Layout.Current(); err != nil || run != "r1" {
+			t.Errorf("link to %q: the current run is %q (%v)", target, run, err)
+		}
+	}
+}
+
 func TestOneAgentAtATime(t *testing.T) {
 	f := newFixture(t)
 	f.ask(t, "r1", protocol.PhasePrepare)

@@ -137,7 +137,9 @@ func runCommand() *cobra.Command {
 					}
 				},
 			}
-			err = u.Run(cmd.Context())
+			u.Rescue = func(ctx context.Context) ([]string, error) { return steps.Rescue(ctx, systemd) }
+			u.Log = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) }
+			err = u.Serve(cmd.Context())
 			if errors.Is(err, engine.ErrInterrupted) {
 				_, err = fmt.Fprintln(cmd.ErrOrStderr(), err)
 				return err

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/unit"
 )
 
 // version is set by the linker.
@@ -28,6 +30,16 @@ func main() {
 	}
 	if errors.As(err, &detail) && detail.Detail() != "" {
 		fmt.Fprintln(os.Stderr, detail.Detail())
+	}
+	var hint interface {
+		error
+		Hint() string
+	}
+	if errors.As(err, &hint) && hint.Hint() != "" {
+		fmt.Fprintln(os.Stderr, "Hint:", hint.Hint())
+	}
+	if permanent := (*unit.PermanentError)(nil); errors.As(err, &permanent) {
+		os.Exit(unit.ExitPermanent)
 	}
 	os.Exit(1)
 }

@@ -113,10 +113,18 @@ func (l Layout) Spec(run string, phase protocol.Phase) (spec protocol.Spec, ok b
 		err = fmt.Errorf("it is for phase %s of run %s", spec.Phase, spec.Run)
 	}
 	if err != nil {
-		return protocol.Spec{}, false, fmt.Errorf("read spec %s: %w", l.specPath(run, phase), err)
+		return protocol.Spec{}, false, &specError{fmt.Errorf("read spec %s: %w", l.specPath(run, phase), err)}
 	}
 	return spec, true, nil
 }
+
+// errSpec is in the chain of the error for a spec that cannot be used.
+var errSpec = errors.New("the spec cannot be used")
+
+type specError struct{ error }
+
+func (e *specError) Unwrap() error        { return e.error }
+func (e *specError) Is(target error) bool { return target == errSpec }
 
 // Ask writes down what is asked for a phase. What was asked first stays, but for the pod, which may be a new one by now.
 func (l Layout) Ask(spec protocol.Spec) error {
@@ -214,6 +222,7 @@ Type=simple
 ExecStart=%[2]s run
 Restart=on-failure
 RestartSec=1
+RestartPreventExitStatus=%[3]d
 TimeoutStopSec=20
 OOMScoreAdjust=-999
 
@@ -223,7 +232,7 @@ WantedBy=multi-user.target
 
 // Install writes the unit and has it come up at boot.
 func (l Layout) Install(ctx context.Context, systemd host.Systemd, program string) error {
-	text := fmt.Sprintf(unitText, host.Dir, program)
+	text := fmt.Sprintf(unitText, host.Dir, program, ExitPermanent)
 	if now, err := os.ReadFile(l.unitPath()); err != nil || string(now) != text {
 		if err := host.Replace(l.unitPath(), []byte(text), 0o644); err != nil {
 			return err

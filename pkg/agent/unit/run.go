@@ -34,6 +34,10 @@ type Unit struct {
 	// Program is the path of the running agent, which the unit is to start after a reboot.
 	Program string
 	Clock   engine.Clock
+	// Rescue gives a held node back when the journal cannot be used, and says what it did. Optional.
+	Rescue func(ctx context.Context) ([]string, error)
+	// Log takes what the unit's own log is to hold. Optional.
+	Log func(line string)
 	// Work makes the steps for a spec. records returns the run's journal.
 	Work func(spec protocol.Spec, runDir string, records func() []journal.Record) Work
 }

@@ -1,0 +1,78 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+)
+
+// Rescue brings a node whose kubelet is held back into service when the journal that tells what was changed cannot be used. It
+// starts the runtime that the kubelet's own files name, both where they do not tell, and then the kubelet. It edits no file: what it
+// removes are holds, which only this agent writes. Where nothing is held, it does nothing. It returns what it did, a line each.
+func Rescue(ctx context.Context, systemd host.Systemd) ([]string, error) {
+	return rescue(ctx, systemd, host.HoldFile, func() (string, error) {
+		setup, err := kubelet.AtRest(ctx, systemd)
+		if err != nil {
+			return "", err
+		}
+		return setup.Endpoint()
+	})
+}
+
+func rescue(ctx context.Context, systemd host.Systemd, holdFile string, endpoint func() (string, error)) ([]string, error) {
+	if host.Absent(holdFile) {
+		return nil, nil
+	}
+	var did []string
+	onContainerd, onDocker := true, true
+	if is, err := endpoint(); err != nil {
+		did = append(did, fmt.Sprintf("cannot tell which runtime the kubelet is set to (%v): both are started", err))
+	} else {
+		onContainerd = strings.Contains(is, "containerd")
+		onDocker = !onContainerd
+		did = append(did, "the kubelet is set to "+is)
+	}
+	var errs []error
+	if onContainerd {
+		errs = append(errs, rescueUnits(ctx, systemd, []string{containerdUnit}, &did))
+	}
+	if onDocker {
+		errs = append(errs, rescueUnits(ctx, systemd, slices.Concat(dockerUnits, criDockerUnits), &did))
+	}
+	// Even beside a runtime that does not come up: a kubelet that runs says what is wrong, and goes on as soon as it is cured.
+	drop := systemd.HoldPath(kubelet.Unit)
+	errs = append(errs, host.Remove(drop), host.Remove(holdFile))
+	_ = os.Remove(filepath.Dir(drop)) // where it was made for the drop-in: only an empty one goes
+	errs = append(errs, systemd.DaemonReload(ctx), systemd.Start(ctx, kubelet.Unit))
+	return append(did, "started the kubelet"), errors.Join(errs...)
+}
+
+// rescueUnits starts units. One that is held was disabled by the agent, too, if it is disabled now.
+func rescueUnits(ctx context.Context, systemd host.Systemd, units []string, did *[]string) error {
+	var errs []error
+	for _, unit := range units {
+		state, err := systemd.State(ctx, unit)
+		if err != nil || !state.Exists() {
+			errs = append(errs, err)
+			continue
+		}
+		if !host.Absent(systemd.HoldPath(unit)) {
+			errs = append(errs, systemd.Unhold(ctx, unit))
+			if state.File == "disabled" {
+				errs = append(errs, systemd.Enable(ctx, unit))
+			}
+		}
+		if state.Active != "active" {
+			errs = append(errs, systemd.Start(ctx, unit))
+			*did = append(*did, "started "+unit)
+		}
+	}
+	return errors.Join(errs...)
+}

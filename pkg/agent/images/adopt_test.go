@@ -7,9 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -216,91 +214,10 @@ func rootfs(t *testing.T, n node, name string) map[string]string {
 		t.Fatal(err)
 	}
 	defer func() { _ = mount.UnmountAll(dir, unix.MNT_DETACH) }()
-	files := describe(t, dir)
+	files := agenttest.Describe(t, dir)
 	// The root is the container's own directory, as old as that.
 	files["/"], _, _ = strings.Cut(files["/"], " time ")
 	return files
-}
-
-// describe walks relative to open directories, since paths are longer than the kernel takes.
-func describe(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = root.Close() }()
-	files := map[string]string{}
-	var walk func(at *os.Root, path string)
-	walk = func(at *os.Root, path string) {
-		self, err := at.Open(".")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = self.Close() }()
-		files[path+"/"] = describeOne(t, fmt.Sprintf("/proc/self/fd/%d/.", self.Fd()))
-		entries, err := self.ReadDir(-1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, entry := range entries {
-			if !entry.IsDir() {
-				files[path+"/"+entry.Name()] = describeOne(t, fmt.Sprintf("/proc/self/fd/%d/%s", self.Fd(), entry.Name()))
-				continue
-			}
-			below, err := at.OpenRoot(entry.Name())
-			if err != nil {
-				t.Fatal(err)
-			}
-			walk(below, path+"/"+entry.Name())
-			_ = below.Close()
-		}
-	}
-	walk(root, "")
-	return files
-}
-
-func describeOne(t *testing.T, path string) string {
-	t.Helper()
-	var stat unix.Stat_t
-	if err := unix.Lstat(path, &stat); err != nil {
-		t.Fatal(err)
-	}
-	text := fmt.Sprintf("mode %o owner %d:%d device %d", stat.Mode, stat.Uid, stat.Gid, stat.Rdev)
-	switch stat.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		data, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text += fmt.Sprintf(" size %d sha256 %s", len(data), sha(data))
-	case unix.S_IFLNK:
-		target, err := os.Readlink(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text += " to " + target
-	}
-	text += fmt.Sprintf(" time %d.%09d", stat.Mtim.Sec, stat.Mtim.Nsec)
-	list := make([]byte, 4096)
-	size, err := unix.Llistxattr(path, list)
-	if err != nil && !errors.Is(err, unix.ENOTSUP) {
-		t.Fatal(err)
-	}
-	names := strings.Split(strings.TrimSuffix(string(list[:max(size, 0)]), "\x00"), "\x00")
-	slices.Sort(names)
-	for _, name := range names {
-		if name == "" {
-			continue
-		}
-		value := make([]byte, 4096)
-		size, err := unix.Lgetxattr(path, name, value)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text += fmt.Sprintf(" %s=%x", name, value[:size])
-	}
-	return text
 }
 
 // TestAdoptedIsWhatIsImported compares containers' files, for all that an image can hold.
@@ -315,9 +232,9 @@ func TestAdoptedIsWhatIsImported(t *testing.T) {
 	for _, release := range agenttest.Releases(t) {
 		t.Run(release.Name, func(t *testing.T) {
 			adopted, imported := startOverlay(t, release), startOverlay(t, release)
-			before := describe(t, filepath.Join(engine.Root, "overlay2"))
+			before := agenttest.Describe(t, filepath.Join(engine.Root, "overlay2"))
 			adoptAll(t, adopted, d, engine.Root, "odd:1")
-			diffMaps(t, describe(t, filepath.Join(engine.Root, "overlay2")), before)
+			agenttest.Same(t, agenttest.Describe(t, filepath.Join(engine.Root, "overlay2")), before)
 			if _, err := images.Import(t.Context(), d, imported.client, []string{"odd:1"}, nil); err != nil {
 				t.Fatal(err)
 			}
@@ -328,22 +245,8 @@ func TestAdoptedIsWhatIsImported(t *testing.T) {
 			if len(want) < 60 {
 				t.Errorf("only %d files to compare", len(want))
 			}
-			diffMaps(t, got, want)
+			agenttest.Same(t, got, want)
 		})
-	}
-}
-
-func diffMaps(t *testing.T, got, want map[string]string) {
-	t.Helper()
-	for _, path := range slices.Sorted(maps.Keys(want)) {
-		if got[path] != want[path] {
-			t.Errorf("%.200q: %s, want %s", path, got[path], want[path])
-		}
-	}
-	for path := range got {
-		if _, ok := want[path]; !ok {
-			t.Errorf("%.200q is there and should not be", path)
-		}
 	}
 }
 
@@ -368,7 +271,7 @@ func TestAdoptedWithoutDocker(t *testing.T) {
 			if left, err := os.ReadDir(filepath.Join(engine.Root, "image/overlay2/layerdb/sha256")); err != nil || len(left) != 0 {
 				t.Errorf("Docker still has %v (%v)", left, err)
 			}
-			diffMaps(t, rootfs(t, n, "docker.io/library/odd:1"), before)
+			agenttest.Same(t, rootfs(t, n, "docker.io/library/odd:1"), before)
 			// The user gave one image another name since: it stays.
 			image, err := n.client.ImageService().Get(t.Context(), "docker.io/library/other:1")
 			if err != nil {
@@ -448,7 +351,7 @@ func TestAdoptionKilled(t *testing.T) {
 			if interrupted == 0 {
 				t.Error("none was killed at work")
 			}
-			diffMaps(t, rootfs(t, n, "docker.io/library/odd:1"), want)
+			agenttest.Same(t, rootfs(t, n, "docker.io/library/odd:1"), want)
 			kill(t, engine, n.address)
 			if err := images.Undo(t.Context(), n.client, "run", nil); err != nil {
 				t.Fatal(err)

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Process is a running program.
@@ -90,13 +92,38 @@ func LacksSysResource(proc string) (bool, error) {
 	return false, errors.New("read capabilities: no CapBnd in the status of PID 1")
 }
 
-// MachineID returns the host's machine ID, empty if it has none.
-func MachineID() string {
-	id, err := os.ReadFile("/etc/machine-id")
+// MachineID returns what tells this host from a clone of its disk, empty if nothing does: its machine ID, or where that is made anew
+// at each boot, what the firmware calls the machine.
+func MachineID() string { return machineID("/") }
+
+func machineID(root string) string {
+	etc := filepath.Join(root, "etc")
+	if lastsNot(etc) {
+		uuid, err := os.ReadFile(filepath.Join(root, "sys/class/dmi/id/product_uuid"))
+		if text := strings.ToLower(strings.TrimSpace(string(uuid))); err == nil && text != "" {
+			return "firmware-" + text
+		}
+		return ""
+	}
+	id, err := os.ReadFile(filepath.Join(etc, "machine-id"))
 	if err != nil {
 		return ""
 	}
 	return strings.TrimSpace(string(id))
+}
+
+// lastsNot reports whether the machine ID is that of this boot only: systemd mounts one over a file that it cannot write
+// (machine-id(5)), and live systems keep the whole of /etc in memory.
+func lastsNot(etc string) bool {
+	var dir, file unix.Stat_t
+	if unix.Stat(etc, &dir) != nil || unix.Stat(filepath.Join(etc, "machine-id"), &file) != nil {
+		return true
+	}
+	var fs unix.Statfs_t
+	if unix.Statfs(etc, &fs) != nil {
+		return true
+	}
+	return dir.Dev != file.Dev || fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC
 }
 
 // OSName returns the distribution's own name, as in nodeInfo.osImage.

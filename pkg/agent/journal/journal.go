@@ -60,7 +60,7 @@ type Record struct {
 	Result   *protocol.Result `json:"result,omitempty"`
 }
 
-// Identity says whose journal it is. Machine is the host's machine ID: the directory of a cloned disk is not this node's.
+// Identity says whose journal it is. Machine is host.MachineID: the directory of a cloned disk is not this node's.
 type Identity struct {
 	Run     string `json:"run"`
 	Node    string `json:"node"`

@@ -9,6 +9,11 @@ type Layout struct {
 	SandboxImage string // empty: the release's own default
 	CNIBinDir    string
 	CNIConfDir   string
+	// RegistryDir is where hosts.toml files are looked for, empty if the config has the older inline registries, or a list of
+	// directories.
+	RegistryDir string
+	// NamesSnapshotter tells that the config says one.
+	NamesSnapshotter bool
 }
 
 // ReadLayout reads the Layout of a config of any version, with containerd's defaults for what it does not say. It does not
@@ -28,7 +33,14 @@ func ReadLayout(data []byte) (Layout, error) {
 		}
 		return def
 	}
+	registry, err := registryDir(config)
+	if err != nil {
+		return Layout{}, err
+	}
 	return Layout{
+		RegistryDir:      registry,
+		NamesSnapshotter: text("", "plugins", criPlugin, "containerd", "snapshotter") != "",
+
 		Root:         text(DefaultRoot, "root"),
 		Address:      text(text(DefaultAddress, "grpc", "address"), "plugins", "io.containerd.server.v1.grpc", "address"),
 		Snapshotter:  text("overlayfs", "plugins", criPlugin, "containerd", "snapshotter"),
@@ -36,4 +48,25 @@ func ReadLayout(data []byte) (Layout, error) {
 		CNIBinDir:    text("/opt/cni/bin", "plugins", criPlugin, "cni", "bin_dir"),
 		CNIConfDir:   text("/etc/cni/net.d", "plugins", criPlugin, "cni", "conf_dir"),
 	}, nil
+}
+
+// registryDir is the directory that Render writes, or leaves, as config_path.
+func registryDir(config table) (string, error) {
+	plugins, err := subtable(config, "plugins")
+	if err != nil {
+		return "", err
+	}
+	cri, err := subtable(plugins, criPlugin)
+	if err != nil {
+		return "", err
+	}
+	if err := setRegistry(cri, Settings{}); err != nil {
+		return "", nil //nolint:nilerr // Render refuses it
+	}
+	registry, err := subtable(cri, "registry")
+	if err != nil {
+		return "", err
+	}
+	path, _ := registry["config_path"].(string)
+	return path, nil
 }

@@ -25,11 +25,30 @@ type Settings struct {
 	Snapshotter string
 	// RestrictOOMScoreAdj lets containerd run pods where it lacks CAP_SYS_RESOURCE. It is only ever turned on.
 	RestrictOOMScoreAdj bool
+	// Runtimes are handlers to be added; one that the file has already stays as it is there.
+	Runtimes []Runtime
+	// DefaultRuntime is the handler of pods that name none.
+	DefaultRuntime string
+	// EnableSELinux is only ever turned on.
+	EnableSELinux bool
+	// MaxConcurrentDownloads counts layers; the file's own number stays, unless it is containerd's default.
+	MaxConcurrentDownloads int
+	// LogLevel is the daemon's, if the file says none.
+	LogLevel string
 	// Imported are the contents of the files that the existing file's `imports` names, in the order of loading. With any, they
 	// are merged into the one file and `imports` goes. Give them for containerd before 2.0, where an imported file that has
 	// a CRI table replaces the whole one of the main file; for later ones leave them out, and `imports` stays.
 	Imported [][]byte
 }
+
+// Runtime is a handler: a program in runc's place, or with Type another shim with its Options.
+type Runtime struct {
+	Name, Binary, Type string
+	Options            map[string]any
+}
+
+// defaultDownloads is what containerd does without max_concurrent_downloads.
+const defaultDownloads = 3
 
 // CannotKeepError names a setting of the existing file that the new one cannot hold. The switch has to be refused: dropping it
 // would change how the node runs.
@@ -68,6 +87,15 @@ func Render(existing []byte, s Settings) ([]byte, error) {
 	}
 	if s.Root != "" {
 		config["root"] = s.Root
+	}
+	if s.LogLevel != "" {
+		debug, err := subtable(config, "debug")
+		if err != nil {
+			return nil, err
+		}
+		if level, _ := debug["level"].(string); level == "" {
+			debug["level"] = s.LogLevel
+		}
 	}
 	if err := enableCRI(config); err != nil {
 		return nil, err
@@ -156,6 +184,12 @@ func setCRI(cri table, s Settings) error {
 	if s.RestrictOOMScoreAdj {
 		cri["restrict_oom_score_adj"] = true
 	}
+	if s.EnableSELinux {
+		cri["enable_selinux"] = true
+	}
+	if have, ok := cri["max_concurrent_downloads"].(int64); s.MaxConcurrentDownloads > 0 && (!ok || have == defaultDownloads) {
+		cri["max_concurrent_downloads"] = int64(s.MaxConcurrentDownloads)
+	}
 	// It only ever worked for the runtime that containerd 2.0 dropped, and CRI does not load with any other.
 	delete(cri, "systemd_cgroup")
 	return nil
@@ -235,6 +269,10 @@ func setContainerd(cri table, s Settings) error {
 	if err := renameOldRuntimes(containerd, runtimes); err != nil {
 		return err
 	}
+	addRuntimes(runtimes, s.Runtimes)
+	if s.DefaultRuntime != "" {
+		containerd["default_runtime_name"] = s.DefaultRuntime
+	}
 	if name, _ := containerd["default_runtime_name"].(string); name == "" {
 		containerd["default_runtime_name"] = "runc"
 	}
@@ -256,6 +294,29 @@ func setContainerd(cri table, s Settings) error {
 		return &CannotKeepError{Key: "containerd.default_runtime_name", Reason: fmt.Sprintf("there is no runtime %q", name)}
 	}
 	return nil
+}
+
+func addRuntimes(runtimes table, add []Runtime) {
+	for _, r := range add {
+		if _, ok := runtimes[r.Name]; ok {
+			continue
+		}
+		runtime := table{"runtime_type": runcV2}
+		if r.Type != "" {
+			runtime["runtime_type"] = r.Type
+		}
+		options := table{}
+		for key, value := range r.Options {
+			options[key] = value
+		}
+		if r.Binary != "" {
+			options["BinaryName"] = r.Binary
+		}
+		if len(options) > 0 {
+			runtime["options"] = options
+		}
+		runtimes[r.Name] = runtime
+	}
 }
 
 // renameOldRuntimes does to the two tables that containerd 2.0 dropped what 1.x did with them (pkg/cri/config,

@@ -150,12 +150,12 @@ func TestRenderTurnsOOMScoreRestrictionOnOnly(t *testing.T) {
 func TestReadLayout(t *testing.T) {
 	got, err := containerd.ReadLayout([]byte("version = 4\nroot = \"/data/c\"\n[plugins.\"io.containerd.server.v1.grpc\"]\naddress = \"/x.sock\"\n" +
 		"[plugins.\"io.containerd.cri.v1.images\"]\nsnapshotter = \"native\"\n[plugins.\"io.containerd.cri.v1.images\".pinned_images]\nsandbox = \"pause:1\"\n"))
-	want := containerd.Layout{Root: "/data/c", Address: "/x.sock", Snapshotter: "native", SandboxImage: "pause:1", CNIBinDir: "/opt/cni/bin", CNIConfDir: "/etc/cni/net.d"}
+	want := containerd.Layout{Root: "/data/c", Address: "/x.sock", Snapshotter: "native", SandboxImage: "pause:1", CNIBinDir: "/opt/cni/bin", CNIConfDir: "/etc/cni/net.d", RegistryDir: "/etc/containerd/certs.d", NamesSnapshotter: true}
 	if err != nil || got != want {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 	got, err = containerd.ReadLayout(nil)
-	want = containerd.Layout{Root: "/var/lib/containerd", Address: "/run/containerd/containerd.sock", Snapshotter: "overlayfs", CNIBinDir: "/opt/cni/bin", CNIConfDir: "/etc/cni/net.d"}
+	want = containerd.Layout{Root: "/var/lib/containerd", Address: "/run/containerd/containerd.sock", Snapshotter: "overlayfs", CNIBinDir: "/opt/cni/bin", CNIConfDir: "/etc/cni/net.d", RegistryDir: "/etc/containerd/certs.d"}
 	if err != nil || got != want {
 		t.Errorf("empty: got %+v, %v, want %+v", got, err, want)
 	}

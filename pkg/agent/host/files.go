@@ -43,6 +43,8 @@ type Change struct {
 	NewAbsent bool   `json:"newAbsent,omitempty"`
 	NewSHA256 string `json:"newSHA256,omitempty"`
 	NewCopy   string `json:"newCopy,omitempty"`
+	// NewMode are the permission bits of a file that did not exist; 0 means 0644.
+	NewMode uint32 `json:"newMode,omitempty"`
 	// MadeDirs are parents that did not exist, outermost first; the undo removes them if they are empty.
 	MadeDirs []string `json:"madeDirs,omitempty"`
 }
@@ -139,6 +141,9 @@ func (f Files) Apply(c Change) error {
 	state.ModTime = time.Time{}
 	if c.Old.Absent {
 		state = State{Mode: 0o644, UID: os.Getuid(), GID: os.Getgid()}
+		if c.NewMode != 0 {
+			state.Mode = c.NewMode
+		}
 	}
 	if err := replace(c.Path, content, state); err != nil {
 		return fmt.Errorf("change %s: %w", c.Path, err)

@@ -24,6 +24,10 @@ type Setup struct {
 	UnitFiles []string
 	// InstanceConfig is the file that kubeadm patches config.yaml from; empty means DefaultInstanceConfig.
 	InstanceConfig string
+	// LogMaxSize (bytes) and LogMaxFiles are what Docker rotated containers' logs at, 0 where it did not. They go to the config
+	// unless the kubelet has its own.
+	LogMaxSize  int64
+	LogMaxFiles int
 	// Read reads the host's files.
 	Read Reader
 	// ListConfigDir lists the files of --config-dir that count, in order; nil if there is none.
@@ -146,6 +150,9 @@ func (s Setup) Plan(endpoint string) ([]Edit, error) {
 	}
 	changed := e.apply()
 	if err := s.planConfig(changed, flags, endpoint); err != nil {
+		return nil, err
+	}
+	if err := s.planLogs(changed, flags); err != nil {
 		return nil, err
 	}
 	if err := s.check(changed, flags, endpoint); err != nil {

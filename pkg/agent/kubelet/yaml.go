@@ -10,14 +10,14 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// setYAML sets a top-level string field of a YAML file and leaves every other line as it is: a serialiser would drop comments. What
+// setYAML sets a top-level field, a string or a number, of a YAML file and leaves every other line as it is: a serialiser would drop comments. What
 // it made is parsed again and compared, so that a form it does not understand is an error, not damage.
 func setYAML(data []byte, field, value string) ([]byte, error) {
 	var before map[string]any
 	if err := yaml.Unmarshal(data, &before); err != nil {
 		return nil, fmt.Errorf("parse: %w", err)
 	}
-	if now, ok := before[field].(string); ok && now == value {
+	if now, ok := before[field]; ok && fmt.Sprint(now) == value {
 		return data, nil
 	}
 	line := field + ": " + value
@@ -44,7 +44,7 @@ func setYAML(data []byte, field, value string) ([]byte, error) {
 	if err := yaml.Unmarshal(made, &after); err != nil {
 		return nil, fmt.Errorf("cannot set %s line by line: %w", field, err)
 	}
-	if after[field] != value {
+	if now, ok := after[field]; !ok || fmt.Sprint(now) != value {
 		return nil, fmt.Errorf("cannot set %s line by line", field)
 	}
 	delete(before, field)
@@ -63,6 +63,8 @@ type config struct {
 	CgroupDriver             string `json:"cgroupDriver"`
 	HealthzPort              *int   `json:"healthzPort"`
 	HealthzBindAddress       string `json:"healthzBindAddress"`
+	ContainerLogMaxSize      string `json:"containerLogMaxSize"`
+	ContainerLogMaxFiles     *int   `json:"containerLogMaxFiles"`
 }
 
 func parseConfig(data []byte) (config, error) {

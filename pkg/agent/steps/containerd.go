@@ -66,35 +66,58 @@ func containerdProgram(ctx context.Context, h *Host) (binary, config string, err
 	return binary, config, err
 }
 
-// containerdConfig writes containerd's config, after a throw-away daemon has taken it.
+// containerdConfig writes containerd's config, after a throw-away daemon has taken it, and what else is carried over from Docker.
 func containerdConfig(h *Host) engine.Step {
-	return step[host.Change]{
+	return step[[]host.Change]{
 		id: containerdConfigID, title: "Configure containerd",
-		record: func(context.Context, engine.Report) (host.Change, error) {
+		record: func(ctx context.Context, _ engine.Report) ([]host.Change, error) {
 			found, err := h.found()
 			if err != nil {
-				return host.Change{}, err
+				return nil, err
 			}
 			old, err := readFile(found.ContainerdConfig)
 			if err != nil {
-				return host.Change{}, err
+				return nil, err
 			}
 			config, err := renderContainerd(found, old)
 			if err != nil {
-				return host.Change{}, fmt.Errorf("%s: %w", found.ContainerdConfig, err)
+				return nil, fmt.Errorf("%s: %w", found.ContainerdConfig, err)
 			}
-			change, err := h.files().Plan(found.ContainerdConfig, old, config)
-			if err == nil && change.Unchanged() {
-				err = engine.Skip(found.ContainerdConfig + " is as it should be")
+			files, _, err := carryFiles(ctx, h, found)
+			if err != nil {
+				return nil, err
 			}
-			return change, err
+			changes := []host.Change{}
+			for _, file := range append(files, containerd.File{Path: found.ContainerdConfig, Data: config, Mode: 0o644}) {
+				old, err := readFile(file.Path)
+				if err != nil {
+					return nil, err
+				}
+				change, err := h.files().Plan(file.Path, old, file.Data)
+				if err != nil {
+					return nil, err
+				}
+				change.NewMode = file.Mode
+				if !change.Unchanged() {
+					changes = append(changes, change)
+				}
+			}
+			if len(changes) == 0 {
+				return nil, engine.Skip(found.ContainerdConfig + " is as it should be")
+			}
+			return changes, nil
 		},
-		apply: func(ctx context.Context, change host.Change, report engine.Report) error {
+		apply: func(ctx context.Context, changes []host.Change, report engine.Report) error {
 			found, err := h.found()
 			if err != nil {
 				return err
 			}
-			config, err := os.ReadFile(change.NewCopy)
+			// The config comes last; without a change it is the one on the host.
+			at := found.ContainerdConfig
+			if last := changes[len(changes)-1]; !isCarried(last.Path) {
+				at = last.NewCopy
+			}
+			config, err := os.ReadFile(at)
 			if err != nil {
 				return err
 			}
@@ -102,14 +125,19 @@ func containerdConfig(h *Host) engine.Step {
 			if err := containerd.Try(ctx, found.ContainerdBinary, config); err != nil {
 				return err
 			}
-			if err := h.files().Apply(change); err != nil {
+			for _, change := range changes {
+				if err := h.files().Apply(change); err != nil {
+					return err
+				}
+			}
+			report.Progress(pathsOf(changes), 0, 0, "")
+			return h.Systemd.DaemonReload(ctx) // one of them may be a drop-in
+		},
+		revert: func(ctx context.Context, changes []host.Change, report engine.Report) error {
+			if err := h.undoFiles(changes, report); err != nil {
 				return err
 			}
-			report.Progress(change.Path, 0, 0, "")
-			return nil
-		},
-		revert: func(ctx context.Context, change host.Change, report engine.Report) error {
-			if err := h.undoFiles([]host.Change{change}, report); err != nil {
+			if err := h.Systemd.DaemonReload(ctx); err != nil {
 				return err
 			}
 			// Nothing of Kubernetes runs on it now, and Docker's containers outlive its restart.
@@ -129,6 +157,9 @@ func renderContainerd(found inventory, old []byte) ([]byte, error) {
 		CNIBinDirs:          found.CNIBinDir,
 		CNIConfDir:          found.CNIConfDir,
 		RestrictOOMScoreAdj: found.RestrictOOM,
+	}
+	if err := carrySettings(&settings, found, old); err != nil {
+		return nil, err
 	}
 	version, err := containerd.ParseVersion("containerd - " + found.Facts.ContainerdVersion)
 	if err != nil {

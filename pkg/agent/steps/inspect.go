@@ -19,6 +19,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -37,9 +38,11 @@ type inventory struct {
 	// Kubeconfig is the kubelet's; empty if it cannot be used to look at the node.
 	Kubeconfig string `json:"kubeconfig,omitempty"`
 
-	DockerSocket string `json:"dockerSocket"`
-	CNIConfDir   string `json:"cniConfDir"`
-	CNIBinDir    string `json:"cniBinDir"`
+	// Docker are the settings that others take over.
+	Docker       translate.Settings `json:"docker,omitzero"`
+	DockerSocket string             `json:"dockerSocket"`
+	CNIConfDir   string             `json:"cniConfDir"`
+	CNIBinDir    string             `json:"cniBinDir"`
 
 	ContainerdBinary  string `json:"containerdBinary"`
 	ContainerdConfig  string `json:"containerdConfig"`
@@ -56,6 +59,7 @@ func (i inventory) kubelet() (kubelet.Setup, error) {
 	return kubelet.Setup{
 		Version: version, Args: i.KubeletArgs, UnitFiles: i.KubeletUnitFiles,
 		Read: os.ReadFile, ListConfigDir: kubelet.ListConfigDir,
+		LogMaxSize: i.Docker.LogMaxSize, LogMaxFiles: i.Docker.LogMaxFiles,
 	}, err
 }
 
@@ -66,7 +70,7 @@ func inspect(h *Host) engine.Step {
 		record: func(ctx context.Context, report engine.Report) (inventory, error) {
 			i := &inspection{h: h, report: report}
 			for _, look := range []func(context.Context) error{
-				i.lookAtKubelet, i.lookAtDocker, i.lookAtContainerd, i.lookAtNetwork, i.lookAtUnits, i.lookAtSpace, i.lookAtAPI, i.planKubelet,
+				i.lookAtKubelet, i.lookAtDocker, i.lookAtDockerConfig, i.lookAtContainerd, i.lookAtNetwork, i.lookAtCarried, i.lookAtUnits, i.lookAtSpace, i.lookAtAPI, i.planKubelet,
 			} {
 				if err := look(ctx); err != nil {
 					return inventory{}, err
@@ -177,9 +181,6 @@ func (i *inspection) lookAtDocker(ctx context.Context) error {
 		i.Facts.DockerVersion, i.Facts.DockerRoot = info.Version, info.Root
 		if info.CgroupDriver != i.Facts.CgroupDriver {
 			i.warn("Docker's cgroup driver is %s, the kubelet's setting is %s: containerd is set up with the kubelet's", info.CgroupDriver, i.Facts.CgroupDriver)
-		}
-		if info.DefaultRuntime != "" && info.DefaultRuntime != "runc" {
-			i.warn("Docker's default runtime is %s: unless containerd is set up with it, pods run with runc", info.DefaultRuntime)
 		}
 		if i.containers, err = d.Containers(ctx); err != nil {
 			return err
@@ -378,6 +379,10 @@ func (i *inspection) lookAtAPI(ctx context.Context) error {
 
 // planKubelet makes sure that the cutover will know how to change the kubelet's flags.
 func (i *inspection) planKubelet(context.Context) error {
+	i.setup.LogMaxSize, i.setup.LogMaxFiles = i.Docker.LogMaxSize, i.Docker.LogMaxFiles
+	if i.setup.LogMaxSize > 0 && i.setup.ConfigFile() == "" {
+		i.warn("Docker's log-opts are lost: the kubelet has no config file that could hold containerLogMaxSize")
+	}
 	if _, err := i.setup.Plan(i.Facts.NewEndpoint); err != nil {
 		return err
 	}

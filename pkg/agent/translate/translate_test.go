@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -188,4 +189,21 @@ func FuzzDocker(f *testing.F) {
 			t.Fatalf("not the same again:\n%v\n%v", got, again)
 		}
 	})
+}
+
+// The real-node tests' own files.
+func TestOverlays(t *testing.T) {
+	files, err := filepath.Glob("../../../test/e2e/overlays/*/etc/docker/daemon.json")
+	if err != nil || len(files) < 9 {
+		t.Fatalf("no overlays: %v, %v", files, err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := translate.Docker(translate.Input{File: file, Data: data}); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -6,16 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/unit"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 var errNoRun = errors.New("no run of kubectl-runtime was ever made on this host")
@@ -29,43 +26,33 @@ func currentRun(l unit.Layout) (string, error) {
 }
 
 func statusCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "status", Short: "On the node: show how far the switch is", Args: cobra.NoArgs,
+	var format string
+	cmd := &cobra.Command{
+		Use: "status", Short: "On the node: show how far the switch is, and what to type next", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			layout := unit.Layout{Root: "/"}
-			run, err := currentRun(layout)
-			if errors.Is(err, errNoRun) {
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), err)
-				return err
+			if format != "" && format != "json" {
+				return fmt.Errorf("--output %s: it is json or nothing", format)
 			}
-			if err != nil {
-				return err
-			}
-			return printStatus(cmd.OutOrStdout(), layout.RunDir(run))
+			return printStatus(cmd.Context(), cmd.OutOrStdout(), format)
 		},
 	}
+	cmd.Flags().StringVarP(&format, "output", "o", "", "json for machines")
+	return cmd
 }
 
-func printStatus(out io.Writer, dir string) error {
-	id, records, err := journal.Read(dir)
+func printStatus(ctx context.Context, out io.Writer, format string) error {
+	systemd := host.Systemd{Run: host.Exec{}}
+	s, err := readStatus(ctx, unit.Layout{Root: "/"}, systemd, func() (string, error) {
+		setup, err := kubelet.AtRest(ctx, systemd)
+		if err != nil {
+			return "", err
+		}
+		return setup.Endpoint()
+	})
 	if err != nil {
 		return err
 	}
-	text := fmt.Sprintf("run %s of node %s\n", filepath.Base(dir), id.Node)
-	for _, phase := range []protocol.Phase{protocol.PhasePrepare, protocol.PhaseCutover, protocol.PhaseVerify, protocol.PhaseRollback} {
-		if r, ok := engine.Result(records, phase); ok {
-			text += fmt.Sprintf("%-9s %s: %s\n", phase, r.Outcome, r.Message)
-		}
-	}
-	if phase, open := engine.Open(records); open {
-		last := records[len(records)-1]
-		text += fmt.Sprintf("%-9s open: %s %s at %s\n", phase, last.Kind, last.Step, last.Time.Format(time.RFC3339))
-	}
-	if !engine.Standing(records) {
-		text += "nothing of this run is left on the host\n"
-	}
-	_, err = io.WriteString(out, text)
-	return err
+	return s.print(out, format)
 }
 
 func resumeCommand() *cobra.Command {
@@ -73,11 +60,10 @@ func resumeCommand() *cobra.Command {
 		Use: "resume", Short: "On the node: go on with what is open", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			layout := unit.Layout{Root: "/"}
-			run, err := currentRun(layout)
-			if err != nil {
+			if _, err := currentRun(layout); err != nil {
 				return err
 			}
-			return start(cmd.Context(), layout, run, cmd.OutOrStdout())
+			return start(cmd.Context(), layout, cmd.OutOrStdout())
 		},
 	}
 }
@@ -94,13 +80,13 @@ func rollbackCommand() *cobra.Command {
 			if err := layout.AskRollback(run); err != nil {
 				return err
 			}
-			return start(cmd.Context(), layout, run, cmd.OutOrStdout())
+			return start(cmd.Context(), layout, cmd.OutOrStdout())
 		},
 	}
 }
 
 // start has the host unit go to work, and returns when it has ended.
-func start(ctx context.Context, layout unit.Layout, run string, out io.Writer) error {
+func start(ctx context.Context, layout unit.Layout, out io.Writer) error {
 	program, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the agent's program: %w", err)
@@ -125,5 +111,5 @@ func start(ctx context.Context, layout unit.Layout, run string, out io.Writer) e
 	if err != nil {
 		return err
 	}
-	return printStatus(out, layout.RunDir(run))
+	return printStatus(ctx, out, "")
 }

@@ -30,6 +30,9 @@ func (l Layout) current() string  { return filepath.Join(l.dir(), "current") }
 func (l Layout) runs() string     { return filepath.Join(l.dir(), "runs") }
 func (l Layout) unitPath() string { return filepath.Join(l.Root, host.UnitPath) }
 
+// Hold returns the path of the file that keeps the kubelet from starting.
+func (l Layout) Hold() string { return filepath.Join(l.Root, host.HoldFile) }
+
 // RunDir returns the directory of a run.
 func (l Layout) RunDir(run string) string { return filepath.Join(l.runs(), run) }
 

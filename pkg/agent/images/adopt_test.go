@@ -229,6 +229,12 @@ func TestAdoptedIsWhatIsImported(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = d.Close() }()
+	if adoptable := images.Adoptable(engine.Root, engine.Root, "overlayfs"); adoptable == nil || !adoptable(id) || adoptable("sha256:0") {
+		t.Error("what can be adopted is not told")
+	}
+	if images.Adoptable(engine.Root, "/dev/shm", "overlayfs") != nil || images.Adoptable(engine.Root, engine.Root, "native") != nil {
+		t.Error("another file system, or another snapshotter, is said to do")
+	}
 	for _, release := range agenttest.Releases(t) {
 		t.Run(release.Name, func(t *testing.T) {
 			adopted, imported := startOverlay(t, release), startOverlay(t, release)

@@ -45,6 +45,9 @@ func WithSnapshotter(name string) Option { return func(i *importer) { i.snapshot
 // WithDockerRoot adopts the images below Docker's data root instead of streaming them, where that can be done.
 func WithDockerRoot(root string) Option { return func(i *importer) { i.dockerRoot = root } }
 
+// WithRoot tells where containerd keeps its data, so that its space is looked at before an image is streamed after all.
+func WithRoot(root string) Option { return func(i *importer) { i.root = root } }
+
 // WithRun labels the records that are made, so that Undo finds them.
 func WithRun(run string) Option {
 	return func(i *importer) { i.run = run }
@@ -60,6 +63,7 @@ type importer struct {
 	client      *client.Client
 	snapshotter string
 	dockerRoot  string
+	root        string
 	run         string
 	fallback    func(image string, err error)
 }
@@ -136,6 +140,10 @@ func (i *importer) bring(ctx context.Context, image docker.Image) (*ocispec.Desc
 	}
 	if i.fallback != nil {
 		i.fallback(image.ID, err)
+	}
+	// Nobody has looked for so much space, since adoption needs hardly any.
+	if err := i.enough(image); err != nil {
+		return nil, err
 	}
 	return i.load(ctx, image)
 }
@@ -446,32 +454,4 @@ func Pin(ctx context.Context, c *client.Client, ref string) error {
 		}
 	}
 	return nil
-}
-
-// Need estimates the bytes that Import writes below containerd's root for these images, too high where they share layers: each
-// layer is kept as a blob and unpacked.
-func Need(list []docker.Image) int64 {
-	var bytes int64
-	for _, size := range sizes(list) {
-		bytes += 2 * size
-	}
-	return bytes
-}
-
-// NeedTemporary estimates the bytes that Docker writes below its own root while the largest of these images is saved.
-func NeedTemporary(list []docker.Image) int64 {
-	var largest int64
-	for _, size := range sizes(list) {
-		largest = max(largest, size)
-	}
-	return largest
-}
-
-// sizes counts each image once, whatever the number of its names.
-func sizes(list []docker.Image) map[string]int64 {
-	byID := map[string]int64{}
-	for _, image := range list {
-		byID[image.ID] = image.Size
-	}
-	return byID
 }

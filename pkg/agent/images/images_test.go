@@ -253,8 +253,11 @@ func TestPin(t *testing.T) {
 
 func TestNeed(t *testing.T) {
 	list := []docker.Image{{ID: "a", Size: 100}, {ID: "b", Size: 30}, {ID: "a", Size: 100}}
-	if got := images.Need(list); got != 260 {
+	if got := images.Need(list, nil); got != 260 {
 		t.Errorf("Need is %d, want 260", got)
+	}
+	if got := images.Need(list, func(id string) bool { return id == "a" }); got != 62 {
+		t.Errorf("Need with one to adopt is %d, want 62", got)
 	}
 	if got := images.NeedTemporary(list); got != 100 {
 		t.Errorf("NeedTemporary is %d, want 100", got)

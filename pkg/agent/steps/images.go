@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
@@ -90,7 +91,10 @@ func importImages(h *Host) engine.Step {
 						report.Progress(fmt.Sprintf("%s is copied from Docker: %v", id, err), 0, 0, "")
 					}
 					if _, err := images.Import(ctx, d, c, memo.Refs, progress, images.WithSnapshotter(layout.Snapshotter),
-						images.WithDockerRoot(found.Facts.DockerRoot), images.WithRun(h.Spec.Run), images.WithFallback(streamed)); err != nil {
+						images.WithDockerRoot(found.Facts.DockerRoot), images.WithRoot(existing(layout.Root)), images.WithRun(h.Spec.Run), images.WithFallback(streamed)); err != nil {
+						return err
+					}
+					if err := provenByCRI(ctx, found, d, memo.Refs); err != nil {
 						return err
 					}
 					if err := images.Pin(ctx, c, found.Facts.SandboxImage); err != nil {
@@ -111,6 +115,44 @@ func importImages(h *Host) engine.Step {
 			})
 		},
 	}
+}
+
+// provenByCRI asks for each image as the kubelet will, by every name that Docker had. CRI learns of records by events, so it may take
+// a moment.
+func provenByCRI(ctx context.Context, found inventory, d *docker.Client, refs []string) error {
+	return within(ctx, time.Minute, func(ctx context.Context) error {
+		c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		for _, ref := range refs {
+			image, err := d.Image(ctx, ref)
+			if docker.IsNotFound(err) {
+				continue // not pulled yet
+			}
+			if err != nil {
+				return err
+			}
+			names := slices.Concat(image.RepoTags, image.RepoDigests)
+			if !strings.HasPrefix(ref, "sha256:") { // an ID of Docker's containerd store is none of CRI's
+				names = append(names, ref)
+			}
+			for _, name := range names {
+				err := host.Poll(ctx, 100*time.Millisecond, func(ctx context.Context) error {
+					there, err := c.HasImage(ctx, name)
+					if err == nil && !there {
+						err = fmt.Errorf("containerd's CRI does not find the image %s", name)
+					}
+					return err
+				})
+				if err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 }
 
 func withContainerd(found inventory, do func(*client.Client) error) error {

@@ -321,9 +321,6 @@ func (i *inspection) lookAtUnits(ctx context.Context) error {
 	return nil
 }
 
-// margin is what is to stay free beside the images, in bytes.
-const margin = 1 << 30
-
 func (i *inspection) lookAtSpace(ctx context.Context) error {
 	var wanted []docker.Image
 	refs := i.h.imageRefs(i.containers, i.images, i.Facts.SandboxImage)
@@ -345,15 +342,16 @@ func (i *inspection) lookAtSpace(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	need := images.Need(wanted)
+	root := existing(i.layout.Root)
+	need := images.Need(wanted, images.Adoptable(i.Facts.DockerRoot, root, i.layout.Snapshotter))
 	var fs unix.Statfs_t
-	if err := unix.Statfs(existing(i.layout.Root), &fs); err != nil {
+	if err := unix.Statfs(root, &fs); err != nil {
 		return fmt.Errorf("look for space in %s: %w", i.layout.Root, err)
 	}
 	free := int64(fs.Bavail) * fs.Bsize //nolint:gosec // no file system is that large
-	if free < need+margin {
+	if free < need+images.Reserve {
 		return refuse("free some, for example with docker image prune", "the images need about %d MiB in %s, and %d MiB are free",
-			(need+margin)>>20, i.layout.Root, free>>20)
+			(need+images.Reserve)>>20, i.layout.Root, free>>20)
 	}
 	return nil
 }

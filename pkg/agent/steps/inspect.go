@@ -97,7 +97,9 @@ type inspection struct {
 }
 
 func (i *inspection) warn(format string, args ...any) {
-	i.Facts.Warnings = append(i.Facts.Warnings, fmt.Sprintf(format, args...))
+	if text := fmt.Sprintf(format, args...); !slices.Contains(i.Facts.Warnings, text) {
+		i.Facts.Warnings = append(i.Facts.Warnings, text)
+	}
 }
 
 func (i *inspection) lookAtKubelet(ctx context.Context) error {

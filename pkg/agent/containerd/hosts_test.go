@@ -185,3 +185,16 @@ func TestTryTakesDockersSettings(t *testing.T) {
 		}
 	}
 }
+
+// containerd 2.2 and later have this list by default, and then read neither directory.
+func TestRenderTakesDockersDirectoryOffTheList(t *testing.T) {
+	config := "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/etc/containerd/certs.d:/etc/docker/certs.d\"\n"
+	got, err := containerd.Render([]byte(config), settings)
+	if err != nil || !strings.Contains(string(got), "config_path = '/etc/containerd/certs.d'\n") {
+		t.Errorf("got %s, %v", got, err)
+	}
+	layout, err := containerd.ReadLayout([]byte(config))
+	if err != nil || layout.RegistryDir != "/etc/containerd/certs.d" {
+		t.Errorf("layout %+v, %v", layout, err)
+	}
+}

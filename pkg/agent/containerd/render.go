@@ -223,6 +223,8 @@ func setRegistry(cri table, _ Settings) error {
 		return err
 	}
 	if path, _ := registry["config_path"].(string); path != "" {
+		path = withoutDocker(path)
+		registry["config_path"] = path
 		if strings.Contains(path, ":") {
 			return &CannotKeepError{Key: "registry.config_path", Reason: "containerd 2.x does not read hosts.toml files from a list of directories"}
 		}
@@ -252,6 +254,11 @@ func setRegistry(cri table, _ Settings) error {
 		registry["config_path"] = RegistryConfigPath
 	}
 	return nil
+}
+
+// withoutDocker takes Docker's own directory off the end of a list, as containerd 2.2 has it by default: what lies there is copied.
+func withoutDocker(path string) string {
+	return strings.TrimSuffix(path, ":/etc/docker/certs.d")
 }
 
 func setContainerd(cri table, s Settings) error {

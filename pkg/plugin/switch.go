@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
 
@@ -65,6 +68,7 @@ func (o *SwitchOptions) addFlags(flags *pflag.FlagSet) {
 	o.addSharedFlags(flags)
 	flags.DurationVar(&o.rollout.CutoverTimeout, "cutover-timeout", 5*time.Minute, "How long the host may take to switch; later it undoes the cutover by itself")
 	flags.BoolVar(&o.rollout.KeepDocker, "keep-docker", false, "Leave Docker running, for containers that Kubernetes does not manage")
+	flags.StringVar(&o.rollout.ImageSet, "images", protocol.ImagesUsed, "Which images to bring from Docker: used (by pods, or by workloads that may come), all, or none")
 }
 
 // Validate judges the flags.
@@ -82,6 +86,8 @@ func (o *SwitchOptions) Validate() error {
 		return errors.New("node names, --selector and --all cannot be combined: use one of them")
 	case o.rollout.CutoverTimeout < 30*time.Second:
 		return fmt.Errorf("--cutover-timeout=%s: a kubelet takes up to 30s to report its new runtime; give it more", o.rollout.CutoverTimeout)
+	case !slices.Contains(protocol.ImageSets(), o.rollout.ImageSet):
+		return fmt.Errorf("--images=%s: use one of %s", o.rollout.ImageSet, strings.Join(protocol.ImageSets(), ", "))
 	}
 	return o.validate()
 }

@@ -198,7 +198,7 @@ func TestSwitchDefaults(t *testing.T) {
 	cmd := NewSwitchCommand(NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "v1.2.3"))
 	for flag, want := range map[string]string{
 		"timeout": (10 * time.Minute).String(), "grace-period": "-1", "cutover-timeout": (5 * time.Minute).String(), "force": "false",
-		"delete-emptydir-data": "false", "disable-eviction": "false", "dry-run": "none", "yes": "false", "keep-docker": "false",
+		"delete-emptydir-data": "false", "disable-eviction": "false", "dry-run": "none", "yes": "false", "keep-docker": "false", "images": "used",
 	} {
 		if got := cmd.Flags().Lookup(flag).DefValue; got != want {
 			t.Errorf("--%s is %s by default, want %s", flag, got, want)

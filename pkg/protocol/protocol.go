@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -49,11 +50,23 @@ type Spec struct {
 	KeepDocker bool `json:"keepDocker,omitempty"`
 	// Images are further image references that the node's pods use; the agent adds what Docker's containers use.
 	Images []string `json:"images,omitempty"`
+	// ImageSet tells which of Docker's images are brought: one of ImageSets; empty means ImagesUsed.
+	ImageSet string `json:"imageSet,omitempty"`
 	// Attempt tells a rollback from an earlier one of the same run that failed: any text, which all pods of one Job share.
 	Attempt string `json:"attempt,omitempty"`
 	// Pod is the Job's pod, filled in by the agent from the downward API: CNI plugins look up the rehearsal's sandbox under it.
 	Pod PodRef `json:"pod,omitzero"`
 }
+
+// What Spec.ImageSet can be. The sandbox image and the agent's own are brought in any case: the rehearsal needs them.
+const (
+	ImagesUsed = "used" // what the node's pods use, and Spec.Images
+	ImagesAll  = "all"  // all that Docker has
+	ImagesNone = "none"
+)
+
+// ImageSets are the values of Spec.ImageSet.
+func ImageSets() []string { return []string{ImagesUsed, ImagesAll, ImagesNone} }
 
 // PodRef names a pod.
 type PodRef struct {
@@ -78,6 +91,9 @@ func (s Spec) Validate() error {
 	case PhasePrepare, PhaseCutover, PhaseVerify, PhaseRollback:
 	default:
 		errs = append(errs, fmt.Errorf("spec: unknown phase %q", s.Phase))
+	}
+	if s.ImageSet != "" && !slices.Contains(ImageSets(), s.ImageSet) {
+		errs = append(errs, fmt.Errorf("spec: unknown image set %q", s.ImageSet))
 	}
 	if s.CutoverSeconds <= 0 {
 		errs = append(errs, fmt.Errorf("spec: cutoverSeconds %d is not positive", s.CutoverSeconds))

@@ -22,6 +22,7 @@ func TestSpecValidate(t *testing.T) {
 		{"version", func(s *Spec) { s.Version = 2 }, "version 2 is not 1"},
 		{"run empty", func(s *Spec) { s.Run = "" }, `run ""`},
 		{"run leads out of its directory", func(s *Spec) { s.Run = "../../etc" }, "run"},
+		{"image set", func(s *Spec) { s.ImageSet = "some" }, `image set "some"`},
 		{"node", func(s *Spec) { s.Node = "" }, "node is empty"},
 		{"phase", func(s *Spec) { s.Phase = "lunch" }, `unknown phase "lunch"`},
 		{"deadline", func(s *Spec) { s.CutoverSeconds = 0 }, "not positive"},

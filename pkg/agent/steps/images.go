@@ -16,12 +16,23 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
-// imageRefs are the images that this node's pods run on, or would: what the plugin names, what Docker's pods use, the agent's own
-// and the sandbox image. The kubelet makes Docker's containers from image IDs; one whose image has a tag is named by that.
+// imageRefs are the images to bring. By default they are those that this node's pods run on, or would: what the plugin names, what
+// Docker's pods use, the agent's own and the sandbox image. The kubelet makes Docker's containers from image IDs; one whose image has a tag is named by that.
 func (h *Host) imageRefs(containers []docker.Container, have []docker.Image, sandboxImage string) []string {
-	refs := append([]string{sandboxImage, h.Spec.Image}, h.Spec.Images...)
+	refs := []string{sandboxImage, h.Spec.Image}
+	switch h.Spec.ImageSet {
+	case protocol.ImagesNone:
+		containers = nil
+	case protocol.ImagesAll:
+		for _, image := range have {
+			refs = append(refs, append(slices.Clone(image.RepoTags), image.ID)[0])
+		}
+	default:
+		refs = append(refs, h.Spec.Images...)
+	}
 	for _, c := range containers {
 		if !c.Kubernetes() {
 			continue

@@ -32,7 +32,7 @@ func command() *cobra.Command {
 			DisableDefaultCmd: true,
 		},
 	}
-	root.AddCommand(superviseCommand(), runCommand(), statusCommand(), resumeCommand(), rollbackCommand(), canaryCommand(), sleepCommand(),
+	root.AddCommand(superviseCommand(), runCommand(), statusCommand(), resumeCommand(), rollbackCommand(), evidenceCommand(), canaryCommand(), sleepCommand(),
 		&cobra.Command{
 			Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {

@@ -239,3 +239,9 @@ func DecodeEvent(line []byte) (Event, error) {
 	}
 	return e, nil
 }
+
+// The lines between which an agent's pod prints a run's evidence: a tar.gz in base64, over several lines.
+const (
+	EvidenceBegin = "-----BEGIN KUBECTL-RUNTIME EVIDENCE-----"
+	EvidenceEnd   = "-----END KUBECTL-RUNTIME EVIDENCE-----"
+)

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/evidence"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/unit"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+func evidenceCommand() *cobra.Command {
+	var root, run, output string
+	cmd := &cobra.Command{
+		Use: "evidence", Short: "Gather what tells why a run failed, without secrets, into a tar.gz", Args: cobra.NoArgs,
+		Long: "Gather a run's journal, events, changed files and the units' logs, without secrets, into a tar.gz.\n" +
+			"Without --output it is printed in base64 between two marker lines, for a pod's log.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			// Before the root changes, so that the path means what it says here.
+			out, finish, err := evidenceOut(output, cmd.OutOrStdout())
+			if err != nil {
+				return err
+			}
+			if root != "" {
+				if err := syscall.Chroot(root); err != nil {
+					return fmt.Errorf("change root to %s: %w", root, err)
+				}
+				if err := os.Chdir("/"); err != nil {
+					return fmt.Errorf("change root to %s: %w", root, err)
+				}
+			}
+			if err := gather(cmd.Context(), run, out); err != nil {
+				return err
+			}
+			return finish()
+		},
+	}
+	cmd.Flags().StringVar(&root, "host", "", "in a pod: where the host's root directory is mounted")
+	cmd.Flags().StringVar(&run, "run", "", "the run; by default the last one")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "the file to write, - for the standard output")
+	return cmd
+}
+
+func gather(ctx context.Context, run string, out io.Writer) error {
+	layout, systemd := unit.Layout{Root: "/"}, host.Systemd{Run: host.Exec{}}
+	if run == "" {
+		current, err := layout.Current() // not Find: a journal that cannot be used is a reason to gather
+		if err != nil {
+			return err
+		}
+		if run = current; run == "" {
+			return errNoRun
+		}
+	}
+	var status bytes.Buffer
+	if err := printStatus(ctx, &status, ""); err != nil {
+		fmt.Fprintln(&status, err)
+	}
+	c := &evidence.Collector{
+		Layout: layout, Run: run, Runner: systemd.Run, Now: time.Now, Extra: map[string][]byte{"status.txt": status.Bytes()},
+	}
+	return c.Write(ctx, out)
+}
+
+// evidenceOut returns where the archive goes, and what completes it.
+func evidenceOut(output string, stdout io.Writer) (io.Writer, func() error, error) {
+	switch output {
+	case "":
+		buffer := &bytes.Buffer{}
+		return buffer, func() error { return armour(stdout, buffer.Bytes()) }, nil
+	case "-":
+		return stdout, func() error { return nil }, nil
+	}
+	file, err := os.OpenFile(output, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, nil, fmt.Errorf("write evidence: %w", err)
+	}
+	return file, func() error {
+		if err := file.Close(); err != nil {
+			return fmt.Errorf("write evidence: %w", err)
+		}
+		_, err := fmt.Fprintln(stdout, "evidence is in "+output)
+		return err
+	}, nil
+}
+
+// armourLine is the length of a line of base64, well below what a kubelet splits.
+const armourLine = 1024
+
+func armour(out io.Writer, data []byte) error {
+	var text bytes.Buffer
+	fmt.Fprintln(&text, protocol.EvidenceBegin)
+	encoded := base64.StdEncoding.EncodeToString(data)
+	for len(encoded) > 0 {
+		n := min(armourLine, len(encoded))
+		fmt.Fprintln(&text, encoded[:n])
+		encoded = encoded[n:]
+	}
+	fmt.Fprintln(&text, protocol.EvidenceEnd)
+	_, err := out.Write(text.Bytes())
+	return err
+}

@@ -221,6 +221,9 @@ func (u *Unit) phase(ctx context.Context, spec protocol.Spec, j *journal.Journal
 	}
 	result, err := e.Run(ctx, spec.Phase, work.Timeout)
 	if err != nil {
+		if _, open := engine.Open(j.Records()); !open {
+			err = errors.Join(err, spare.Drop()) // nothing has begun that would need it
+		}
 		return fmt.Errorf("run %s, phase %s: %w", spec.Run, spec.Phase, err)
 	}
 	if work.Finish != nil {

@@ -250,6 +250,10 @@ func (s *Supervisor) notRunning(ctx context.Context, cause error) (protocol.Resu
 		_, _ = fmt.Fprintln(s.Err, log)
 		return protocol.Result{}, err
 	}
+	// What is refused must not begin at the next boot. If it has begun after all, its result is awaited by the next pod.
+	if withdrawErr := s.Layout.Withdraw(ctx, s.Systemd, s.Spec.Run, s.Spec.Phase); withdrawErr != nil {
+		return protocol.Result{}, errors.Join(err, withdrawErr)
+	}
 	return s.refuse(err.Error(), err.Hint(), err)
 }
 

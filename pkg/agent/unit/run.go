@@ -69,6 +69,23 @@ func (u *Unit) Run(ctx context.Context) error {
 	return u.carryOut(ctx, run)
 }
 
+// Withdraw takes back what was asked for a phase that never began, and the unit with it, so that no later boot begins it. It is an
+// error if an agent is at work or the run has begun.
+func (l Layout) Withdraw(ctx context.Context, systemd host.Systemd, run string, phase protocol.Phase) error {
+	unlock, err := lock(filepath.Join(l.dir(), "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, records, err := journal.Read(l.RunDir(run)); err != nil || len(records) > 0 {
+		return errors.Join(fmt.Errorf("withdraw phase %s of run %s: it has begun", phase, run), err)
+	}
+	if err := host.Remove(l.specPath(run, phase)); err != nil {
+		return err
+	}
+	return l.uninstall(ctx, systemd)
+}
+
 // lock keeps a second agent off the host, whoever started it.
 func lock(path string) (func(), error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)

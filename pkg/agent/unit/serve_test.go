@@ -109,3 +109,23 @@ func TestUnitIsNotRestartedForGood(t *testing.T) {
 		t.Errorf("%s %v", text, err)
 	}
 }
+
+// TestWithdraw: what never began does not begin at the next boot; what has begun is not withdrawn.
+func TestWithdraw(t *testing.T) {
+	ctx := context.Background()
+	f := newFixture(t)
+	f.ask(t, "r1", protocol.PhasePrepare)
+	if err := f.Layout.Install(ctx, f.Systemd, "/agent"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Layout.Withdraw(ctx, f.Systemd, "r1", protocol.PhasePrepare); err != nil || !host.Absent(f.Layout.unitPath()) {
+		t.Fatalf("%v, or the unit is left", err)
+	}
+	if _, ok, err := f.Layout.Spec("r1", protocol.PhasePrepare); ok || err != nil {
+		t.Errorf("it is still asked for (%v)", err)
+	}
+	f.interrupted(t)
+	if err := f.Layout.Withdraw(ctx, f.Systemd, "r1", protocol.PhasePrepare); err == nil || host.Absent(f.Layout.unitPath()) {
+		t.Errorf("an open phase was withdrawn: %v", err)
+	}
+}

@@ -106,3 +106,35 @@ func TestDockerStop(t *testing.T) {
 		}
 	}
 }
+
+// TestForeignBeforeCutover: a container that was started after prepare is found before the kubelet is stopped.
+func TestForeignBeforeCutover(t *testing.T) {
+	pod, db := fakeContainer{name: "k8s_web", kind: "container"}, fakeContainer{name: "db"}
+	for _, test := range []struct {
+		name       string
+		containers []fakeContainer
+		keep       bool
+		want       string
+	}{
+		{"pods only", []fakeContainer{pod}, false, ""},
+		{"one appeared", []fakeContainer{pod, db}, false, "1 container(s) that Kubernetes does not manage: db"},
+		{"Docker is kept", []fakeContainer{pod, db}, true, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var containers []*fakeContainer
+			for i := range test.containers {
+				containers = append(containers, &test.containers[i])
+			}
+			d := startFakeDocker(t, containers...)
+			h := hostWith(t, inventory{DockerSocket: "unix://" + d.socket}, protocol.Spec{KeepDocker: test.keep})
+			_, err := List(h)[protocol.PhaseCutover][0].Record(t.Context(), quiet{})
+			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+				t.Fatalf("%v, want %q", err, test.want)
+			}
+			var hint interface{ Hint() string }
+			if err != nil && (!errors.As(err, &hint) || !strings.Contains(hint.Hint(), "--keep-docker")) {
+				t.Errorf("%v has no hint", err)
+			}
+		})
+	}
+}

@@ -190,15 +190,11 @@ func (i *inspection) lookAtDocker(ctx context.Context) error {
 		if i.images, err = d.Images(ctx); err != nil {
 			return err
 		}
-		for _, c := range i.containers {
-			if c.Running && !c.Kubernetes() {
-				i.Facts.ForeignContainers = append(i.Facts.ForeignContainers, c.Name)
+		i.Facts.ForeignContainers = foreign(i.containers)
+		if !i.h.Spec.KeepDocker {
+			if err := refuseForeign(i.Facts.ForeignContainers); err != nil {
+				return err
 			}
-		}
-		slices.Sort(i.Facts.ForeignContainers)
-		if n := len(i.Facts.ForeignContainers); n > 0 && !i.h.Spec.KeepDocker {
-			return refuse("stop them, or leave Docker running for them with --keep-docker",
-				"Docker runs %d container(s) that Kubernetes does not manage: %s", n, strings.Join(i.Facts.ForeignContainers, ", "))
 		}
 		return i.findSandboxImage(ctx, d)
 	})

@@ -57,7 +57,7 @@ const (
 // NoResultError says that a phase's result could not be learnt.
 type NoResultError struct {
 	Phase protocol.Phase
-	// Begun tells whether the agent ran, and may have begun with the phase.
+	// Begun tells whether the agent ran or may have run, and so may have begun with the phase.
 	Begun bool
 	// Log are the agent's last lines that are no events.
 	Log   []string
@@ -76,6 +76,7 @@ func (f *Follower) Follow(ctx context.Context, spec protocol.Spec, mode Mode, be
 	w := &followed{
 		Follower: f, spec: spec, mode: mode, begun: begun, job: JobName(spec.Node, spec.Run, spec.Phase),
 		lines: make(chan logLine), start: startWatch{client: f.runner.Client},
+		kubelet: kubeletWatch{client: f.runner.Client, node: spec.Node},
 	}
 	result, err := w.run(ctx)
 	if err != nil {
@@ -98,6 +99,10 @@ type followed struct {
 	job   string
 	begun bool
 	start startWatch
+	// kubelet decides in Unattended whether a pod that seems not to have started has not.
+	kubelet kubeletWatch
+	// bound: there was a pod, whose node may have run it.
+	bound bool
 
 	lines   chan logLine
 	reading bool
@@ -183,14 +188,15 @@ func (w *followed) look(ctx context.Context) error {
 			go w.read(ctx, pod.Name)
 		}
 	}
+	w.bound = w.bound || pod != nil
+	if w.mode == Unattended && w.bound && !w.begun {
+		w.kubelet.look(ctx)
+	}
 	if err := w.start.check(ctx, w.runner.Clock.Now(), w.job, pod); err != nil {
-		if w.mode == Unattended && w.begun {
-			w.trouble = err
-			return nil
-		}
-		return err
+		return w.notStarted(ctx, err)
 	}
 	w.trouble = nil
+	w.kubelet.content()
 	if pod == nil || pod.Status.Phase == corev1.PodFailed {
 		return w.checkJob(ctx)
 	}
@@ -224,12 +230,31 @@ func (w *followed) checkJob(ctx context.Context) error {
 		if condition.Type != batchv1.JobFailed || condition.Status != corev1.ConditionTrue {
 			continue
 		}
-		failed := &StartError{Reason: condition.Reason, Message: condition.Message}
-		if w.mode == Unattended && w.begun {
-			w.trouble = failed
-			return nil
-		}
-		return failed
+		return w.notStarted(ctx, &StartError{Reason: condition.Reason, Message: condition.Message})
+	}
+	return nil
+}
+
+// notStarted judges what says that no agent ran. Unattended believes it only while the kubelet vouches for it; until then, and for
+// good if it was away, the host may be at work.
+func (w *followed) notStarted(ctx context.Context, err error) error {
+	if w.mode == InService {
+		return err
+	}
+	if w.begun {
+		w.trouble = err
+		return nil
+	}
+	if w.trouble == nil && w.bound {
+		w.OnNote(fmt.Sprintf("%v; waiting for the node's kubelet to confirm that the host has not begun", err))
+	}
+	w.trouble = err
+	if !w.bound || w.kubelet.vouches(ctx, w.runner.Clock.Now()) {
+		return err
+	}
+	if w.kubelet.away {
+		w.begun = true
+		w.OnNote("the node's kubelet was away after it had got the pod: the host may be at work, waiting for it")
 	}
 	return nil
 }

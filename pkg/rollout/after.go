@@ -86,7 +86,8 @@ func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.
 		failed.Outcome = OutcomeInterrupted
 		failed.State = fmt.Sprintf("the host goes on with the %s by itself; %s", stage, failed.State)
 	case stage == StageRollback:
-		failed.State = "the host goes on with the rollback by itself, if it can; " + failed.State
+		failed.State = "the host goes on with the rollback by itself, if it was reached; " + failed.State
+		failed.Hint = "where the kubelet starts no pods, go back without it, " + byHand
 	default:
 		failed.State = fmt.Sprintf("the host goes on by itself, undoes the %s at its deadline if it has to; %s", stage, failed.State)
 	}

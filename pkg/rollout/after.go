@@ -375,7 +375,7 @@ func (s *session) soak(ctx context.Context) error {
 	for {
 		node, err := s.client.CoreV1().Nodes().Get(ctx, s.name, metav1.GetOptions{})
 		if err == nil && !isNodeReady(node) {
-			return s.leave(ctx, StageSoak, OutcomeStuck, errors.New("the node is no longer Ready after it was given back"))
+			return s.takeBack(ctx, errors.New("the node is no longer Ready after it was given back"))
 		}
 		if err := s.sleep(ctx, pollInterval); errors.Is(err, errSoaked) {
 			return nil
@@ -384,6 +384,21 @@ func (s *session) soak(ctx context.Context) error {
 			return &Error{Node: s.name, Stage: StageSoak, Outcome: OutcomeInterrupted, State: "the node was given back and serves", Cause: err}
 		}
 	}
+}
+
+// takeBack takes a node out of service again that did not keep what the verification proved: the run is not done, and is resumed with
+// another verification.
+func (s *session) takeBack(ctx context.Context, cause error) error {
+	undo, cancel := s.undoContext(ctx)
+	defer cancel()
+	state := inventory.StateVerifying
+	if s.back != nil {
+		state = inventory.StateRollingBack
+	}
+	_, err := s.cordon(undo, s.name, annotations{
+		inventory.AnnotationPhase: string(state), inventory.AnnotationMessage: message(StageSoak, cause),
+	})
+	return s.leave(ctx, StageSoak, OutcomeStuck, errors.Join(cause, err))
 }
 
 // errSoaked ends the soak well.

@@ -29,6 +29,13 @@ const (
 // annotationRun on the Lease names the run that the claim is for.
 const annotationRun = inventory.AnnotationRun
 
+// annotationOperation on the Lease says what the claim is for: operationSwitch or operationRollback.
+const (
+	annotationOperation = inventory.Prefix + "operation"
+	operationSwitch     = "switch"
+	operationRollback   = "rollback"
+)
+
 // podSecurityLabels let privileged pods into the namespace (k8s.io/pod-security-admission v0.37.2 api/constants.go).
 var podSecurityLabels = []string{
 	"pod-security.kubernetes.io/enforce", "pod-security.kubernetes.io/audit", "pod-security.kubernetes.io/warn",
@@ -38,13 +45,27 @@ var podSecurityLabels = []string{
 type ClaimedError struct {
 	Holder string
 	Since  time.Time
+	// Operation is what the holder does, as annotationOperation has it; empty if it did not say.
+	Operation string
 	// Until is when the claim ends unless it is renewed.
 	Until time.Time
 }
 
 func (e *ClaimedError) Error() string {
-	who, _, _ := strings.Cut(e.Holder, "/")
-	return fmt.Sprintf("%s is switching it since %s", who, e.Since.Local().Format("2006-01-02 15:04:05"))
+	does := "is at work on it"
+	switch e.Operation {
+	case operationSwitch:
+		does = "is switching it"
+	case operationRollback:
+		does = "is rolling it back"
+	}
+	return fmt.Sprintf("%s %s since %s", person(e.Holder), does, e.Since.Local().Format("2006-01-02 15:04:05"))
+}
+
+// person is the part of a holder's identity that is for people.
+func person(holder string) string {
+	who, _, _ := strings.Cut(holder, "/")
+	return who
 }
 
 // errClaimLost is the cause of a context whose claim somebody else took over.
@@ -93,62 +114,68 @@ func (r *Rollout) ensureNamespace(ctx context.Context) error {
 type claim struct {
 	rollout *Rollout
 	name    string
+	// dead is whose claim was taken over because nobody renewed it, or nil.
+	dead    *ClaimedError
 	stop    context.CancelFunc
 	stopped chan struct{}
 }
 
 // takeClaim takes the node's Lease, and renews it until the claim is released. The returned context ends with errClaimLost when
 // somebody else has taken it over. A live claim of somebody else is a *ClaimedError.
-func (r *Rollout) takeClaim(ctx context.Context, node, run string) (*claim, context.Context, error) {
-	if err := r.acquire(ctx, node, run); err != nil {
+func (r *Rollout) takeClaim(ctx context.Context, node, run, operation string) (*claim, context.Context, error) {
+	dead, err := r.acquire(ctx, node, run, operation)
+	if err != nil {
 		return nil, nil, err
 	}
 	ctx, lost := context.WithCancelCause(ctx)
 	renewCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c := &claim{rollout: r, name: node, stop: stop, stopped: make(chan struct{})}
+	c := &claim{rollout: r, name: node, dead: dead, stop: stop, stopped: make(chan struct{})}
 	go c.renew(renewCtx, lost)
 	return c, ctx, nil
 }
 
 // acquire creates the Lease, or takes one that is ours or that nobody renews any more. A conflict means that another run did
-// so at the same moment.
-func (r *Rollout) acquire(ctx context.Context, node, run string) error {
+// so at the same moment. Dead is the claim that was taken over, or nil.
+func (r *Rollout) acquire(ctx context.Context, node, run, operation string) (dead *ClaimedError, err error) {
 	leases := r.client.CoordinationV1().Leases(nodejob.Namespace)
 	for range 3 {
 		now := metav1.NewMicroTime(r.clock.Now())
 		lease, err := leases.Get(ctx, node, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			lease = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: nodejob.Namespace, Name: node, Labels: nodejob.NodeLabels(node)}}
-			r.fillLease(lease, run, now)
+			r.fillLease(lease, run, operation, now)
 			_, err = leases.Create(ctx, lease, metav1.CreateOptions{})
 			if err == nil {
-				return nil
+				return nil, nil
 			}
 			if apierrors.IsAlreadyExists(err) {
 				continue
 			}
-			return fmt.Errorf("create lease %s: %w", node, err)
+			return nil, fmt.Errorf("create lease %s: %w", node, err)
 		}
 		if err != nil {
-			return fmt.Errorf("get lease %s: %w", node, err)
+			return nil, fmt.Errorf("get lease %s: %w", node, err)
 		}
-		if other := foreignClaim(lease, r.holder, now.Time); other != nil {
-			return other
+		other := foreignClaim(lease, r.holder)
+		if other != nil && now.Time.Before(other.Until) {
+			return nil, other
 		}
-		r.fillLease(lease, run, now)
+		dead = other
+		r.fillLease(lease, run, operation, now)
 		_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
 		if err == nil {
-			return nil
+			return dead, nil
 		}
 		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("update lease %s: %w", node, err)
+			return nil, fmt.Errorf("update lease %s: %w", node, err)
 		}
 	}
-	return fmt.Errorf("take lease %s: other runs do so at the same time", node)
+	return nil, fmt.Errorf("take lease %s: other runs do so at the same time", node)
 }
 
-func (r *Rollout) fillLease(lease *coordinationv1.Lease, run string, now metav1.MicroTime) {
+func (r *Rollout) fillLease(lease *coordinationv1.Lease, run, operation string, now metav1.MicroTime) {
 	metav1.SetMetaDataAnnotation(&lease.ObjectMeta, annotationRun, run)
+	metav1.SetMetaDataAnnotation(&lease.ObjectMeta, annotationOperation, operation)
 	if ptr.Deref(lease.Spec.HolderIdentity, "") != r.holder {
 		lease.Spec.AcquireTime = &now
 		if lease.ResourceVersion != "" {
@@ -160,21 +187,18 @@ func (r *Rollout) fillLease(lease *coordinationv1.Lease, run string, now metav1.
 	lease.Spec.RenewTime = &now
 }
 
-// foreignClaim is the live claim of somebody other than holder, or nil.
-func foreignClaim(lease *coordinationv1.Lease, holder string, now time.Time) *ClaimedError {
+// foreignClaim is the claim of somebody other than holder, or nil.
+func foreignClaim(lease *coordinationv1.Lease, holder string) *ClaimedError {
 	other := ptr.Deref(lease.Spec.HolderIdentity, "")
 	if other == "" || other == holder || lease.Spec.RenewTime == nil {
 		return nil
 	}
 	until := lease.Spec.RenewTime.Add(time.Duration(ptr.Deref(lease.Spec.LeaseDurationSeconds, 0)) * time.Second)
-	if !now.Before(until) {
-		return nil
-	}
 	since := lease.Spec.RenewTime.Time
 	if lease.Spec.AcquireTime != nil {
 		since = lease.Spec.AcquireTime.Time
 	}
-	return &ClaimedError{Holder: other, Since: since, Until: until}
+	return &ClaimedError{Holder: other, Since: since, Until: until, Operation: lease.Annotations[annotationOperation]}
 }
 
 // renew keeps the claim. Requests that fail are tried again: during a cutover the API server itself may be away.

@@ -30,7 +30,7 @@ func holdLease(t *testing.T, s *apiserver.Server, node string, renewed time.Time
 		t.Fatal(err)
 	}
 	_, err := s.Client().CoordinationV1().Leases(nodejob.Namespace).Create(t.Context(), &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Name: node},
+		ObjectMeta: metav1.ObjectMeta{Name: node, Annotations: map[string]string{annotationOperation: operationRollback}},
 		Spec: coordinationv1.LeaseSpec{
 			HolderIdentity: ptr.To("alice@laptop/123-abc"), LeaseDurationSeconds: ptr.To[int32](60),
 			AcquireTime: ptr.To(metav1.NewMicroTime(renewed.Add(-time.Hour))), RenewTime: ptr.To(metav1.NewMicroTime(renewed)),
@@ -51,7 +51,7 @@ func TestForeignClaim(t *testing.T) {
 		_ = s.Client().CoordinationV1().Leases(nodejob.Namespace).Delete(context.Background(), "claimed", metav1.DeleteOptions{})
 	})
 	_, err := newRollout(s, &recorder{}).Switch(t.Context(), "claimed")
-	_ = wantError(t, err, OutcomeRefused, "alice@laptop is switching it since "+renewed.Add(-time.Hour).Local().Format("2006-01-02 15:04:05"))
+	_ = wantError(t, err, OutcomeRefused, "alice@laptop is rolling it back since "+renewed.Add(-time.Hour).Local().Format("2006-01-02 15:04:05"))
 	if strings.Contains(err.Error(), "123-abc") {
 		t.Errorf("the error shows what is not for people: %v", err)
 	}
@@ -69,8 +69,12 @@ func TestExpiredClaimIsTakenOver(t *testing.T) {
 	s := server.Get(t)
 	newHollow(t, s, "expired")
 	holdLease(t, s, "expired", time.Now().Add(-2*time.Minute))
-	if _, err := newRollout(s, &recorder{}).Switch(t.Context(), "expired"); err != nil {
+	observer := &recorder{}
+	if _, err := newRollout(s, observer).Switch(t.Context(), "expired"); err != nil {
 		t.Fatal(err)
+	}
+	if !observer.said("took the node over: alice@laptop is rolling it back since") {
+		t.Error("the takeover was not said")
 	}
 	nothingLeft(t, s, "expired")
 }
@@ -82,7 +86,7 @@ func TestClaimIsRenewedAndLost(t *testing.T) {
 	if err := r.ensureNamespace(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	held, ctx, err := r.takeClaim(t.Context(), "renewed", "run-1")
+	held, ctx, err := r.takeClaim(t.Context(), "renewed", "run-1", operationSwitch)
 	if err != nil {
 		t.Fatal(err)
 	}

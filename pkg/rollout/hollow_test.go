@@ -12,15 +12,18 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/utils/ptr"
@@ -47,6 +50,11 @@ type hollow struct {
 	checks []nodejob.CanaryCheck
 	// podStatus, if set, is what the agent's pods get instead of running.
 	podStatus *corev1.ContainerStatus
+	// asleep: the kubelet neither renews its Lease nor looks at pods.
+	asleep  atomic.Bool
+	renewed time.Time
+	// silent, if set, is what the host does in the cutover while the kubelet is asleep and has not reported the container.
+	silent func(*hollow)
 
 	mu      sync.Mutex
 	events  []protocol.Event // the event file on the host
@@ -107,6 +115,7 @@ func (h *hollow) reconcile(ctx context.Context) {
 	if err != nil {
 		return
 	}
+	h.renew(ctx)
 	h.mu.Lock()
 	if n := len(h.cordons); n == 0 || h.cordons[n-1] != node.Spec.Unschedulable {
 		h.cordons = append(h.cordons, node.Spec.Unschedulable)
@@ -155,8 +164,40 @@ func (h *hollow) reconcile(ctx context.Context) {
 	}
 }
 
+// renew renews the kubelet's Lease every second.
+func (h *hollow) renew(ctx context.Context) {
+	if h.asleep.Load() || time.Since(h.renewed) < time.Second {
+		return
+	}
+	h.renewed = time.Now()
+	leases := h.client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	patch := fmt.Sprintf(`{"spec":{"renewTime":%q}}`, h.renewed.UTC().Format(metav1.RFC3339Micro))
+	_, err := leases.Patch(ctx, h.name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = leases.Create(ctx, &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Name: h.name}, Spec: coordinationv1.LeaseSpec{RenewTime: ptr.To(metav1.NewMicroTime(h.renewed))},
+		}, metav1.CreateOptions{})
+	}
+	if err != nil && ctx.Err() == nil {
+		h.t.Errorf("renew lease of %s: %v", h.name, err)
+	}
+}
+
 // startPod is the kubelet: it starts the container, and with it the agent.
 func (h *hollow) startPod(ctx context.Context, pod *corev1.Pod) {
+	if h.asleep.Load() {
+		return
+	}
+	if h.silent != nil && pod.Labels[nodejob.LabelPhase] == string(protocol.PhaseCutover) {
+		work := h.silent
+		h.silent = nil
+		h.asleep.Store(true)
+		go func() {
+			defer h.asleep.Store(false)
+			work(h)
+		}()
+		return
+	}
 	if h.podStatus != nil {
 		status := *h.podStatus
 		status.Name = pod.Spec.Containers[0].Name

@@ -38,7 +38,8 @@ func (p Permission) String() string {
 	return text
 }
 
-// Permissions are the rights that a switch needs. Exec, the kubelet's metrics, events and budgets are used where they are allowed.
+// Permissions are the rights that a switch needs. Exec, the kubelet's metrics and Lease, events and budgets are used
+// where they are allowed.
 func Permissions(options drain.Options, namespaceExists bool) []Permission {
 	own := nodejob.Namespace
 	need := func(group, resource, subresource, namespace string, verbs ...string) []Permission {

@@ -105,7 +105,7 @@ func (r *Rollout) inspect(ctx context.Context, finding *Finding, alone, drains b
 		return fmt.Errorf("get lease %s: %w", finding.Node, err)
 	}
 	if err == nil {
-		if other := foreignClaim(lease, r.holder, r.clock.Now()); other != nil {
+		if other := foreignClaim(lease, r.holder); other != nil && r.clock.Now().Before(other.Until) {
 			finding.Verdict, finding.Reason = Refuse, other.Error()
 			return nil
 		}

@@ -87,7 +87,7 @@ func TestPreflight(t *testing.T) {
 			}
 		}
 	}
-	check(false, []string{"0 [default/pre-web]", "3 alice@laptop is switching it", "--delete-emptydir-data"})
+	check(false, []string{"0 [default/pre-web]", "3 alice@laptop is rolling it back", "--delete-emptydir-data"})
 	check(false, []string{"0 [default/pre-web]", "3 alice", "0 [default/pre-cache]"}, func(o *Options) { o.Drain.DeleteEmptyDirData = true })
 	check(true, []string{"3 it is the cluster's only node", "3 alice", "--force"})
 	check(true, []string{"0 [default/pre-web]", "3 alice", "--delete-emptydir-data"}, func(o *Options) { o.Drain.Force = true })

@@ -219,9 +219,16 @@ func (s *session) takeAndMark(ctx context.Context, mark func(context.Context) er
 		return nil, nil, err
 	}
 	s.run = newRun(s.clock.Now())
-	held, claimed, err := s.takeClaim(ctx, s.name, s.run)
+	operation := operationSwitch
+	if s.back != nil {
+		operation = operationRollback
+	}
+	held, claimed, err := s.takeClaim(ctx, s.name, s.run, operation)
 	if err != nil {
 		return nil, nil, err
+	}
+	if held.dead != nil {
+		s.tell(Info, "took the node over: %s, but nobody has renewed that claim, which ended at %s", held.dead, held.dead.Until.Local().Format("15:04:05"))
 	}
 	if err := mark(claimed); err != nil {
 		undo, cancel := s.undoContext(ctx)

@@ -33,7 +33,7 @@ type result struct {
 }
 
 // up starts a lab cluster that ends with the test.
-func up(t *testing.T, profile string) *cluster {
+func up(t *testing.T, profile string, nodes int) *cluster {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED: lab nodes need root")
@@ -46,7 +46,7 @@ func up(t *testing.T, profile string) *cluster {
 		t.Fatalf("no build to test: %v: run `make build lab`", err)
 	}
 	started := time.Now()
-	l, err := lab.Up(t.Context(), lab.Options{Profile: profile, Nodes: 2})
+	l, err := lab.Up(t.Context(), lab.Options{Profile: profile, Nodes: nodes})
 	if err != nil {
 		t.Fatalf("lab up: %v", err)
 	}
@@ -72,6 +72,12 @@ func (c *cluster) run(t *testing.T, args ...string) result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
+	return c.start(ctx, t, args...)
+}
+
+// start is run with SIGKILL for kubectl when ctx ends.
+func (c *cluster) start(ctx context.Context, t *testing.T, args ...string) result {
+	t.Helper()
 	cmd := exec.CommandContext(ctx, "kubectl", args...)
 	cmd.Path = c.lookPath("kubectl")
 	cmd.Env = c.env

@@ -2,136 +2,241 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/steps"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/test/lab"
 )
 
-// fullMatrix asks for every cell of the crash matrix; `make crash-matrix` sets it.
-const fullMatrix = "KUBECTL_RUNTIME_CRASH_MATRIX"
+const (
+	// fullMatrix asks for every cell of the crash matrix; `make crash-matrix` sets it.
+	fullMatrix = "KUBECTL_RUNTIME_CRASH_MATRIX"
+	// someCells is a part of the names of the cells that are wanted.
+	someCells = "KUBECTL_RUNTIME_CRASH_CELLS"
+	// matrixNodes are worked on at the same time; one more takes what is drained.
+	matrixNodes = 3
+)
 
-// crash is one cell of the matrix: what dies, when the journal gets a record of this kind for this step.
-type crash struct {
-	step, record string
-	power        bool // the whole node, else the agent alone
-}
-
-func (x crash) String() string {
-	what := "SIGKILL of the agent"
-	if x.power {
-		what = "power cut"
-	}
-	return fmt.Sprintf("%s at %s of %s", what, x.record, x.step)
-}
-
-// crashes are all cells, made from the agent's own list of steps, or a few of them.
-func crashes() []crash {
-	if os.Getenv(fullMatrix) == "" {
-		return []crash{{"docker-stop", "intent", false}, {"kubelet-config", "intent", true}}
-	}
-	var all []crash
-	for _, step := range steps.List(&steps.Host{})[protocol.PhaseCutover] {
-		for _, record := range []string{"intent", "done"} {
-			all = append(all, crash{step.ID(), record, false}, crash{step.ID(), record, true})
-		}
-	}
-	return all
-}
-
-// TestCrashMatrix is the whole matrix on one profile after the other.
+// TestCrashMatrix is the whole matrix on one profile after the other. Its tables go to bin/crash-matrix-PROFILE.md.
 func TestCrashMatrix(t *testing.T) {
 	if os.Getenv(fullMatrix) == "" {
-		t.Skip("SKIPPED: takes an hour: run `make crash-matrix`; TestDockershim and TestCRIDockerd have a few of its cells")
+		t.Skip("SKIPPED: takes hours: run `make crash-matrix`; TestDockershim and TestCRIDockerd have a few of its cells")
 	}
 	for _, profile := range []string{lab.Dockershim, lab.CRIDockerd} {
 		t.Run(profile, func(t *testing.T) {
-			c := up(t, profile)
+			c := up(t, profile, matrixNodes+1)
 			c.deploy(t)
-			c.testCrashes(t)
+			cells := slices.DeleteFunc(allCells(), func(x cell) bool { return !strings.Contains(x.String(), os.Getenv(someCells)) })
+			m := &matrix{cluster: c, cells: cells}
+			t.Cleanup(func() { m.write(t, filepath.Join("../../bin", "crash-matrix-"+profile+".md")) })
+			m.run(t, c.Nodes()[:matrixNodes]...)
 		})
 	}
 }
 
-// testCrashes switches node-1 once for each cell, has it die on the way, and demands that it ends on containerd: by itself, or with
-// one more `switch` where it went back. In between the node is rolled back.
+// testCrashes is the fast part of the matrix, on one node.
 func (c *cluster) testCrashes(t *testing.T) {
-	files := c.fingerprint(t, "node-1")
-	data := c.exec(t, "node-1", "cat /var/lib/lab-data/first")
-	var table []string
-	for _, cell := range crashes() {
-		t.Run(strings.ReplaceAll(cell.String(), " ", "_"), func(t *testing.T) {
-			died := c.dieAt(t, cell)
-			r := c.run(t, "runtime", "switch", "node-1", "--yes", "--image", agentImage, "--soak", "0s")
-			t.Logf("%s%s[exit %d]", r.stderr, r.stdout, r.code)
-			if err := <-died; err != nil {
-				t.Fatalf("nothing died: %v", err)
-			}
-			outcome := "went on"
-			if r.code != 0 {
-				outcome = fmt.Sprintf("exit %d, second switch", r.code)
-				c.switchNode(t, 0, "node-1", "--soak", "0s")
-			}
-			table = append(table, fmt.Sprintf("%-45s %s", cell, outcome))
-			c.onContainerd(t, "node-1", false)
-			c.waitPods(t)
-			c.nothingLeft(t)
-			if now := c.exec(t, "node-1", "cat /var/lib/lab-data/first"); now != data {
-				t.Errorf("data was %q and is %q", data, now)
-			}
-			c.rollback(t, files)
-		})
-	}
-	t.Logf("crash matrix, every cell on containerd in the end, and rolled back byte for byte:\n%s", strings.Join(table, "\n"))
+	m := &matrix{cluster: c, cells: fastCells()}
+	m.run(t, "node-1")
+	t.Logf("%s", m.table())
 }
 
-// rollback takes node-1 back to Docker and checks that its files are as they were.
-func (c *cluster) rollback(t *testing.T, files string) {
+// matrix runs cells: each switches a node once, has something die on the way, and demands that the node ends on one runtime in
+// whole, by itself, that one more `switch` ends on containerd, and that `rollback` brings every file back.
+type matrix struct {
+	*cluster
+	cells []cell
+
+	mu   sync.Mutex
+	rows []string
+}
+
+// run works on the nodes at the same time; cells that several nodes would feel come last, one by one.
+func (m *matrix) run(t *testing.T, nodes ...string) {
+	work := make(chan cell)
+	var workers sync.WaitGroup
+	for _, node := range nodes {
+		w := &worker{matrix: m, node: node, files: m.fingerprint(t, node), data: m.exec(t, node, "cat /var/lib/lab-data/first")}
+		workers.Go(func() {
+			for x := range work {
+				t.Run(w.node+" "+x.String(), func(t *testing.T) { w.try(t, x) })
+			}
+		})
+	}
+	for _, x := range m.cells {
+		if !x.alone {
+			work <- x
+		}
+	}
+	close(work)
+	workers.Wait()
+	w := &worker{matrix: m, node: nodes[0], files: m.fingerprint(t, nodes[0]), data: m.exec(t, nodes[0], "cat /var/lib/lab-data/first")}
+	for _, x := range m.cells {
+		if x.alone {
+			t.Run(w.node+" "+x.String(), func(t *testing.T) { w.try(t, x) })
+		}
+	}
+}
+
+func (m *matrix) table() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return "| what | when | `switch` | then | took |\n|---|---|---|---|---|\n" + strings.Join(slices.Sorted(slices.Values(m.rows)), "")
+}
+
+func (m *matrix) write(t *testing.T, path string) {
+	if err := os.WriteFile(path, []byte(m.table()), 0o644); err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d of %d cells:\n%s", len(m.rows), len(m.cells), m.table())
+}
+
+// worker tries cells on one node.
+type worker struct {
+	*matrix
+	node string
+	// files are those before any switch, switched those on containerd.
+	files, switched string
+	data            string
+}
+
+func (w *worker) try(t *testing.T, x cell) {
+	started := time.Now()
+	if x.setup != "" {
+		w.exec(t, w.node, x.setup)
+	}
+	r, struck := w.switchUnder(t, x)
+	t.Logf("%s%s[exit %d]", r.stderr, r.stdout, r.code)
+	if struck != nil {
+		t.Errorf("nothing happened: %v", struck)
+	}
+	outcome, then := fmt.Sprintf("exit %d", r.code), ""
+	switch {
+	case r.code == 0:
+		then = "on containerd"
+	case x.killsPlugin:
+		outcome, then = "killed", "second `switch` went on"
+	case r.code == 2 || r.code == 4:
+		then = "on Docker"
+		w.onDocker(t)
+	default:
+		t.Errorf("switch: exit %d", r.code)
+	}
+	if x.cleanup != "" {
+		w.exec(t, w.node, x.cleanup)
+	}
+	if r.code != 0 {
+		run := w.currentRun(w.node)
+		w.switchNode(t, 0, w.node, "--soak", "0s", "--delete-emptydir-data")
+		if now := w.currentRun(w.node); x.killsPlugin && now != run {
+			t.Errorf("the second switch began run %s and did not go on with %s", now, run)
+		}
+		if then == "on Docker" {
+			then += ", second `switch` to containerd"
+		}
+	}
+	w.checkSwitched(t)
+	w.rollback(t, w.node, w.files)
+	if t.Failed() {
+		then = "FAILED"
+	}
+	what, when, _ := strings.Cut(x.String(), " | ")
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rows = append(w.rows, fmt.Sprintf("| %s | %s | %s | %s | %d s |\n", what, when, outcome, then, int(time.Since(started).Seconds())))
+}
+
+// switchUnder switches the node while the cell happens. The error says that it did not.
+func (w *worker) switchUnder(t *testing.T, x cell) (result, error) {
 	t.Helper()
-	c.runtime(t, 0, "rollback", "node-1", "--yes", "--image", agentImage)
-	n := c.node(t, "node-1")
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	plugin, end := context.WithCancel(ctx)
+	defer end()
+	struck := make(chan error, 1)
+	before := w.currentRun(w.node)
+	go func() {
+		if x.at.step == "" {
+			struck <- nil
+			return
+		}
+		err := w.waitRecord(ctx, w.node, before, func(r journal.Record) bool { return r.Kind == x.at.kind && r.Step == x.at.step })
+		switch {
+		case err != nil:
+		case x.killsPlugin:
+			end()
+		default:
+			err = x.strike(ctx, w.cluster, w.node)
+		}
+		struck <- err
+	}()
+	r := w.start(plugin, t, "runtime", "switch", w.node, "--yes", "--image", agentImage, "--soak", "0s", "--delete-emptydir-data")
+	select {
+	case err := <-struck:
+		return r, err
+	case <-time.After(time.Minute):
+		cancel()
+		return r, errors.Join(errors.New("the switch ended before its moment came"), <-struck)
+	}
+}
+
+// onDocker checks that the node is on Docker as it was.
+func (w *worker) onDocker(t *testing.T) {
+	t.Helper()
+	n := w.cluster.node(t, w.node)
+	if !n.ready() || n.Spec.Unschedulable || !strings.HasPrefix(n.Status.NodeInfo.ContainerRuntimeVersion, "docker://") {
+		t.Errorf("ready %t, unschedulable %t, runtime %s", n.ready(), n.Spec.Unschedulable, n.Status.NodeInfo.ContainerRuntimeVersion)
+	}
+	w.noTasks(t, w.node)
+	w.waitPodsOn(t, w.node)
+}
+
+// checkSwitched checks that the node is on containerd in whole: files as after a switch that nothing disturbed, pods, data.
+func (w *worker) checkSwitched(t *testing.T) {
+	t.Helper()
+	w.onContainerd(t, w.node, false)
+	w.waitPodsOn(t, w.node)
+	w.nothingLeft(t, w.node)
+	if now := w.exec(t, w.node, "cat /var/lib/lab-data/first"); now != w.data {
+		t.Errorf("data was %q and is %q", w.data, now)
+	}
+	now := w.fingerprint(t, w.node)
+	if w.switched == "" {
+		w.switched = now
+	}
+	if d := differences(w.switched, now); d != "" {
+		t.Errorf("files differ from those of the first switch:\n%s", d)
+	}
+}
+
+// rollback takes a node back to Docker and checks that its files are as they were.
+func (c *cluster) rollback(t *testing.T, node, files string) {
+	t.Helper()
+	c.runtime(t, 0, "rollback", node, "--yes", "--image", agentImage, "--delete-emptydir-data")
+	n := c.node(t, node)
 	if !n.ready() || n.Spec.Unschedulable || !strings.HasPrefix(n.Status.NodeInfo.ContainerRuntimeVersion, "docker://") {
 		t.Errorf("after rollback: ready %t, unschedulable %t, runtime %s", n.ready(), n.Spec.Unschedulable, n.Status.NodeInfo.ContainerRuntimeVersion)
 	}
-	if now := c.fingerprint(t, "node-1"); now != files {
-		t.Errorf("after rollback files differ\nbefore:\n%s\nnow:\n%s", files, now)
+	if d := differences(files, c.fingerprint(t, node)); d != "" {
+		t.Errorf("after rollback files differ:\n%s", d)
 	}
-	if out := c.exec(t, "node-1", "ctr -n k8s.io tasks ls -q"); out != "" {
-		t.Errorf("after rollback containers run under containerd: %s", out)
-	}
-	c.waitPods(t)
-	c.nothingLeft(t)
+	c.noTasks(t, node)
+	c.waitPodsOn(t, node)
+	c.nothingLeft(t, node)
 }
 
-// dieAt has the agent or the node die once the journal of the run that comes next has the cell's record. The channel gets one error,
-// nil after it died (and, for a node, was booted again).
-func (c *cluster) dieAt(t *testing.T, cell crash) <-chan error {
+// noTasks checks that no container runs under containerd for Kubernetes.
+func (c *cluster) noTasks(t *testing.T, node string) {
 	t.Helper()
-	kill := "true"
-	if !cell.power {
-		kill = `kill -9 $(systemctl show -p MainPID --value kubectl-runtime.service)`
+	if out := c.exec(t, node, "ctr -n k8s.io tasks ls -q"); out != "" {
+		t.Errorf("on Docker containers run under containerd: %s", out)
 	}
-	const dir = "/var/lib/kubectl-runtime"
-	before := c.exec(t, "node-1", "readlink "+dir+"/current || true")
-	script := fmt.Sprintf(`for i in $(seq 9000); do
-		[ "$(readlink %[1]s/current)" != "%[2]s" ] && grep -qs '"kind":"%[3]s".*"step":"%[4]s"' %[1]s/current/journal.jsonl && { %[5]s; exit; }
-		sleep 0.01; done; exit 1`, dir, before, cell.record, cell.step, kill)
-	done := make(chan error, 1)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 5*time.Minute)
-	go func() {
-		defer cancel()
-		_, err := c.Exec(ctx, "node-1", "sh", "-c", script)
-		if err == nil && cell.power {
-			if err = c.PowerOff("node-1"); err == nil {
-				err = c.Boot(ctx, "node-1")
-			}
-		}
-		done <- err
-	}()
-	return done
 }

@@ -3,12 +3,16 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/test/lab"
 )
 
@@ -18,7 +22,7 @@ func TestCRIDockerd(t *testing.T) { testProfile(t, lab.CRIDockerd) }
 
 // testProfile goes the whole way on one cluster: refusals first, then a cutover that fails, then the switch of every node.
 func testProfile(t *testing.T, profile string) {
-	c := up(t, profile)
+	c := up(t, profile, 2)
 	c.deploy(t)
 	files := c.fingerprint(t, "node-1")
 
@@ -36,7 +40,7 @@ func testProfile(t *testing.T, profile string) {
 				t.Errorf("does not say that the node is on containerd already:\n%s%s", r.stdout, r.stderr)
 			}
 		}},
-		{"Rollback", func(t *testing.T) { c.rollback(t, files) }},
+		{"Rollback", func(t *testing.T) { c.rollback(t, "node-1", files) }},
 		{"Crashes", c.testCrashes},
 		{"CordonedStaysCordoned", c.testCordoned},
 	}
@@ -50,16 +54,39 @@ func testProfile(t *testing.T, profile string) {
 // deploy applies the workloads and waits for them.
 func (c *cluster) deploy(t *testing.T) {
 	t.Helper()
-	manifest, err := filepath.Abs("workloads.yaml")
+	manifest, err := os.ReadFile("workloads.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.kubectl(t, "apply", "-f", manifest)
+	stateful, err := os.ReadFile("stateful.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range c.Nodes() {
+		manifest = append(manifest, strings.ReplaceAll(string(stateful), "NODE", node)...)
+	}
+	path := filepath.Join(t.TempDir(), "workloads.yaml")
+	if err := os.WriteFile(path, manifest, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.kubectl(t, "apply", "-f", path)
 	c.waitPods(t)
 }
 
 // waitPods waits until every pod is Ready or has completed.
 func (c *cluster) waitPods(t *testing.T) {
+	t.Helper()
+	c.waitPodsWith(t)
+}
+
+// waitPodsOn waits for the pods of one node, and for the one that can run nowhere else.
+func (c *cluster) waitPodsOn(t *testing.T, node string) {
+	t.Helper()
+	c.waitPodsWith(t, "--field-selector", "spec.nodeName="+node)
+	c.kubectl(t, "-n", "work", "rollout", "status", "statefulset/data-"+node, "--timeout", "2m")
+}
+
+func (c *cluster) waitPodsWith(t *testing.T, selection ...string) {
 	t.Helper()
 	eventually(t, 2*time.Minute, func() string {
 		var list struct {
@@ -71,7 +98,7 @@ func (c *cluster) waitPods(t *testing.T) {
 				}
 			}
 		}
-		if err := json.Unmarshal([]byte(c.kubectl(t, "get", "pods", "-A", "-o", "json")), &list); err != nil {
+		if err := json.Unmarshal([]byte(c.kubectl(t, append([]string{"get", "pods", "-A", "-o", "json"}, selection...)...)), &list); err != nil {
 			t.Fatal(err)
 		}
 		var waiting []string
@@ -150,7 +177,7 @@ func (c *cluster) podIDs(t *testing.T, node string) string {
 // untouched checks that a node is on Docker, schedulable, with the pods that it had, and that nothing of a run is left.
 func (c *cluster) untouched(t *testing.T, name, pods string) {
 	t.Helper()
-	c.nothingLeft(t)
+	c.nothingLeft(t, name)
 	n := c.node(t, name)
 	if !n.ready() || n.Spec.Unschedulable || !strings.HasPrefix(n.Status.NodeInfo.ContainerRuntimeVersion, "docker://") {
 		t.Errorf("%s: ready %t, unschedulable %t, runtime %s", name, n.ready(), n.Spec.Unschedulable, n.Status.NodeInfo.ContainerRuntimeVersion)
@@ -160,11 +187,12 @@ func (c *cluster) untouched(t *testing.T, name, pods string) {
 	}
 }
 
-// nothingLeft checks that Job, pods and Lease are gone.
-func (c *cluster) nothingLeft(t *testing.T) {
+// nothingLeft checks that a node's Jobs, pods and Lease are gone.
+func (c *cluster) nothingLeft(t *testing.T, node string) {
 	t.Helper()
+	selector := labels.SelectorFromSet(nodejob.NodeLabels(node)).String()
 	eventually(t, 30*time.Second, func() string {
-		return strings.TrimSpace(c.kubectl(t, "-n", "kubectl-runtime", "get", "jobs,pods,leases", "-o", "name"))
+		return strings.TrimSpace(c.kubectl(t, "-n", nodejob.Namespace, "get", "jobs,pods,leases", "-l", selector, "-o", "name"))
 	})
 }
 
@@ -188,29 +216,45 @@ func (c *cluster) testRehearsalFails(t *testing.T) {
 				t.Errorf("the reason is not shown:\n%s", r.stderr)
 			}
 			c.untouched(t, "node-1", before)
-			if now := c.fingerprint(t, "node-1"); now != files {
-				t.Errorf("files changed\nbefore:\n%s\nnow:\n%s", files, now)
+			if d := differences(files, c.fingerprint(t, "node-1")); d != "" {
+				t.Errorf("files changed:\n%s", d)
 			}
 		})
 	}
 }
 
-// fingerprint lists the files that a switch may change, with owner, mode and content, and how units are set.
+// fingerprint lists the files that a switch may change, with owner, mode and content, and how units are set. Of /etc it has all but
+// what systemd itself writes.
 func (c *cluster) fingerprint(t *testing.T, node string) string {
 	t.Helper()
-	return c.exec(t, node, `for f in /etc/containerd/config.toml /etc/docker/daemon.json /var/lib/kubelet/kubeadm-flags.env \
-		/var/lib/kubelet/config.yaml /var/lib/kubelet/instance-config.yaml /etc/default/kubelet \
-		/etc/sysctl.d/* /etc/modules-load.d/* /etc/systemd/system/*.service /etc/systemd/system/kubelet.service.d/*; do
-		[ -f $f ] && stat -c '%n %U:%G %a' $f && sha256sum < $f; done
+	return c.exec(t, node, `cd / && find etc var/lib/kubelet -path var/lib/kubelet/pods -prune -o -path var/lib/kubelet/pki -prune -o \
+			\( -path 'etc/*' -o -name '*.env' -o -name '*.yaml' \) ! -path etc/resolv.conf ! -path 'etc/machine-id' -printf '%p %y %u:%g %m %l\n' | sort
+		find etc var/lib/kubelet -path var/lib/kubelet/pods -prune -o -path var/lib/kubelet/pki -prune -o \
+			-type f \( -path 'etc/*' -o -name '*.env' -o -name '*.yaml' \) ! -path etc/resolv.conf ! -path etc/machine-id -print0 | sort -z | xargs -0 sha256sum
 		for u in docker.service docker.socket cri-docker.service cri-docker.socket containerd.service kubelet.service; do
 		echo $u $(systemctl is-enabled $u 2>&1) $(systemctl is-active $u); done`)
 }
 
+// differences lists the lines of one text that the other has not, at most twenty.
+func differences(before, now string) string {
+	old, new := strings.Split(before, "\n"), strings.Split(now, "\n")
+	var out []string
+	for _, line := range old {
+		if !slices.Contains(new, line) {
+			out = append(out, "- "+line)
+		}
+	}
+	for _, line := range new {
+		if !slices.Contains(old, line) {
+			out = append(out, "+ "+line)
+		}
+	}
+	return strings.Join(out[:min(len(out), 20)], "\n")
+}
+
 func (c *cluster) testCutoverFails(t *testing.T) {
-	// A kubelet that refuses to start as soon as anything names containerd's endpoint.
-	const dropIn = "/etc/systemd/system/kubelet.service.d/99-refuse.conf"
-	c.exec(t, "node-1", `mkdir -p /etc/systemd/system/kubelet.service.d && printf '[Service]\nExecStartPre=/bin/sh -c "! grep -qs containerd/containerd.sock /var/lib/kubelet/kubeadm-flags.env /var/lib/kubelet/config.yaml"\n' > `+dropIn+` && systemctl daemon-reload`)
-	defer c.exec(t, "node-1", "rm "+dropIn+" && systemctl daemon-reload")
+	c.exec(t, "node-1", "mkdir -p "+filepath.Dir(refusal)+" && printf '"+refusingKubelet+"' > "+refusal+" && systemctl daemon-reload")
+	defer c.exec(t, "node-1", "rm "+refusal+" && systemctl daemon-reload")
 	files := c.fingerprint(t, "node-1")
 	r := c.switchNode(t, 4, "node-1", "--cutover-timeout", "90s")
 	if !strings.Contains(r.stderr, "kubelet") {
@@ -220,11 +264,11 @@ func (c *cluster) testCutoverFails(t *testing.T) {
 	if !n.ready() || n.Spec.Unschedulable || !strings.HasPrefix(n.Status.NodeInfo.ContainerRuntimeVersion, "docker://") {
 		t.Errorf("ready %t, unschedulable %t, runtime %s", n.ready(), n.Spec.Unschedulable, n.Status.NodeInfo.ContainerRuntimeVersion)
 	}
-	if now := c.fingerprint(t, "node-1"); now != files {
-		t.Errorf("files changed\nbefore:\n%s\nnow:\n%s", files, now)
+	if d := differences(files, c.fingerprint(t, "node-1")); d != "" {
+		t.Errorf("files changed:\n%s", d)
 	}
 	c.waitPods(t)
-	c.nothingLeft(t)
+	c.nothingLeft(t, "node-1")
 }
 
 func (c *cluster) testSwitch(t *testing.T) {
@@ -248,14 +292,14 @@ func (c *cluster) testSwitch(t *testing.T) {
 	if now := c.exec(t, "node-1", "cat /var/lib/lab-data/first"); now != data {
 		t.Errorf("data was %q and is %q", data, now)
 	}
-	if out := c.kubectl(t, "-n", "work", "exec", "data-0", "--", "/bin/busybox", "cat", "/data/first"); strings.TrimSpace(out) != data {
+	if out := c.kubectl(t, "-n", "work", "exec", "data-node-1-0", "--", "/bin/busybox", "cat", "/data/first"); strings.TrimSpace(out) != data {
 		t.Errorf("the pod sees %q, want %q", out, data)
 	}
 	after := c.exec(t, "node-1", "ls /var/lib/docker/overlay2 | wc -l; ls /var/lib/docker/image/overlay2/imagedb/content/sha256 | sort | sha256sum")
 	if layersOf(after) < layersOf(layers) || strings.Fields(after)[1] != strings.Fields(layers)[1] {
 		t.Errorf("Docker's data changed: %s, was %s", after, layers)
 	}
-	c.nothingLeft(t)
+	c.nothingLeft(t, "node-1")
 	if label := c.kubectl(t, "get", "ns", "kubectl-runtime", "-o", `jsonpath={.metadata.labels.pod-security\.kubernetes\.io/enforce}`); label != "privileged" {
 		t.Errorf("pod-security label is %q", label)
 	}

@@ -10,25 +10,29 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 )
 
-// startControlPlane starts etcd, the API server, the controller manager and the scheduler as processes of the machine.
-func (l *Lab) startControlPlane(ctx context.Context) error {
+// component is one program of the control plane.
+type component struct {
+	name string
+	args []string
+}
+
+// components are those of the control plane, in the order in which they start.
+func components() []component {
 	pki, url := filepath.Join(stateDir, "pki"), "http://"+hostIP+":2379"
 	key := func(name string) string { return filepath.Join(pki, name) }
-	components := []struct {
-		name string
-		args []string
-	}{
+	return []component{
 		{"etcd", []string{
 			"--data-dir=" + filepath.Join(stateDir, "etcd"), "--listen-client-urls=" + url, "--advertise-client-urls=" + url,
 			"--listen-peer-urls=http://" + hostIP + ":2380", "--initial-advertise-peer-urls=http://" + hostIP + ":2380",
 			"--initial-cluster=default=http://" + hostIP + ":2380", "--unsafe-no-fsync",
 		}},
-		{"kube-apiserver", []string{
+		{apiServer, []string{
 			"--etcd-servers=" + url, "--advertise-address=" + hostIP, "--bind-address=" + hostIP, "--secure-port=6443",
 			"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
 			"--client-ca-file=" + key("ca.crt"), "--tls-cert-file=" + key("apiserver.crt"), "--tls-private-key-file=" + key("apiserver.key"),
@@ -48,7 +52,13 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 			"--cert-dir=" + filepath.Join(stateDir, "run"),
 		}},
 	}
-	for _, c := range components {
+}
+
+const apiServer = "kube-apiserver"
+
+// startControlPlane starts etcd, the API server, the controller manager and the scheduler as processes of the machine.
+func (l *Lab) startControlPlane(ctx context.Context) error {
+	for _, c := range components() {
 		build := l.profile.controlPlane
 		if c.name == "etcd" {
 			build = "etcd"
@@ -56,14 +66,20 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 		if err := l.link(ctx, build, c.name); err != nil {
 			return err
 		}
-		if err := l.start(c.name, filepath.Join(l.BinDir(), c.name), c.args...); err != nil {
+		if err := l.startComponent(ctx, c); err != nil {
 			return err
 		}
-		if c.name == "kube-apiserver" {
-			if err := l.waitAPIServer(ctx); err != nil {
-				return err
-			}
-		}
+	}
+	return nil
+}
+
+// startComponent starts a program of the control plane; the API server is waited for.
+func (l *Lab) startComponent(ctx context.Context, c component) error {
+	if err := l.start(c.name, filepath.Join(l.BinDir(), c.name), c.args...); err != nil {
+		return err
+	}
+	if c.name == apiServer {
+		return l.waitAPIServer(ctx)
 	}
 	return nil
 }
@@ -145,6 +161,7 @@ func (l *Lab) start(name, path string, args ...string) error {
 	go func() { _ = cmd.Wait() }() // reaps it while this process lives
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.state.Processes = slices.DeleteFunc(l.state.Processes, func(p process) bool { return p.Name == name && !p.alive() })
 	l.state.Processes = append(l.state.Processes, processOf(name, cmd.Process.Pid))
 	return l.state.save()
 }
@@ -153,9 +170,14 @@ func (l *Lab) logFile(name string) string { return filepath.Join(stateDir, "logs
 
 // waitAPIServer waits until the API server says that it is ready.
 func (l *Lab) waitAPIServer(ctx context.Context) error {
+	key := func(name string) string { return filepath.Join(stateDir, "pki", name) }
+	ca, err := os.ReadFile(key("ca.crt"))
+	if err != nil {
+		return fmt.Errorf("load CA: %w", err)
+	}
 	pool := x509.NewCertPool()
-	pool.AddCert(l.pki.cert)
-	pair, err := tls.LoadX509KeyPair(l.pki.path("admin.crt"), l.pki.path("admin.key"))
+	pool.AppendCertsFromPEM(ca)
+	pair, err := tls.LoadX509KeyPair(key("admin.crt"), key("admin.key"))
 	if err != nil {
 		return fmt.Errorf("load admin key: %w", err)
 	}
@@ -163,7 +185,7 @@ func (l *Lab) waitAPIServer(ctx context.Context) error {
 		TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true,
 	}}
 	err = poll(ctx, 90*time.Second, func() error {
-		if p, ok := l.process("kube-apiserver"); !ok || !p.alive() {
+		if p, ok := l.process(apiServer); !ok || !p.alive() {
 			return fatalError{errors.New("it ended")}
 		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, apiServerURL+"/readyz", nil)

@@ -30,6 +30,7 @@ const usage = `lab runs real Kubernetes nodes on this machine. It needs root.
   lab exec NODE -- CMD [ARG…]   runs a program on a node
   lab poweroff NODE             as a power cut does
   lab boot NODE
+  lab apiserver stop|start      takes the API server away from everyone, and brings it back
   lab load NODE IMAGE.tar [REF] a docker archive, or a root file system that becomes the image REF
   lab push NODE REF             an image of the node's Docker to the lab's registry; prints what to pull
   lab build [PROFILE…]          only fills the cache
@@ -77,7 +78,7 @@ func run(ctx context.Context, args []string) error {
 }
 
 func runOn(ctx context.Context, l *lab.Lab, command string, args []string) error {
-	need := map[string]int{"poweroff": 1, "boot": 1, "load": 2, "push": 2, "exec": 2}
+	need := map[string]int{"apiserver": 1, "poweroff": 1, "boot": 1, "load": 2, "push": 2, "exec": 2}
 	if len(args) < need[command] {
 		return fmt.Errorf("%s: too few arguments\n%s", command, usage)
 	}
@@ -111,6 +112,14 @@ func runOn(ctx context.Context, l *lab.Lab, command string, args []string) error
 		return l.PowerOff(args[0])
 	case "boot":
 		return l.Boot(ctx, args[0])
+	case "apiserver":
+		switch args[0] {
+		case "stop":
+			return l.StopAPIServer()
+		case "start":
+			return l.StartAPIServer(ctx)
+		}
+		return fmt.Errorf("apiserver %q: not one of stop, start", args[0])
 	case "load":
 		return l.LoadImage(ctx, args[0], args[1], strings.Join(args[2:], ""))
 	case "push":

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -218,13 +219,13 @@ func (f *fakeSystemctl) Run(ctx context.Context, name string, args ...string) (s
 func TestRestoreUnits(t *testing.T) {
 	ctx := context.Background()
 	for _, was := range []UnitState{
-		{"u", "loaded", "enabled", "active"},
-		{"u", "loaded", "disabled", "active"},
-		{"u", "loaded", "disabled", "inactive"},
-		{"u", "loaded", "enabled", "inactive"},
-		{"u", "loaded", "static", "active"},
+		{Name: "u", Load: "loaded", File: "enabled", Active: "active"},
+		{Name: "u", Load: "loaded", File: "disabled", Active: "active"},
+		{Name: "u", Load: "loaded", File: "disabled", Active: "inactive"},
+		{Name: "u", Load: "loaded", File: "enabled", Active: "inactive"},
+		{Name: "u", Load: "loaded", File: "static", Active: "active"},
 	} {
-		for _, now := range []UnitState{{"u", "loaded", "enabled", "active"}, {"u", "loaded", "disabled", "inactive"}} {
+		for _, now := range []UnitState{{Name: "u", Load: "loaded", File: "enabled", Active: "active"}, {Name: "u", Load: "loaded", File: "disabled", Active: "inactive"}} {
 			if was.File == "static" {
 				now.File = "static"
 			}
@@ -233,7 +234,7 @@ func TestRestoreUnits(t *testing.T) {
 			if err := s.Restore(ctx, was); err != nil {
 				t.Fatal(err)
 			}
-			if got, err := s.State(ctx, "u"); err != nil || got != was {
+			if got, err := s.State(ctx, "u"); err != nil || !reflect.DeepEqual(got, was) {
 				t.Errorf("from %v: got %v, want %v (%v)", now, got, was, err)
 			}
 		}
@@ -241,6 +242,35 @@ func TestRestoreUnits(t *testing.T) {
 	fake := &fakeSystemctl{}
 	if err := (Systemd{Run: fake}).Restore(ctx, UnitState{Name: "none", Load: "not-found"}); err != nil || len(fake.calls) > 0 {
 		t.Errorf("unit that was not there: %v %v", err, fake.calls)
+	}
+}
+
+// TestRestoreLinks: systemctl enable writes links its own way, and a way back leaves those that were there.
+func TestRestoreLinks(t *testing.T) {
+	ctx := context.Background()
+	fake := &fakeSystemctl{units: map[string]*UnitState{"u.service": {Load: "loaded", File: "enabled", Active: "inactive"}}}
+	s := Systemd{Run: fake, Dir: t.TempDir()}
+	link := filepath.Join(s.Dir, "multi-user.target.wants", "u.service")
+	if err := errors.Join(os.Mkdir(filepath.Dir(link), 0o755), os.Symlink("/lib/systemd/system/u.service", link)); err != nil {
+		t.Fatal(err)
+	}
+	was, err := s.State(ctx, "u.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Disable(ctx, "u.service"), os.Remove(link), os.Symlink("/usr/lib/systemd/system/u.service", link)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Restore(ctx, was); err != nil {
+			t.Fatal(err)
+		}
+		if target, err := os.Readlink(link); err != nil || target != "/lib/systemd/system/u.service" {
+			t.Errorf("the link leads to %s (%v)", target, err)
+		}
+	}
+	if left, err := os.ReadDir(filepath.Dir(link)); err != nil || len(left) != 1 {
+		t.Errorf("left: %v %v", left, err)
 	}
 }
 

@@ -34,6 +34,9 @@ type UnitState struct {
 	File string `json:"file"`
 	// Active is ActiveState: "active", "inactive", "failed", "activating", …
 	Active string `json:"active"`
+	// Links are the links that enable it, with where they point: systemctl makes them anew with a text of its own, such as /usr/lib for
+	// /lib.
+	Links map[string]string `json:"links,omitempty"`
 }
 
 // Exists reports whether systemd knows the unit.
@@ -53,7 +56,47 @@ func (s Systemd) State(ctx context.Context, unit string) (UnitState, error) {
 	if err != nil {
 		return UnitState{}, err
 	}
-	return UnitState{Name: unit, Load: p["LoadState"], File: p["UnitFileState"], Active: p["ActiveState"]}, nil
+	links, err := s.links(unit)
+	return UnitState{Name: unit, Load: p["LoadState"], File: p["UnitFileState"], Active: p["ActiveState"], Links: links}, err
+}
+
+// links are the links in other units' folders by which a unit is wanted or required.
+func (s Systemd) links(unit string) (map[string]string, error) {
+	found, err := filepath.Glob(filepath.Join(s.dir(), "*.*", unit))
+	if err != nil {
+		return nil, fmt.Errorf("find links of unit %s: %w", unit, err)
+	}
+	var links map[string]string
+	for _, path := range found {
+		target, err := os.Readlink(path)
+		if err != nil {
+			continue // no link
+		}
+		if links == nil {
+			links = map[string]string{}
+		}
+		links[path] = target
+	}
+	return links, nil
+}
+
+// relink gives the links that systemctl has made the text that they had.
+func (s Systemd) relink(was map[string]string) error {
+	for path, target := range was {
+		now, err := os.Readlink(path)
+		if err != nil || now == target {
+			continue
+		}
+		temporary := path + ".kubectl-runtime"
+		_ = os.Remove(temporary) // of an earlier try
+		if err := os.Symlink(target, temporary); err != nil {
+			return fmt.Errorf("restore link %s: %w", path, err)
+		}
+		if err := os.Rename(temporary, path); err != nil {
+			return fmt.Errorf("restore link %s: %w", path, err)
+		}
+	}
+	return nil
 }
 
 // Show reads properties of a unit.
@@ -202,8 +245,11 @@ func (s Systemd) Restore(ctx context.Context, was UnitState) error {
 	if err != nil {
 		return err
 	}
-	if was.File == "enabled" && now.File != "enabled" {
-		err = s.Enable(ctx, was.Name)
+	if was.File == "enabled" {
+		if now.File != "enabled" {
+			err = s.Enable(ctx, was.Name)
+		}
+		err = errors.Join(err, s.relink(was.Links), s.syncLinks())
 	} else if was.File == "disabled" && now.Enabled() {
 		err = s.Disable(ctx, was.Name)
 	}

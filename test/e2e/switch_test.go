@@ -330,13 +330,17 @@ func (c *cluster) onContainerd(t *testing.T, name string, cordoned bool) {
 	if out := c.exec(t, name, "ctr -n moby tasks ls -q"); out != "" {
 		t.Errorf("%s: containers run under Docker: %s", name, out)
 	}
-	sandboxes := c.exec(t, name, "crictl -r unix:///run/containerd/containerd.sock pods -q --no-trunc")
-	leases := c.exec(t, name, "for f in /var/lib/cni/networks/*/[0-9]*; do [ -f $f ] && head -n1 $f; done; true")
-	for lease := range strings.FieldsSeq(leases) {
-		if !strings.Contains(sandboxes, lease) {
-			t.Errorf("%s: an address is leased to %s, which is no sandbox of containerd", name, lease)
+	// A sandbox has its address before it is listed.
+	eventually(t, 30*time.Second, func() string {
+		sandboxes := c.exec(t, name, "crictl -r unix:///run/containerd/containerd.sock pods -q --no-trunc")
+		leases := c.exec(t, name, "for f in /var/lib/cni/networks/*/[0-9]*; do [ -f $f ] && head -n1 $f; done; true")
+		for lease := range strings.FieldsSeq(leases) {
+			if !strings.Contains(sandboxes, lease) {
+				return fmt.Sprintf("%s: an address is leased to %s, which is no sandbox of containerd", name, lease)
+			}
 		}
-	}
+		return ""
+	})
 }
 
 func (c *cluster) testCordoned(t *testing.T) {

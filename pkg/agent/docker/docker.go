@@ -177,6 +177,15 @@ func (c *Client) Stop(ctx context.Context, id string, grace time.Duration) error
 	return nil
 }
 
+// Kill sends a container SIGKILL and does not wait for its end. One that does not run or does not exist is fine.
+func (c *Client) Kill(ctx context.Context, id string) error {
+	err := c.api.ContainerKill(ctx, id, "KILL")
+	if err != nil && !cerrdefs.IsNotFound(err) && !cerrdefs.IsConflict(err) { // a conflict is "is not running"
+		return fmt.Errorf("kill docker container %s: %w", id, err)
+	}
+	return nil
+}
+
 // Image is one image of Docker's.
 type Image struct {
 	// ID is "sha256:…": the config's digest, or the manifest's with Info.ContainerdStore.

@@ -76,6 +76,16 @@ func TestEngine(t *testing.T) {
 		t.Errorf("after stop: %+v", got)
 	}
 
+	for _, id := range []string{foreign, foreign, exited, "0123456789ab"} { // those that do not run, and none at all, are fine
+		if err := c.Kill(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+		engine.Docker("wait", foreign)
+	}
+	if got := containers(t, c)[foreign]; got.Running || got.ID == "" {
+		t.Errorf("after kill: %+v", got)
+	}
+
 	stream, err := c.Save(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)

@@ -93,16 +93,19 @@ func dockerPods(h *Host) engine.Step {
 				return err
 			}
 			return h.docker(found, func(d *docker.Client) error {
-				containers, err := d.Containers(ctx)
+				containers, err := listContainers(ctx, d)
 				if err != nil {
 					return err
 				}
 				if found.dockershim() {
 					err = stopDockershimPods(ctx, d, found, containers, report)
 				} else {
-					err = stopByCRI(ctx, found.Facts.OldEndpoint)
+					err = stopByCRI(ctx, d, found.Facts.OldEndpoint, report)
 				}
 				if err != nil {
+					return err
+				}
+				if err := endPodsLeft(ctx, d, report); err != nil {
 					return err
 				}
 				if err := releaseLeases(containers, report); err != nil {
@@ -146,7 +149,7 @@ func (h *Host) wakeDocker(ctx context.Context, found inventory) error {
 	return nil
 }
 
-func stopByCRI(ctx context.Context, endpoint string) error {
+func stopByCRI(ctx context.Context, d *docker.Client, endpoint string, report engine.Report) error {
 	dial, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	c, err := cri.Dial(dial, endpoint)
@@ -154,7 +157,60 @@ func stopByCRI(ctx context.Context, endpoint string) error {
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	return c.StopAll(ctx, maxGrace)
+	if err := c.StopAll(ctx, maxGrace); err != nil {
+		report.Warn("cri-dockerd did not stop all pods, so Docker is asked to: " + err.Error())
+		left, err := podsLeft(ctx, d)
+		if err != nil {
+			return err
+		}
+		stopContainers(ctx, d, left, maxGrace, report)
+	}
+	return nil
+}
+
+// podsLeft lists the containers of pods that run.
+func podsLeft(ctx context.Context, d *docker.Client) ([]docker.Container, error) {
+	containers, err := listContainers(ctx, d)
+	return slices.DeleteFunc(containers, func(c docker.Container) bool { return !c.Running || !c.Kubernetes() }), err
+}
+
+// killWait is how long a container gets to be gone after SIGKILL.
+const killWait = 15 * time.Second
+
+// endPodsLeft kills what outlived its stop, and fails while any of it runs: the same pods are about to start on containerd, and two
+// etcds on one data directory destroy it.
+func endPodsLeft(ctx context.Context, d *docker.Client, report engine.Report) error {
+	left, err := podsLeft(ctx, d)
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	report.Warn("still running after they were stopped, killed now: " + containerNames(left))
+	var errs []error
+	for _, c := range left {
+		errs = append(errs, within(ctx, killWait, func(ctx context.Context) error { return d.Kill(ctx, c.ID) }))
+	}
+	err = within(ctx, killWait, func(ctx context.Context) error {
+		return host.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error {
+			left, err := podsLeft(ctx, d)
+			if err == nil && len(left) > 0 {
+				err = fmt.Errorf("stop Docker's pods: %d container(s) run even after SIGKILL: %s", len(left), containerNames(left))
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return errors.Join(append([]error{err}, errs...)...)
+	}
+	return nil
+}
+
+func containerNames(containers []docker.Container) string {
+	var names []string
+	for _, c := range containers {
+		names = append(names, c.Name)
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
 }
 
 // stopDockershimPods does what dockershim's StopPodSandbox did: its socket went with the kubelet. Containers come first, while
@@ -173,9 +229,7 @@ func stopDockershimPods(ctx context.Context, d *docker.Client, found inventory, 
 			others = append(others, c)
 		}
 	}
-	if err := stopContainers(ctx, d, others, maxGrace, report); err != nil {
-		return err
-	}
+	stopContainers(ctx, d, others, maxGrace, report)
 	running := sandboxes[:0:0]
 	for _, c := range sandboxes {
 		if c.Running {
@@ -189,7 +243,8 @@ func stopDockershimPods(ctx context.Context, d *docker.Client, found inventory, 
 			report.Warn(err.Error())
 		}
 	}
-	return stopContainers(ctx, d, running, time.Second, report)
+	stopContainers(ctx, d, running, time.Second, report)
+	return nil
 }
 
 func detach(ctx context.Context, network cni.Network, c docker.Container) error {
@@ -205,25 +260,32 @@ func detach(ctx context.Context, network cni.Network, c docker.Container) error 
 	return within(ctx, 30*time.Second, func(ctx context.Context) error { return network.Del(ctx, a) })
 }
 
-// stopContainers stops some at a time: Docker's daemon takes no more any faster.
-func stopContainers(ctx context.Context, d *docker.Client, containers []docker.Container, limit time.Duration, report engine.Report) error {
+// stopSlack is what Docker gets beyond the grace to stop a container; some of its releases wait for ever for an exit that they missed.
+const stopSlack = 20 * time.Second
+
+// stopContainers stops some at a time: Docker's daemon takes no more any faster. What it says of a failure is a warning, since
+// endPodsLeft looks at what became of the containers.
+func stopContainers(ctx context.Context, d *docker.Client, containers []docker.Container, limit time.Duration, report engine.Report) {
 	var mu sync.Mutex
 	var done int64
-	group, ctx := errgroup.WithContext(ctx)
+	var group errgroup.Group
 	group.SetLimit(16)
 	for _, c := range containers {
 		group.Go(func() error {
-			if err := d.Stop(ctx, c.ID, c.Grace(limit)); err != nil {
-				return err
-			}
+			grace := c.Grace(limit)
+			err := within(ctx, grace+stopSlack, func(ctx context.Context) error { return d.Stop(ctx, c.ID, grace) })
 			mu.Lock()
 			defer mu.Unlock()
+			if err != nil {
+				report.Warn(err.Error())
+				return nil
+			}
 			done++
 			report.Progress("stop containers", done, int64(len(containers)), "containers")
 			return nil
 		})
 	}
-	return group.Wait()
+	_ = group.Wait() // none of them fails
 }
 
 // releaseLeases frees addresses that host-local still holds for Docker's pods: nobody would ever ask for them again.

@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -134,6 +137,63 @@ func TestForeignBeforeCutover(t *testing.T) {
 			var hint interface{ Hint() string }
 			if err != nil && (!errors.As(err, &hint) || !strings.Contains(hint.Hint(), "--keep-docker")) {
 				t.Errorf("%v has no hint", err)
+			}
+		})
+	}
+}
+
+// TestDockerPods: the step is done only when Docker itself lists none of its pods' containers as running any more.
+func TestDockerPods(t *testing.T) {
+	type container = fakeContainer
+	web, pause, db := container{name: "web", kind: "container"}, container{name: "pause", kind: "podsandbox"}, container{name: "db"}
+	stuck, undead := container{name: "etcd", kind: "container", survives: true}, container{name: "etcd", kind: "container", immortal: true}
+	for _, test := range []struct {
+		name       string
+		cri        bool
+		criFails   string
+		containers []container
+		want       string
+		killed     []string
+	}{
+		{"all stop", false, "", []container{web, pause, db}, "", nil},
+		{"one outlives its stop", false, "", []container{web, stuck, pause, db}, "", []string{"etcd"}},
+		{"one outlives even SIGKILL", false, "", []container{web, undead, pause}, "1 container(s) run even after SIGKILL: etcd", []string{"etcd"}},
+		{"cri-dockerd does not know of one", true, "", []container{web, db}, "", []string{"web"}},
+		{"cri-dockerd fails", true, "ListContainers", []container{web, stuck, db}, "", []string{"etcd"}},
+		{"and Docker cannot end it", true, "ListContainers", []container{undead}, "after SIGKILL: etcd", []string{"etcd"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var containers []*fakeContainer
+			for i := range test.containers {
+				containers = append(containers, &test.containers[i])
+			}
+			d := startFakeDocker(t, containers...)
+			found := inventory{DockerSocket: "unix://" + d.socket, CNIConfDir: t.TempDir(), CNIBinDir: t.TempDir()}
+			found.Facts.OldEndpoint = kubelet.Dockershim
+			if test.cri {
+				runtime := startFakeCRI(t)
+				runtime.fails[test.criFails] = true
+				found.Facts.OldEndpoint = runtime.endpoint
+			}
+			h := hostWith(t, found, protocol.Spec{})
+			h.Systemd = newUnits(t, "docker.service", "cri-docker.service").systemd
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			err := dockerPods(h).Apply(ctx, json.RawMessage("{}"), quiet{})
+			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("%v, want %q", err, test.want)
+			}
+			var killed []string
+			for _, c := range containers {
+				if c.killed {
+					killed = append(killed, c.name)
+				}
+				if foreign := c.kind == ""; foreign != c.up && !c.immortal || foreign && c.stopped {
+					t.Errorf("%s runs: %t, was stopped: %t", c.name, c.up, c.stopped)
+				}
+			}
+			if !slices.Equal(killed, test.killed) {
+				t.Errorf("killed %q", killed)
 			}
 		})
 	}

@@ -110,7 +110,7 @@ func kubeletStop(h *Host) engine.Step {
 	return step[nothing]{
 		id: "kubelet-stop", title: "Stop the kubelet",
 		record: func(ctx context.Context, _ engine.Report) (nothing, error) { return nothing{}, h.lookForForeign(ctx) },
-		apply: func(ctx context.Context, _ nothing, _ engine.Report) error { return h.hold(ctx) },
+		apply:  func(ctx context.Context, _ nothing, _ engine.Report) error { return h.hold(ctx) },
 		revert: func(ctx context.Context, _ nothing, report engine.Report) error {
 			found, err := h.found()
 			if err != nil {

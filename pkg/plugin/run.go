@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/user"
 	"slices"
 	"strings"
 	"time"
@@ -330,7 +331,11 @@ func holder() string {
 	if err != nil {
 		host = "unknown-host"
 	}
-	return fmt.Sprintf("%s@%s/%d-%s", cmp.Or(os.Getenv("USER"), os.Getenv("USERNAME"), "unknown"), host, os.Getpid(), rand.String(5))
+	name := cmp.Or(os.Getenv("USER"), os.Getenv("USERNAME"))
+	if who, err := user.Current(); name == "" && err == nil {
+		name = who.Username
+	}
+	return fmt.Sprintf("%s@%s/%d-%s", cmp.Or(name, "unknown"), host, os.Getpid(), rand.String(5))
 }
 
 // lazyProgress starts a Progress with the first update, and a new one after Close.

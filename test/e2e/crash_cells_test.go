@@ -32,7 +32,7 @@ type cell struct {
 	setup, cleanup string
 	// alone is set if other nodes feel it, too.
 	alone bool
-	// killsPlugin has the plugin killed instead, by its own end of the line.
+	// killsPlugin has the plugin killed instead.
 	killsPlugin bool
 }
 
@@ -59,7 +59,7 @@ func fastCells() []cell {
 func allCells() []cell {
 	cells := []cell{{what: "nothing"}}
 	list := steps.List(&steps.Host{})
-	for _, phase := range []protocol.Phase{protocol.PhasePrepare, protocol.PhaseCutover, protocol.PhaseVerify} {
+	for _, phase := range []protocol.Phase{protocol.PhasePrepare, protocol.PhaseCutover} {
 		for _, step := range list[phase] {
 			for _, kind := range []journal.Kind{journal.KindIntent, journal.KindDone} {
 				at := moment{kind, step.ID()}
@@ -96,7 +96,7 @@ func otherCells() []cell {
 		{what: "SIGKILL of the kubelet", at: before("node-ready"), strike: kill("kubelet")},
 		{what: "SIGKILL of the plugin", at: before("images"), killsPlugin: true},
 		{what: "SIGKILL of the plugin", at: before("docker-stop"), killsPlugin: true},
-		{what: "SIGKILL of the plugin", at: before("verify"), killsPlugin: true},
+		{what: "SIGKILL of the plugin", at: moment{journal.KindDone, "node-ready"}, killsPlugin: true},
 		{what: "disk full: /var/lib/kubectl-runtime", at: before("images"), strike: fill("/var/lib/kubectl-runtime"), setup: journalSetup, cleanup: journalCleanup},
 		{what: "disk full: /var/lib/kubectl-runtime", at: before("docker-stop"), strike: fill("/var/lib/kubectl-runtime"), setup: journalSetup, cleanup: journalCleanup},
 		{what: "disk full: /var/lib/kubectl-runtime", at: before("kubelet-start"), strike: fill("/var/lib/kubectl-runtime"), setup: journalSetup, cleanup: journalCleanup},

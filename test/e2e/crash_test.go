@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/test/lab"
 )
 
@@ -137,6 +139,9 @@ func (w *worker) try(t *testing.T, x cell) {
 	}
 	if r.code != 0 {
 		run := w.currentRun(w.node)
+		if x.killsPlugin {
+			w.waitClaim(t)
+		}
 		w.switchNode(t, 0, w.node, "--soak", "0s", "--delete-emptydir-data")
 		if now := w.currentRun(w.node); x.killsPlugin && now != run {
 			t.Errorf("the second switch began run %s and did not go on with %s", now, run)
@@ -154,6 +159,21 @@ func (w *worker) try(t *testing.T, x cell) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.rows = append(w.rows, fmt.Sprintf("| %s | %s | %s | %s | %d s |\n", what, when, outcome, then, int(time.Since(started).Seconds())))
+}
+
+// waitClaim waits until the claim of a plugin that was killed has expired; until then a switch says who holds the node.
+func (w *worker) waitClaim(t *testing.T) {
+	t.Helper()
+	eventually(t, 2*time.Minute, func() string {
+		var lease struct{ Spec struct{ RenewTime time.Time } }
+		if err := json.Unmarshal([]byte(w.kubectl(t, "-n", nodejob.Namespace, "get", "lease", w.node, "-o", "json")), &lease); err != nil {
+			t.Fatal(err)
+		}
+		if age := time.Since(lease.Spec.RenewTime); age < 61*time.Second {
+			return fmt.Sprintf("the claim was renewed %s ago", age.Round(time.Second))
+		}
+		return ""
+	})
 }
 
 // switchUnder switches the node while the cell happens. The error says that it did not.

@@ -23,7 +23,7 @@ import (
 const maxMessage = 16 << 20
 
 // Client talks to one CRI endpoint, in runtime.v1: containerd from 1.6 on and cri-dockerd from 0.2 on speak it, dockershim does
-// not.
+// not. Each call is given up after a while, whatever its context allows.
 type Client struct {
 	conn    *grpc.ClientConn
 	runtime runtimeapi.RuntimeServiceClient
@@ -41,6 +41,7 @@ func Dial(ctx context.Context, endpoint string) (*Client, error) {
 	conn, err := grpc.NewClient(target,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(params),
+		grpc.WithUnaryInterceptor(bounded(timeout)),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
 	if err != nil {
 		return nil, fmt.Errorf("connect to CRI endpoint %s: %w", endpoint, err)
@@ -61,7 +62,13 @@ func (c *Client) waitForVersion(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		_, err := c.runtime.Version(ctx, &runtimeapi.VersionRequest{})
-		if code := status.Code(err); code != codes.Unavailable && code != codes.Unknown {
+		switch status.Code(err) {
+		case codes.Unavailable, codes.Unknown:
+		case codes.DeadlineExceeded: // of this call or of ctx
+			if ctx.Err() != nil {
+				return call("Version", err)
+			}
+		default:
 			return call("Version", err)
 		}
 		select {

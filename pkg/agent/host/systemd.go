@@ -159,6 +159,12 @@ func (s Systemd) Stop(ctx context.Context, unit string) error {
 	return s.systemctl(ctx, "stop", unit)
 }
 
+// Kill sends SIGKILL to a unit's main process alone, which also ends one that was stopped. What else runs in its cgroup lives on, such
+// as containerd's shims.
+func (s Systemd) Kill(ctx context.Context, unit string) error {
+	return s.systemctl(ctx, "kill", unit, "--signal=KILL", "--kill-who=main")
+}
+
 // Enable has a unit come up at boot, also if the power fails right after.
 func (s Systemd) Enable(ctx context.Context, unit string) error {
 	if err := s.systemctl(ctx, "enable", unit, "--quiet"); err != nil {

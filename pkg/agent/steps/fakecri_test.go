@@ -22,6 +22,7 @@ type fakeCRI struct {
 	// hangs are the calls that get no answer until their caller gives up; "*" stands for all, fails those that fail.
 	hangs, fails map[string]bool
 	containers   map[string]bool // running ones
+	stopped      func()          // is told of each that is stopped; optional
 }
 
 func startFakeCRI(t *testing.T, containers ...string) *fakeCRI {
@@ -84,7 +85,12 @@ func (f *fakeCRI) ListContainers(ctx context.Context, _ *runtimeapi.ListContaine
 }
 
 func (f *fakeCRI) StopContainer(ctx context.Context, r *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
-	return &runtimeapi.StopContainerResponse{}, f.answer(ctx, "StopContainer", func() { f.containers[r.GetContainerId()] = false })
+	return &runtimeapi.StopContainerResponse{}, f.answer(ctx, "StopContainer", func() {
+		f.containers[r.GetContainerId()] = false
+		if f.stopped != nil {
+			f.stopped()
+		}
+	})
 }
 
 func (f *fakeCRI) ListPodSandbox(ctx context.Context, _ *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {

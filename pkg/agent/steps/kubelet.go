@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
@@ -116,6 +115,12 @@ func kubeletStop(h *Host) engine.Step {
 			if err != nil {
 				return err
 			}
+			// Undoing goes on where containerd's pods could not be stopped: then nobody may start the same ones on Docker.
+			if _, stands := engine.Memo(h.Records(), kubeletStartID); stands {
+				if err := newPodStopper(h, found).end(ctx, true); err != nil {
+					return fmt.Errorf("the kubelet stays down: %w", err)
+				}
+			}
 			started := time.Now()
 			if err := h.release(ctx, found, report); err != nil {
 				return err
@@ -198,9 +203,9 @@ func kubeletStart(h *Host) engine.Step {
 					return err
 				}
 			}
-			return h.release(ctx, found, report)
+			return h.whileAnswering(ctx, found, func(ctx context.Context) error { return h.release(ctx, found, report) })
 		},
-		revert: func(ctx context.Context, _ startMemo, _ engine.Report) error {
+		revert: func(ctx context.Context, _ startMemo, report engine.Report) error {
 			found, err := h.found()
 			if err != nil {
 				return err
@@ -208,18 +213,7 @@ func kubeletStart(h *Host) engine.Step {
 			if err := h.hold(ctx); err != nil {
 				return err
 			}
-			state, err := h.Systemd.State(ctx, containerdUnit)
-			if err != nil || !state.Running() {
-				return err
-			}
-			dial, cancel := context.WithTimeout(ctx, 20*time.Second)
-			defer cancel()
-			c, err := cri.Dial(dial, found.Facts.NewEndpoint)
-			if err != nil {
-				return err
-			}
-			defer func() { _ = c.Close() }()
-			return c.StopAll(ctx, maxGrace)
+			return newPodStopper(h, found).stop(ctx, report)
 		},
 	}
 }
@@ -265,10 +259,12 @@ func nodeReady(h *Host) engine.Step {
 					return err
 				}
 			}
-			if err := h.waitReady(ctx, found, "containerd://", start.Started, report); err != nil {
-				return &host.UnitError{Unit: kubelet.Unit, Err: err, Log: h.Systemd.Log(context.WithoutCancel(ctx), kubelet.Unit)}
-			}
-			return nil
+			return h.whileAnswering(ctx, found, func(ctx context.Context) error {
+				if err := h.waitReady(ctx, found, "containerd://", start.Started, report); err != nil {
+					return &host.UnitError{Unit: kubelet.Unit, Err: err, Log: h.Systemd.Log(context.WithoutCancel(ctx), kubelet.Unit)}
+				}
+				return nil
+			})
 		},
 	}
 }

@@ -1,0 +1,70 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+)
+
+// silence is how long containerd may answer nothing while the kubelet starts on it: longer than a restart of its takes, and far
+// less than the cutover may, whose rest is for the undoing.
+const silence = 45 * time.Second
+
+// whileAnswering does what waits for the kubelet, which does not say that its runtime hangs: when containerd has been silent too
+// long, that is the failure.
+func (h *Host) whileAnswering(ctx context.Context, found inventory, do func(ctx context.Context) error) error {
+	ask := func(ctx context.Context) error {
+		c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}
+	silent, err := watched(ctx, ask, silence, do)
+	if silent {
+		err = &host.UnitError{Unit: containerdUnit, Err: err, Log: h.Systemd.Log(context.WithoutCancel(ctx), containerdUnit)}
+	}
+	return err
+}
+
+// watched ends do when ask has not succeeded for as long as patience, and then returns true and what ask said last.
+func watched(parent context.Context, ask func(context.Context) error, patience time.Duration, do func(context.Context) error) (silent bool, err error) {
+	ctx, cancel := context.WithCancelCause(parent)
+	var watch sync.WaitGroup
+	watch.Add(1)
+	go func() {
+		defer watch.Done()
+		pause := time.NewTicker(patience / 20)
+		defer pause.Stop()
+		last := time.Now()
+		for {
+			err := within(ctx, patience/3, ask)
+			switch {
+			case ctx.Err() != nil:
+				return
+			case err == nil:
+				last = time.Now()
+			case time.Since(last) >= patience:
+				cancel(fmt.Errorf("containerd has not answered for %s: %w", patience, err))
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-pause.C:
+			}
+		}
+	}()
+	err = do(ctx)
+	silent = err != nil && parent.Err() == nil && ctx.Err() != nil
+	if silent {
+		err = context.Cause(ctx)
+	}
+	cancel(nil)
+	watch.Wait()
+	return silent, err
+}

@@ -1,0 +1,185 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+)
+
+// podProcesses finds the processes of containerd's pods where the kernel lists them: below the shims of containerd's namespace k8s.io,
+// and in the cgroups of their containers. Docker's shims are of the namespace moby; those of another containerd, such as one
+// inside a container, have another socket or PID namespace.
+type podProcesses struct {
+	proc, address string
+	kill          func(pid int) error
+
+	// cgroups are those of containers, as lines of /proc/<pid>/cgroup without the hierarchy's number. They are kept when their shim
+	// is gone.
+	cgroups []string
+	// sandboxes are the IDs of all pods found.
+	sandboxes []string
+}
+
+// end kills containers' processes until there are none, which is when their shims can go, too: by them the containers are found.
+func (p *podProcesses) end(ctx context.Context, shims bool) error {
+	return host.Poll(ctx, 200*time.Millisecond, func(context.Context) error {
+		ofShims, ofContainers, err := p.find()
+		if err != nil {
+			return err
+		}
+		left, what := ofContainers, "process(es) of containerd's pods run"
+		if len(left) == 0 && shims {
+			left, what = ofShims, "shim(s) of containerd's pods run"
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		errs := []error{fmt.Errorf("%d %s even after SIGKILL: %s", len(left), what, processNames(left))}
+		for _, process := range left {
+			errs = append(errs, p.kill(process.PID))
+		}
+		return errors.Join(errs...)
+	})
+}
+
+func processNames(processes []host.Process) string {
+	var names []string
+	for _, p := range processes {
+		names = append(names, fmt.Sprintf("%s (pid %d)", filepath.Base(p.Args[0]), p.PID))
+	}
+	return strings.Join(names, ", ")
+}
+
+func (p *podProcesses) find() (shims, containers []host.Process, err error) {
+	all, err := p.list()
+	if err != nil {
+		return nil, nil, err
+	}
+	var pids []int
+	for _, process := range all {
+		if p.isShim(process) {
+			shims, pids = append(shims, process), append(pids, process.PID)
+			if id := kubelet.FlagOf(process.Args, "id"); !slices.Contains(p.sandboxes, id) {
+				p.sandboxes = append(p.sandboxes, id)
+			}
+		}
+	}
+	var children []int
+	for _, process := range all {
+		if slices.Contains(pids, process.PID) || !slices.Contains(pids, p.parent(process.PID)) {
+			continue
+		}
+		children = append(children, process.PID)
+		for _, cgroup := range containerCgroups(process.Cgroup) {
+			// Where the host itself is a container, its own cgroup looks like one.
+			isHost := slices.ContainsFunc(all, func(x host.Process) bool {
+				return (x.PID == 1 || x.PID == os.Getpid() || slices.Contains(pids, x.PID)) && inCgroup(x.Cgroup, cgroup)
+			})
+			if !isHost && !slices.Contains(p.cgroups, cgroup) {
+				p.cgroups = append(p.cgroups, cgroup)
+			}
+		}
+	}
+	for _, process := range all {
+		in := func(cgroup string) bool { return inCgroup(process.Cgroup, cgroup) }
+		if slices.Contains(children, process.PID) || slices.ContainsFunc(p.cgroups, in) {
+			containers = append(containers, process)
+		}
+	}
+	return shims, containers, nil
+}
+
+// list lists all processes but kernel threads and those that have ended.
+func (p *podProcesses) list() ([]host.Process, error) {
+	entries, err := os.ReadDir(p.proc)
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var all []host.Process
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		if process, err := host.ReadProcess(p.proc, pid); err == nil && len(process.Args) > 0 {
+			all = append(all, process)
+		}
+	}
+	return all, nil
+}
+
+func (p *podProcesses) isShim(process host.Process) bool {
+	return strings.HasPrefix(filepath.Base(process.Args[0]), "containerd-shim") &&
+		kubelet.FlagOf(process.Args, "namespace") == "k8s.io" &&
+		kubelet.SameEndpoint("unix://"+kubelet.FlagOf(process.Args, "address"), "unix://"+p.address) &&
+		p.pidNamespace(strconv.Itoa(process.PID)) == p.pidNamespace("self")
+}
+
+func (p *podProcesses) pidNamespace(pid string) string {
+	namespace, _ := os.Readlink(filepath.Join(p.proc, pid, "ns/pid"))
+	return namespace
+}
+
+// parent reads a process's parent, 0 if it has ended.
+func (p *podProcesses) parent(pid int) int {
+	stat, err := os.ReadFile(filepath.Join(p.proc, strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0
+	}
+	return parentOf(string(stat))
+}
+
+// parentOf takes the parent from a line of /proc/<pid>/stat (proc(5)): "pid (name) state ppid …", where the name can hold anything.
+func parentOf(stat string) int {
+	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 2 {
+		return 0
+	}
+	parent, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return 0
+	}
+	return parent
+}
+
+// containerID is how containerd and Docker name a container, in the name of its cgroup too, whatever the driver.
+var containerID = regexp.MustCompile(`[0-9a-f]{64}`)
+
+// containerCgroups are the cgroups that a container's first process is in, up to the container's own, by hierarchy.
+func containerCgroups(text string) []string {
+	var cgroups []string
+	for line := range strings.Lines(text) {
+		_, cgroup, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		at := containerID.FindAllStringIndex(cgroup, -1)
+		if len(at) == 0 {
+			continue
+		}
+		end := at[len(at)-1][1]
+		if slash := strings.IndexByte(cgroup[end:], '/'); slash >= 0 {
+			cgroup = cgroup[:end+slash]
+		}
+		cgroups = append(cgroups, cgroup)
+	}
+	return cgroups
+}
+
+// inCgroup reports whether a process with this /proc/<pid>/cgroup is in a cgroup or below.
+func inCgroup(text, cgroup string) bool {
+	for line := range strings.Lines(text) {
+		_, is, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		if is == cgroup || strings.HasPrefix(is, cgroup+"/") {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,116 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cni"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+)
+
+// podStopper stops the pods that containerd runs, with containerd or, if it hangs, without. Docker is about to start the same pods, so
+// it ends either with none of their processes left or with an error.
+type podStopper struct {
+	h        *Host
+	endpoint string
+	pods     *podProcesses
+	limits   stopLimits
+}
+
+// stopLimits add up to less than the engine gives one attempt to undo a step, so that the last resort is always reached.
+type stopLimits struct {
+	ask     time.Duration // until containerd answers
+	stop    time.Duration // to stop all pods
+	again   time.Duration // to stop what is left of them, without grace
+	restart time.Duration // of containerd
+	kill    time.Duration // until all processes are gone
+}
+
+func newPodStopper(h *Host, found inventory) podStopper {
+	return podStopper{
+		h: h, endpoint: found.Facts.NewEndpoint,
+		pods: &podProcesses{
+			proc: proc, address: found.ContainerdAddress,
+			kill: func(pid int) error { return unix.Kill(pid, unix.SIGKILL) },
+		},
+		limits: stopLimits{ask: 10 * time.Second, stop: time.Minute, again: 30 * time.Second, restart: 20 * time.Second, kill: 15 * time.Second},
+	}
+}
+
+func (p podStopper) stop(ctx context.Context, report engine.Report) error {
+	state, err := p.h.Systemd.State(ctx, containerdUnit)
+	if err != nil {
+		return err
+	}
+	left := fmt.Errorf("%s is %s", containerdUnit, state.Active)
+	if state.Running() {
+		left = p.byCRI(ctx, report)
+	}
+	if err := p.end(ctx, left != nil); err != nil {
+		return errors.Join(err, left)
+	}
+	if left == nil || len(p.pods.sandboxes) == 0 {
+		return nil
+	}
+	report.Warn(fmt.Sprintf("%v: what ran of its pods was killed, and CNI DEL did not run for them. Host ports of theirs may not work before the node is rebooted", left))
+	released, err := cni.ReleaseStale("", p.pods.sandboxes)
+	for _, lease := range released {
+		report.Info(fmt.Sprintf("released %s, which CNI had left to containerd's pod %.12s", lease.IP, lease.ContainerID))
+	}
+	return err
+}
+
+// byCRI stops all pods through containerd, which is killed and started again if it does not answer: pods outlive that.
+func (p podStopper) byCRI(ctx context.Context, report engine.Report) error {
+	err := p.stopAll(ctx, p.limits.stop, maxGrace)
+	if err == nil {
+		return nil
+	}
+	report.Warn("stop containerd's pods: " + err.Error() + "; trying again")
+	err = p.ask(ctx, func(c *cri.Client) error {
+		return within(ctx, p.limits.ask, func(ctx context.Context) error {
+			_, err := c.Sandboxes(ctx)
+			return err
+		})
+	})
+	if err != nil {
+		report.Warn("containerd does not answer and is started anew: " + err.Error())
+		err := within(ctx, p.limits.restart, func(ctx context.Context) error {
+			if err := p.h.Systemd.Kill(ctx, containerdUnit); err != nil {
+				return err
+			}
+			return p.h.Systemd.Restart(ctx, containerdUnit)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return p.stopAll(ctx, p.limits.again, time.Second)
+}
+
+func (p podStopper) stopAll(ctx context.Context, limit, grace time.Duration) error {
+	return p.ask(ctx, func(c *cri.Client) error {
+		return within(ctx, limit, func(ctx context.Context) error { return c.StopAll(ctx, grace) })
+	})
+}
+
+func (p podStopper) ask(ctx context.Context, do func(*cri.Client) error) error {
+	dial, cancel := context.WithTimeout(ctx, p.limits.ask)
+	defer cancel()
+	c, err := cri.Dial(dial, p.endpoint)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	return do(c)
+}
+
+// end kills what is left of containerd's pods, with their shims where containerd did not stop them itself.
+func (p podStopper) end(ctx context.Context, shims bool) error {
+	return within(ctx, p.limits.kill, func(ctx context.Context) error { return p.pods.end(ctx, shims) })
+}

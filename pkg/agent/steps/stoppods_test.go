@@ -1,0 +1,241 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+)
+
+// fakeProc is a /proc whose processes end when they are killed.
+type fakeProc struct {
+	t        *testing.T
+	dir      string
+	immortal []int
+	killed   []int
+}
+
+func newFakeProc(t *testing.T) *fakeProc {
+	t.Helper()
+	f := &fakeProc{t: t, dir: t.TempDir()}
+	f.add("self", 0, "0::/\n", "host", "agent")
+	f.add("1", 0, "0::/init.scope\n", "host", "/sbin/init")
+	return f
+}
+
+func (f *fakeProc) add(pid string, parent int, cgroup, namespace string, args ...string) {
+	f.t.Helper()
+	dir := filepath.Join(f.dir, pid)
+	if err := os.MkdirAll(filepath.Join(dir, "ns"), 0o700); err != nil {
+		f.t.Fatal(err)
+	}
+	for name, content := range map[string]string{
+		"cmdline": strings.Join(args, "\x00") + "\x00", "cgroup": cgroup, "stat": fmt.Sprintf("%s (a) b) S %d 1 1", pid, parent),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	for link, to := range map[string]string{"exe": args[0], "ns/pid": namespace} {
+		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+}
+
+func (f *fakeProc) kill(pid int) error {
+	if !slices.Contains(f.killed, pid) {
+		f.killed = append(f.killed, pid)
+	}
+	if slices.Contains(f.immortal, pid) {
+		return nil
+	}
+	return os.RemoveAll(filepath.Join(f.dir, strconv.Itoa(pid)))
+}
+
+func (f *fakeProc) processes() *podProcesses {
+	return &podProcesses{proc: f.dir, address: "/run/containerd/containerd.sock", kill: f.kill}
+}
+
+// addPods adds one pod of each who runs any: containerd as 10, Docker as 20, a containerd in a container as 30, one beside as 40.
+func (f *fakeProc) addPods() {
+	shim := func(pid, namespace, address, pidNamespace string) {
+		f.add(pid, 1, "0::/system.slice/containerd.service\n", pidNamespace, "/usr/bin/containerd-shim-runc-v2",
+			"-namespace", namespace, "-id", strings.Repeat(pid[:1], 64), "-address", address)
+	}
+	container := func(id string) string {
+		return "0::/kubepods.slice/pod.slice/cri-containerd-" + strings.Repeat(id, 64) + ".scope"
+	}
+	shim("10", "k8s.io", "/run/containerd/containerd.sock", "host")
+	f.add("11", 10, container("a")+"\n", "pod", "/pause")
+	f.add("12", 10, container("b")+"/init.scope\n", "pod", "/sbin/init") // a systemd in the container
+	f.add("13", 12, container("b")+"/app.slice\n", "pod", "/app")
+	f.add("14", 10, "0::/system.slice/containerd.service\n", "host", "runc", "init") // not in its container yet
+	shim("20", "moby", "/run/containerd/containerd.sock", "host")
+	f.add("21", 20, "0::/docker/"+strings.Repeat("c", 64)+"\n", "db", "/db")
+	shim("30", "k8s.io", "/run/containerd/containerd.sock", "kind")
+	f.add("31", 30, "0::/docker/"+strings.Repeat("d", 64)+"/kubepods/"+strings.Repeat("e", 64)+"\n", "pod", "/nested")
+	shim("40", "k8s.io", "/run/k3s/containerd/containerd.sock", "host")
+	f.add("41", 40, container("f")+"\n", "pod", "/other")
+}
+
+func TestPodProcesses(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		shims    bool
+		immortal []int
+		killed   []int
+		want     string
+	}{
+		{"with shims", true, nil, []int{10, 11, 12, 13, 14}, ""},
+		{"containers only", false, nil, []int{11, 12, 13, 14}, ""},
+		{"one cannot be killed", true, []int{13}, []int{11, 12, 13, 14}, "1 process(es) of containerd's pods run even after SIGKILL: app (pid 13)"},
+		{"a shim cannot be killed", true, []int{10}, []int{10, 11, 12, 13, 14}, "1 shim(s) of containerd's pods run even after SIGKILL: containerd-shim-runc-v2 (pid 10)"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := newFakeProc(t)
+			f.addPods()
+			f.immortal = test.immortal
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			err := f.processes().end(ctx, test.shims)
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v", err)
+			}
+			if slices.Sort(f.killed); !slices.Equal(f.killed, test.killed) {
+				t.Errorf("killed %v", f.killed)
+			}
+		})
+	}
+}
+
+// TestHostInContainer: where the host is itself a container of somebody's, its own cgroup has a container's name.
+func TestHostInContainer(t *testing.T) {
+	f := newFakeProc(t)
+	node := "0::/docker/" + strings.Repeat("d", 64)
+	if err := os.WriteFile(filepath.Join(f.dir, "1/cgroup"), []byte(node+"/init.scope\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.add("10", 1, node+"/system.slice/containerd.service\n", "host", "containerd-shim-runc-v2", "-namespace", "k8s.io",
+		"-id", strings.Repeat("1", 64), "-address", "/run/containerd/containerd.sock")
+	f.add("11", 10, node+"/kubepods/"+strings.Repeat("a", 64)+"\n", "pod", "/pause")
+	f.add("12", 10, node+"/system.slice/containerd.service\n", "host", "runc", "init")
+	f.add("50", 1, node+"/system.slice/ssh.service\n", "host", "sshd")
+	if err := f.processes().end(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	if slices.Sort(f.killed); !slices.Equal(f.killed, []int{10, 11, 12}) {
+		t.Errorf("killed %v", f.killed)
+	}
+}
+
+func FuzzParentOf(f *testing.F) {
+	f.Add("12 (a) b) S 7 1 1")
+	f.Add("")
+	f.Add("1 (x")
+	f.Fuzz(func(t *testing.T, stat string) {
+		if got := parentOf("12 (" + stat + ") S 7 1 1"); got != 7 && !strings.Contains(stat, ")") {
+			t.Errorf("%q: %d", stat, got)
+		}
+		parentOf(stat)
+		for _, cgroup := range containerCgroups(stat) {
+			if !inCgroup(stat, cgroup) {
+				t.Errorf("%q is not in %q", stat, cgroup)
+			}
+		}
+	})
+}
+
+// hooked is a systemd that notes what is done to containerd.
+type hooked struct {
+	*units
+	verbs []string
+	on    func(verb string) error
+}
+
+func (s *hooked) Run(ctx context.Context, name string, args ...string) (string, error) {
+	if verb := args[0]; args[len(args)-1] == containerdUnit && (verb == "kill" || verb == "restart") {
+		s.verbs = append(s.verbs, verb)
+		return "", s.on(verb)
+	}
+	return s.units.Run(ctx, name, args...)
+}
+
+// TestStopPodsOfContainerd: undoing the kubelet's start ends with no process of containerd's pods left, or with an error.
+func TestStopPodsOfContainerd(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		down    bool     // containerd.service
+		hangs   []string // CRI calls
+		cured   bool     // by a restart
+		obeys   bool     // containers end when CRI stops them
+		undying []int
+		verbs   string
+		killed  []int
+		want    string
+	}{
+		{name: "CRI stops them", obeys: true},
+		{name: "CRI only says so", killed: []int{11, 12, 13, 14}},
+		{name: "one stop hangs", hangs: []string{"StopContainer"}, killed: []int{10, 11, 12, 13, 14}},
+		{name: "CRI hangs until it is restarted", hangs: []string{"*"}, cured: true, obeys: true, verbs: "kill restart"},
+		{name: "CRI hangs for good", hangs: []string{"*"}, verbs: "kill restart", killed: []int{10, 11, 12, 13, 14}},
+		{name: "containerd is down, its pods run", down: true, killed: []int{10, 11, 12, 13, 14}},
+		{name: "even SIGKILL does nothing", hangs: []string{"*"}, undying: []int{12}, verbs: "kill restart", killed: []int{11, 12, 13, 14}, want: "init (pid 12)"},
+		{name: "nor where CRI says that all is well", undying: []int{12}, killed: []int{11, 12, 13, 14}, want: "init (pid 12)"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			runtime, f := startFakeCRI(t, "app"), newFakeProc(t)
+			runtime.set(test.hangs...)
+			f.addPods()
+			f.immortal = test.undying
+			if test.obeys {
+				runtime.stopped = func() {
+					for pid := 10; pid < 15; pid++ {
+						_ = os.RemoveAll(filepath.Join(f.dir, strconv.Itoa(pid)))
+					}
+				}
+			}
+			systemd := &hooked{units: newUnits(t, containerdUnit)}
+			systemd.active[containerdUnit] = !test.down
+			systemd.on = func(verb string) error {
+				if verb == "restart" && test.cured {
+					runtime.set()
+				}
+				return nil
+			}
+			p := podStopper{
+				h: &Host{Systemd: host.Systemd{Run: systemd, Dir: t.TempDir()}}, endpoint: runtime.endpoint, pods: f.processes(),
+				limits: stopLimits{ask: 300 * time.Millisecond, stop: 300 * time.Millisecond, again: 300 * time.Millisecond, restart: time.Second, kill: time.Second},
+			}
+			err := p.stop(t.Context(), quiet{})
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, want %q", err, test.want)
+			}
+			if got := strings.Join(systemd.verbs, " "); got != test.verbs {
+				t.Errorf("containerd.service: %q", got)
+			}
+			if slices.Sort(f.killed); !slices.Equal(f.killed, test.killed) {
+				t.Errorf("killed %v", f.killed)
+			}
+		})
+	}
+}
+
+// TestStopLimits: the last resort has to come within one attempt of the engine's, which are 3 min long, and leave it time to stop the
+// kubelet.
+func TestStopLimits(t *testing.T) {
+	l := newPodStopper(&Host{}, inventory{}).limits
+	if sum := 3*l.ask + l.stop + l.again + l.restart + l.kill; sum > 160*time.Second {
+		t.Errorf("%s", sum)
+	}
+	if l.stop <= maxGrace {
+		t.Error("pods do not get their grace")
+	}
+}

@@ -43,6 +43,7 @@ type runOptions struct {
 	selection NodeSelection
 	dryRun    string
 	yes       bool
+	wait      bool
 	rollout   rollout.Options
 	pull      string
 
@@ -70,6 +71,7 @@ func (o *runOptions) addSharedFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.dryRun, "dry-run", dryRunNone, `"none" or "client": client prints the steps and changes nothing`)
 	flags.Lookup("dry-run").NoOptDefVal = dryRunClient
 	flags.BoolVarP(&o.yes, "yes", "y", false, "Do not ask; needed where there is no terminal")
+	flags.BoolVar(&o.wait, "wait", false, "If another run has a node, wait until it ends, for at most --timeout")
 	flags.StringVar(&o.rollout.Image, "image", "", "The agent's image (default "+agentImage+":VERSION)")
 	flags.StringVar(&o.rollout.CanaryImage, "canary-image", "", "The canary pod's image, which holds the agent, too (default the agent's)")
 	flags.StringVar(&o.pull, "image-pull-policy", string(corev1.PullIfNotPresent), "When to pull the agent's image: Always, IfNotPresent or Never")
@@ -153,6 +155,7 @@ func (o *runOptions) run(ctx context.Context, m move) error {
 		Client: o.client, REST: o.config, Clock: o.factory.Clock, Observer: progress, Options: o.rollout, Holder: holder(),
 	})
 	findings, err := o.preflight(ctx, m, r, nodes)
+	progress.Close()
 	if err != nil {
 		return err
 	}
@@ -200,6 +203,22 @@ func (o *runOptions) moveNodes(ctx context.Context, m move, r *rollout.Rollout, 
 	return nil
 }
 
+// awaitOthers waits until no other run has any of the nodes, and reads them anew: that run has changed them.
+func (o *runOptions) awaitOthers(ctx context.Context, m move, r *rollout.Rollout, nodes []corev1.Node) ([]corev1.Node, error) {
+	list := make([]string, len(nodes))
+	for i := range nodes {
+		list[i] = nodes[i].Name
+	}
+	if err := r.AwaitClaims(ctx, list); err != nil {
+		var failed *rollout.Error
+		if errors.As(err, &failed) {
+			return nil, o.exitError(m.name, failed.Node, err)
+		}
+		return nil, o.factory.explain("wait for", "other runs", "", err)
+	}
+	return o.findNodes(ctx)
+}
+
 // findNodes reads the nodes; not to find any is a failed check.
 func (o *runOptions) findNodes(ctx context.Context) ([]corev1.Node, error) {
 	nodes, err := FindNodes(ctx, o.factory, o.client, o.selection)
@@ -222,7 +241,7 @@ func (o *runOptions) findNodes(ctx context.Context) ([]corev1.Node, error) {
 	return nodes, nil
 }
 
-// preflight checks nodes and permissions. What is wrong with any node ends in one error for all.
+// preflight checks permissions and nodes, with --wait once no other run has them. What is wrong with any node ends in one error for all.
 func (o *runOptions) preflight(ctx context.Context, m move, r *rollout.Rollout, nodes []corev1.Node) ([]rollout.Finding, error) {
 	if err := r.CheckPermissions(ctx); err != nil {
 		var missing *rollout.PermissionError
@@ -231,6 +250,12 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *rollout.Rollout, 
 				WithHint("`%s` tells whether you have one", o.factory.Kubectl(append([]string{"auth", "can-i"}, strings.Fields(missing.Missing[0].String())...)...))
 		}
 		return nil, o.factory.explain("check", "permissions", "", err)
+	}
+	if o.wait {
+		var err error
+		if nodes, err = o.awaitOthers(ctx, m, r, nodes); err != nil {
+			return nil, err
+		}
 	}
 	some, err := o.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: 2})
 	if err != nil {

@@ -3,6 +3,7 @@ package rollout
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -204,4 +205,60 @@ func TestOutage(t *testing.T) {
 			t.Errorf("it was not said that %q", text)
 		}
 	}
+}
+
+// TestAwaitClaims has a claim that ends while it is waited for, one that does not, and one that nobody renews.
+func TestAwaitClaims(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	leases := s.Client().CoordinationV1().Leases(nodejob.Namespace)
+	for _, node := range []string{"free-soon", "held-on"} {
+		holdLease(t, s, node, time.Now())
+	}
+	holdLease(t, s, "dead", time.Now().Add(-2*time.Minute))
+	t.Cleanup(func() {
+		for _, node := range []string{"held-on", "dead"} {
+			if err := leases.Delete(context.Background(), node, metav1.DeleteOptions{}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	observer := &recorder{onStage: func(Stage) {
+		if err := leases.Delete(context.Background(), "free-soon", metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	}}
+	if err := newRollout(s, observer).AwaitClaims(t.Context(), []string{"dead", "free-soon", "never-claimed"}); err != nil {
+		t.Fatal(err)
+	}
+	if !observer.said("waiting: alice@laptop is rolling it back since") || observer.stages() != "claim" {
+		t.Errorf("it was not said who is waited for, or for too many nodes: %s", observer.stages())
+	}
+	short := func(o *Options) { o.Drain.Timeout = time.Second }
+	err := newRollout(s, &recorder{}, short).AwaitClaims(t.Context(), []string{"held-on"})
+	_ = wantError(t, err, OutcomeTimeout, "node held-on: claim: still claimed after 1s: alice@laptop is rolling it back since")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	enough := errors.New("enough")
+	err = newRollout(s, &recorder{onStage: func(Stage) { cancel(enough) }}).AwaitClaims(ctx, []string{"held-on"})
+	if _ = wantError(t, err, OutcomeInterrupted, "enough"); !errors.Is(err, enough) {
+		t.Error(err)
+	}
+}
+
+// TestOtherRunCameBetween has another run switch the node between preflight and claim: what is known of that run must not be written
+// over, since the way back needs it.
+func TestOtherRunCameBetween(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	h := newHollow(t, s, "between")
+	if _, err := newRollout(s, &recorder{}).Switch(t.Context(), "between"); err != nil {
+		t.Fatal(err)
+	}
+	before := getNode(t, s, "between").Annotations
+	_, err := newRollout(s, &recorder{}).Switch(t.Context(), "between")
+	_ = wantError(t, err, OutcomeRefused, "already on "+containerdVersion)
+	if after := getNode(t, s, "between").Annotations; !maps.Equal(before, after) || len(h.phases) != 2 {
+		t.Errorf("the node was touched: %v, phases %v", after, h.phases)
+	}
+	nothingLeft(t, s, "between")
 }

@@ -8,7 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
@@ -100,15 +99,13 @@ func (r *Rollout) Preflight(ctx context.Context, nodes []corev1.Node, alone bool
 
 // inspect looks at what surrounds a node: whose it is, and, where it will be drained, its pods.
 func (r *Rollout) inspect(ctx context.Context, finding *Finding, alone, drains bool) error {
-	lease, err := r.client.CoordinationV1().Leases(nodejob.Namespace).Get(ctx, finding.Node, metav1.GetOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("get lease %s: %w", finding.Node, err)
+	other, err := r.claimedBy(ctx, finding.Node)
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		if other := foreignClaim(lease, r.holder); other != nil && r.clock.Now().Before(other.Until) {
-			finding.Verdict, finding.Reason = Refuse, other.Error()
-			return nil
-		}
+	if other != nil {
+		finding.Verdict, finding.Reason = Refuse, other.Error()+`: use --wait to wait until that ends`
+		return nil
 	}
 	if !drains {
 		return nil

@@ -244,10 +244,11 @@ func (s *session) mark(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	row := inventory.FromNode(node)
-	if row.Switch == inventory.StateRollingBack {
-		return errors.New(rollingBack)
+	// Another run may have come and gone since the preflight, while a question was open or another node was switched.
+	if finding := judge(node); finding.Verdict == Refuse || finding.Verdict == Skip {
+		return errors.New(finding.Reason)
 	}
+	row := inventory.FromNode(node)
 	s.old = inventory.RuntimeDocker
 	s.beat = heartbeat(node)
 	if row.Switch.Open() && row.Run != "" {

@@ -1,0 +1,107 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+)
+
+// claimedBy returns the claim of another run that holds a node now, or nil.
+func (r *Rollout) claimedBy(ctx context.Context, node string) (*ClaimedError, error) {
+	lease, err := r.client.CoordinationV1().Leases(nodejob.Namespace).Get(ctx, node, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get lease %s: %w", node, err)
+	}
+	if other := foreignClaim(lease, r.holder); other != nil && r.clock.Now().Before(other.Until) {
+		return other, nil
+	}
+	return nil, nil
+}
+
+// AwaitClaims waits until no other run holds a claim on the nodes, for as long as Options.Drain.Timeout allows; zero is for ever. Who is
+// waited for goes to the observer. It takes no claim: what it waited for has changed the nodes, so that the caller reads and judges
+// them after it. An error is an *Error, except for a request that failed.
+func (r *Rollout) AwaitClaims(ctx context.Context, nodes []string) error {
+	if limit := r.options.Drain.Timeout; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, &claimTimeoutError{limit})
+		defer cancel()
+	}
+	for _, node := range nodes {
+		if err := r.awaitClaim(ctx, node); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitClaim is a stage of its own where there is something to wait for.
+func (r *Rollout) awaitClaim(ctx context.Context, node string) error {
+	var other, told *ClaimedError
+	began := r.clock.Now()
+	tell := func(update Update) {
+		update.Time, update.Node, update.Stage = r.clock.Now(), node, StageClaim
+		r.observer.Observe(update)
+	}
+	err := r.retryUntil(ctx, func() (bool, error) {
+		found, err := r.claimedBy(ctx, node)
+		if err != nil || found == nil {
+			return err == nil, err
+		}
+		if other = found; told == nil {
+			tell(Update{Kind: StageBegun})
+		}
+		if told == nil || told.Holder != other.Holder {
+			told = other
+			tell(Update{Kind: Info, Text: "waiting: " + other.Error()})
+		}
+		return false, nil
+	})
+	var late *claimTimeoutError
+	switch {
+	case err == nil:
+	case errors.As(err, &late) && other != nil:
+		err = &Error{Node: node, Stage: StageClaim, Outcome: OutcomeTimeout, State: "nothing was changed", Cause: fmt.Errorf("%w: %w", late, other)}
+	case ctx.Err() != nil:
+		err = &Error{Node: node, Stage: StageClaim, Outcome: OutcomeInterrupted, State: "nothing was changed", Cause: err}
+	}
+	if told != nil {
+		update := Update{Kind: StageEnded, Elapsed: r.clock.Now().Sub(began), Failed: err != nil}
+		if err != nil {
+			update.Text = err.Error()
+		}
+		tell(update)
+	}
+	return err
+}
+
+// retryUntil calls look every second until it is done, its error is for good, or ctx ends.
+func (r *Rollout) retryUntil(ctx context.Context, look func() (bool, error)) error {
+	for {
+		var done bool
+		err := r.retry(ctx, func() (err error) {
+			done, err = look()
+			return err
+		})
+		if err != nil || done {
+			return err
+		}
+		if err := r.sleep(ctx, pollInterval); err != nil {
+			return err
+		}
+	}
+}
+
+// claimTimeoutError ends a wait for another run's claim.
+type claimTimeoutError struct{ limit time.Duration }
+
+func (e *claimTimeoutError) Error() string { return fmt.Sprintf("still claimed after %s", e.limit) }

@@ -70,7 +70,8 @@ func inspect(h *Host) engine.Step {
 		record: func(ctx context.Context, report engine.Report) (inventory, error) {
 			i := &inspection{h: h, report: report}
 			for _, look := range []func(context.Context) error{
-				i.lookAtKubelet, i.lookAtDocker, i.lookAtDockerConfig, i.lookAtContainerd, i.lookAtNetwork, i.lookAtCarried, i.lookAtUnits, i.lookAtSpace, i.lookAtAPI, i.planKubelet,
+				i.lookAtKubelet, i.lookForOtherKubelet, i.lookAtDocker, i.lookAtDockerd, i.lookAtDockerConfig,
+				i.lookAtContainerd, i.lookAtNetwork, i.lookAtCarried, i.lookAtUnits, i.lookAtSpace, i.lookAtAPI, i.planKubelet,
 			} {
 				if err := look(ctx); err != nil {
 					return inventory{}, err

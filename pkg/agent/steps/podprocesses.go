@@ -76,7 +76,7 @@ func (p *podProcesses) find() (shims, containers []host.Process, err error) {
 	}
 	var children []int
 	for _, process := range all {
-		if slices.Contains(pids, process.PID) || !slices.Contains(pids, p.parent(process.PID)) {
+		if slices.Contains(pids, process.PID) || !slices.Contains(pids, parentPID(p.proc, process.PID)) {
 			continue
 		}
 		children = append(children, process.PID)
@@ -122,34 +122,7 @@ func (p *podProcesses) isShim(process host.Process) bool {
 	return strings.HasPrefix(filepath.Base(process.Args[0]), "containerd-shim") &&
 		kubelet.FlagOf(process.Args, "namespace") == "k8s.io" &&
 		kubelet.SameEndpoint("unix://"+kubelet.FlagOf(process.Args, "address"), "unix://"+p.address) &&
-		p.pidNamespace(strconv.Itoa(process.PID)) == p.pidNamespace("self")
-}
-
-func (p *podProcesses) pidNamespace(pid string) string {
-	namespace, _ := os.Readlink(filepath.Join(p.proc, pid, "ns/pid"))
-	return namespace
-}
-
-// parent reads a process's parent, 0 if it has ended.
-func (p *podProcesses) parent(pid int) int {
-	stat, err := os.ReadFile(filepath.Join(p.proc, strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return 0
-	}
-	return parentOf(string(stat))
-}
-
-// parentOf takes the parent from a line of /proc/<pid>/stat (proc(5)): "pid (name) state ppid …", where the name can hold anything.
-func parentOf(stat string) int {
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 2 {
-		return 0
-	}
-	parent, err := strconv.Atoi(fields[1])
-	if err != nil {
-		return 0
-	}
-	return parent
+		pidNamespace(p.proc, strconv.Itoa(process.PID)) == pidNamespace(p.proc, "self")
 }
 
 // containerID is how containerd and Docker name a container, in the name of its cgroup too, whatever the driver.

@@ -1,0 +1,172 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+)
+
+// service is what systemd says of a daemon.
+type service struct {
+	unit, load, active string
+	pid                int    // of its main process, 0 if it does not run
+	cgroup             string // empty if it does not run
+}
+
+func (h *Host) service(ctx context.Context, unit string) (service, error) {
+	p, err := h.Systemd.Show(ctx, unit, "LoadState", "ActiveState", "MainPID", "ControlGroup")
+	if err != nil {
+		return service{}, err
+	}
+	pid, _ := strconv.Atoi(p["MainPID"])
+	return service{unit: unit, load: p["LoadState"], active: p["ActiveState"], pid: pid, cgroup: p["ControlGroup"]}, nil
+}
+
+// lookAtDockerd makes sure that the Docker behind the kubelet is the one of docker.service: that unit is what is stopped, held and
+// started again, and its process tells how Docker was set up.
+func (i *inspection) lookAtDockerd(ctx context.Context) error {
+	s, err := i.h.service(ctx, dockerUnit)
+	if err != nil {
+		return err
+	}
+	socket := i.DockerSocket
+	if socket == "" {
+		socket = docker.DefaultSocket
+	}
+	listener := s.pid // of a Docker behind a TCP port nothing better is known
+	if path, ok := strings.CutPrefix(socket, "unix://"); ok {
+		if listener, err = listenerOf(ctx, path); err != nil {
+			return err
+		}
+	}
+	return expectService(proc, s, socket, listener)
+}
+
+// listenerOf returns the PID of the process that made a socket listen: the daemon, or systemd where it hands the socket over.
+func listenerOf(ctx context.Context, path string) (int, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	if err != nil {
+		return 0, fmt.Errorf("find who listens at %s: %w", path, err)
+	}
+	defer func() { _ = conn.Close() }()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("find who listens at %s: %w", path, err)
+	}
+	var peer *unix.Ucred
+	var peerErr error
+	err = raw.Control(func(fd uintptr) {
+		peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) //nolint:gosec // a file descriptor
+	})
+	if err == nil {
+		err = peerErr
+	}
+	if err != nil {
+		return 0, fmt.Errorf("find who listens at %s: %w", path, err)
+	}
+	return int(peer.Pid), nil
+}
+
+// expectService refuses a daemon that its unit does not run, such as one that a snap or a person started.
+func expectService(proc string, s service, socket string, listener int) error {
+	if s.pid > 0 && (listener == s.pid || listener == 1) {
+		return nil
+	}
+	who := fmt.Sprintf("process %d", listener)
+	if process, err := host.ReadProcess(proc, listener); err == nil {
+		if s.cgroup != "" && s.cgroup != "/" && inServiceCgroup(process.Cgroup, s.cgroup) {
+			return nil // a daemon behind a script
+		}
+		if len(process.Args) > 0 {
+			who += " (" + strings.Join(process.Args[:min(2, len(process.Args))], " ") + ")"
+		}
+	}
+	state := s.active
+	if s.load != "loaded" {
+		state = s.load
+	}
+	is := fmt.Sprintf("%s is %s", s.unit, state)
+	if s.pid > 0 {
+		is = fmt.Sprintf("the one of %s is process %d", s.unit, s.pid)
+	}
+	return refuse("have systemd run Docker as "+s.unit+", as its packages do, and restart the kubelet",
+		"Docker at %s is not run by the systemd unit %s, which would be stopped: %s listens there, and %s", socket, s.unit, who, is)
+}
+
+// inServiceCgroup reports whether a process with this /proc/<pid>/cgroup is in the cgroup that systemd names without a hierarchy.
+func inServiceCgroup(text, cgroup string) bool {
+	for line := range strings.Lines(text) {
+		if fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3); len(fields) == 3 && (fields[1] == "" || fields[1] == "name=systemd") {
+			if fields[2] == cgroup || strings.HasPrefix(fields[2], cgroup+"/") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// lookForOtherKubelet refuses a kubelet beside that of kubelet.service: it would go on using Docker.
+func (i *inspection) lookForOtherKubelet(ctx context.Context) error {
+	s, err := i.h.service(ctx, kubelet.Unit)
+	if err != nil {
+		return err
+	}
+	other, err := otherProcess(proc, "kubelet", s.pid)
+	if err != nil || other == nil {
+		return err
+	}
+	return refuse("stop it", "a second kubelet runs as process %d (%s): it is not the one of %s, which is process %d",
+		other.PID, other.Exe, s.unit, s.pid)
+}
+
+// otherProcess finds a program that runs beside a service's main process, not inside a container. A child of that process may have
+// its parent's name until it becomes another program.
+func otherProcess(proc, name string, main int) (*host.Process, error) {
+	processes, err := host.FindProcesses(proc, name)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range processes {
+		if p.PID != main && parentPID(proc, p.PID) != main && pidNamespace(proc, strconv.Itoa(p.PID)) == pidNamespace(proc, "self") {
+			return &p, nil
+		}
+	}
+	return nil, nil
+}
+
+func pidNamespace(proc, pid string) string {
+	namespace, _ := os.Readlink(filepath.Join(proc, pid, "ns/pid"))
+	return namespace
+}
+
+// parentPID reads a process's parent, 0 if it has ended.
+func parentPID(proc string, pid int) int {
+	stat, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0
+	}
+	return parentOf(string(stat))
+}
+
+// parentOf takes the parent from a line of /proc/<pid>/stat (proc(5)): "pid (name) state ppid …", where the name can hold anything.
+func parentOf(stat string) int {
+	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 2 {
+		return 0
+	}
+	parent, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return 0
+	}
+	return parent
+}

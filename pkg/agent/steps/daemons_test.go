@@ -1,0 +1,85 @@
+package steps
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestExpectService: a Docker that docker.service does not run would go on after that unit was stopped.
+func TestExpectService(t *testing.T) {
+	f := newFakeProc(t)
+	f.add("100", 1, "0::/system.slice/docker.service\n", "host", "/usr/bin/dockerd", "-H", "fd://")
+	f.add("200", 1, "0::/user.slice\n", "host", "dockerd", "--debug")
+	f.add("300", 1, "0::/system.slice/snap.docker.dockerd.service\n", "host", "dockerd", "--snap")
+	f.add("400", 1, "12:pids:/\n1:name=systemd:/system.slice/docker.service/x\n", "host", "dockerd")
+	runs := service{unit: "docker.service", load: "loaded", active: "active", pid: 100, cgroup: "/system.slice/docker.service"}
+	down := service{unit: "docker.service", load: "loaded", active: "inactive"}
+	masked := service{unit: "docker.service", load: "masked", active: "inactive"}
+	for _, test := range []struct {
+		name     string
+		service  service
+		listener int
+		want     string
+	}{
+		{"its own socket", runs, 100, ""},
+		{"systemd's socket", runs, 1, ""},
+		{"behind a script", runs, 400, ""},
+		{"by hand", down, 200, "process 200 (dockerd --debug) listens there, and docker.service is inactive"},
+		{"a snap's", service{unit: "docker.service", load: "not-found", active: "inactive"}, 300, "process 300 (dockerd --snap) listens there, and docker.service is not-found"},
+		{"masked", masked, 200, "docker.service is masked"},
+		{"two of them", runs, 200, "process 200 (dockerd --debug) listens there, and the one of docker.service is process 100"},
+		{"another unit's socket", down, 1, "docker.service is inactive"},
+		{"in another PID namespace", runs, 0, "process 0 listens there"},
+	} {
+		err := expectService(f.dir, test.service, "unix:///var/run/docker.sock", test.listener)
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", test.name, err, test.want)
+		}
+		var hint interface{ Hint() string }
+		if err != nil && (!errors.As(err, &hint) || hint.Hint() == "") {
+			t.Errorf("%s: no hint", test.name)
+		}
+	}
+}
+
+func TestListenerOf(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pid, err := listenerOf(t.Context(), path); err != nil || pid != os.Getpid() {
+		t.Errorf("%d, %v; this process is %d", pid, err, os.Getpid())
+	}
+	_ = listener.Close()
+	if _, err := listenerOf(t.Context(), path); err == nil {
+		t.Error("no error where nobody listens")
+	}
+}
+
+func TestOtherProcess(t *testing.T) {
+	for _, test := range []struct {
+		name             string
+		pid              string
+		ppid             int
+		namespace, other string
+		want             bool
+	}{
+		{"a second one", "20", 1, "host", "/usr/local/bin/kubelet", true},
+		{"a child that is about to be another program", "20", 10, "host", "/usr/bin/kubelet", false},
+		{"a container's", "20", 1, "kind", "/usr/bin/kubelet", false},
+		{"another program", "20", 1, "host", "/usr/bin/kubelet-helper", false},
+	} {
+		f := newFakeProc(t)
+		f.add("10", 1, "0::/\n", "host", "/usr/bin/kubelet")
+		f.add(test.pid, test.ppid, "0::/\n", test.namespace, test.other)
+		got, err := otherProcess(f.dir, "kubelet", 10)
+		if err != nil || (got != nil) != test.want || got != nil && got.PID != 20 {
+			t.Errorf("%s: %+v, %v", test.name, got, err)
+		}
+	}
+}

@@ -57,7 +57,7 @@ func fastCells() []cell {
 
 // allCells are those of the whole matrix: each step of the agent's own list, before and after, and what else can go wrong.
 func allCells() []cell {
-	cells := []cell{{what: "nothing"}}
+	cells := append([]cell{{what: "nothing"}}, otherCells()...)
 	list := steps.List(&steps.Host{})
 	for _, phase := range []protocol.Phase{protocol.PhasePrepare, protocol.PhaseCutover} {
 		for _, step := range list[phase] {
@@ -67,7 +67,7 @@ func allCells() []cell {
 			}
 		}
 	}
-	return append(cells, otherCells()...)
+	return cells
 }
 
 // otherCells are those that are not made from the list of steps.

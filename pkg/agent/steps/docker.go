@@ -347,7 +347,10 @@ func dockerStop(h *Host) engine.Step {
 			report.Progress("stopped and disabled", 0, 0, "")
 			return nil
 		},
-		revert: func(ctx context.Context, units []host.UnitState, _ engine.Report) error {
+		revert: func(ctx context.Context, units []host.UnitState, report engine.Report) error {
+			if err := h.wakeContainerd(ctx, report); err != nil {
+				report.Warn(err.Error()) // Docker may run on another one
+			}
 			// Sockets were stopped first and come back first: docker.service requires its own. cri-dockerd needs Docker.
 			if err := h.Systemd.Unhold(ctx, namesOf(units)...); err != nil {
 				return err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -74,7 +75,7 @@ func (u *units) Run(_ context.Context, _ string, args ...string) (string, error)
 func TestDockerStop(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		u := newUnits(t, "docker.socket", "docker.service", "cri-docker.socket", "cri-docker.service", containerdUnit)
-		h := &Host{Systemd: u.systemd, Spec: protocol.Spec{KeepDocker: keep}}
+		h := &Host{Systemd: u.systemd, Spec: protocol.Spec{KeepDocker: keep}, Records: func() []journal.Record { return nil }}
 		s := dockerStop(h)
 		ctx := context.Background()
 		memo, err := s.Record(ctx, quiet{})

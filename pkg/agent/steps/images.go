@@ -200,7 +200,7 @@ func smoke(h *Host, id, title string) engine.Step {
 			if _, err := h.waitForCRI(ctx, found); err != nil {
 				return err
 			}
-			return within(ctx, 3*time.Minute, func(ctx context.Context) error {
+			rehearse := func(ctx context.Context) error {
 				c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
 				if err != nil {
 					return err
@@ -221,7 +221,8 @@ func smoke(h *Host, id, title string) engine.Step {
 				}
 				report.Progress("a pod ran on containerd "+found.Facts.ContainerdVersion, 0, 0, "")
 				return nil
-			})
+			}
+			return h.whileAnswering(ctx, found, func(ctx context.Context) error { return within(ctx, 3*time.Minute, rehearse) })
 		},
 	}
 }

@@ -1,0 +1,51 @@
+package steps
+
+import (
+	"context"
+	"time"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+)
+
+const (
+	// answerTime is what containerd gets to answer a question that needs no work.
+	answerTime = 10 * time.Second
+	// restartTime is what it gets to come up again: systemd tells when it serves.
+	restartTime = 30 * time.Second
+)
+
+// wakeContainerd starts a containerd anew that runs and does not answer, and whose process ignores all but SIGKILL: Docker's daemon runs
+// its containers with it and would wait for it for ever. Containers outlive that. A containerd that cannot be asked, since the host was
+// not inspected, is left alone.
+func (h *Host) wakeContainerd(ctx context.Context, report engine.Report) error {
+	found, err := h.found()
+	if err != nil {
+		return nil //nolint:nilerr // there is nothing to ask, and Docker's start will tell
+	}
+	state, err := h.Systemd.State(ctx, containerdUnit)
+	if err != nil || !state.Running() {
+		return err
+	}
+	return h.wake(ctx, found.Facts.NewEndpoint, answerTime, report)
+}
+
+func (h *Host) wake(ctx context.Context, endpoint string, answer time.Duration, report engine.Report) error {
+	silent := within(ctx, answer, func(ctx context.Context) error {
+		c, err := cri.Dial(ctx, endpoint)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
+	if silent == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	report.Warn("containerd does not answer and is started anew: " + silent.Error())
+	return within(ctx, restartTime, func(ctx context.Context) error {
+		if err := h.Systemd.Kill(ctx, containerdUnit); err != nil {
+			return err
+		}
+		return h.Systemd.Restart(ctx, containerdUnit)
+	})
+}

@@ -1,15 +1,24 @@
 package assess
 
 import (
+	"errors"
 	"flag"
+	"io"
+	"maps"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 )
 
 var update = flag.Bool("update", false, "write docs/checks.md anew")
@@ -28,7 +37,7 @@ func dockerNode(name string, change ...func(*corev1.Node)) corev1.Node {
 func ownedPod(kind, owner string, change func(*corev1.Pod)) corev1.Pod {
 	yes := true
 	pod := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: owner + "-x", Namespace: "ns", Labels: map[string]string{"app": owner}}}
-	pod.OwnerReferences = []metav1.OwnerReference{{Kind: kind, Name: owner, Controller: &yes}}
+	pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: kind, Name: owner, Controller: &yes}}
 	pod.Spec.NodeName = "n"
 	pod.Spec.Containers = []corev1.Container{{Name: "c", Image: "example.com/app:1"}}
 	if change != nil {
@@ -77,8 +86,21 @@ func TestPodChecks(t *testing.T) {
 		{"logs", ownedPod("DaemonSet", "d", mount("/var/lib/docker/containers/")), []string{"workload-docker-data"}},
 		{"node-exporter", ownedPod("DaemonSet", "d", mount("/")), []string{"workload-docker-parent"}},
 		{"docker host", ownedPod("DaemonSet", "d", func(p *corev1.Pod) {
+			mount("/run/docker.sock")(p)
+			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/var/run/docker.sock"}}
 			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "DOCKER_HOST", Value: "unix:///run/docker.sock"}}
+		}), []string{"workload-docker-socket", "workload-docker-host"}},
+		{"docker host by address", ownedPod("DaemonSet", "d", func(p *corev1.Pod) {
+			p.Spec.Containers[0].Env = []corev1.EnvVar{
+				{Name: "HOST", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.hostIP"}}},
+				{Name: "DOCKER_HOST", Value: "tcp://$(HOST):2375"},
+			}
 		}), []string{"workload-docker-host"}},
+		{"docker host in a shared volume", ownedPod("DaemonSet", "d", func(p *corev1.Pod) {
+			emptyDir(p)
+			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "tmp", MountPath: "/var/run"}}
+			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "DOCKER_HOST", Value: "unix:///var/run/docker.sock"}}
+		}), nil},
 		{"docker host of its own", ownedPod("DaemonSet", "d", func(p *corev1.Pod) {
 			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "DOCKER_HOST", Value: "tcp://localhost:2375"}}
 		}), nil},
@@ -91,6 +113,11 @@ func TestPodChecks(t *testing.T) {
 		}), nil},
 		{"emptyDir", ownedPod("ReplicaSet", "r", emptyDir), []string{"drain-empty-dir"}},
 		{"emptyDir that stays", ownedPod("DaemonSet", "d", emptyDir), nil},
+		{"emptyDir of another kind of DaemonSet", ownedPod("DaemonSet", "d", func(p *corev1.Pod) {
+			emptyDir(p)
+			p.OwnerReferences[0].APIVersion = "apps.kruise.io/v1alpha1"
+		}), []string{"drain-empty-dir"}},
+		{"the switch's own", ownedPod("", "b", func(p *corev1.Pod) { p.OwnerReferences, p.Labels = nil, map[string]string{"own": "1"} }), nil},
 		{"budget", ownedPod("ReplicaSet", "tight", nil), []string{"drain-budget"}},
 		{"finished", ownedPod("Job", "j", func(p *corev1.Pod) { emptyDir(p); p.Status.Phase = corev1.PodSucceeded }), nil},
 		{"elsewhere", ownedPod("DaemonSet", "d", func(p *corev1.Pod) { mount("/run/docker.sock")(p); p.Spec.NodeName = "done" }), nil},
@@ -108,7 +135,7 @@ func TestPodChecks(t *testing.T) {
 			budget := policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "tight", Namespace: "ns"}}
 			budget.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "tight"}}
 			done := dockerNode("done", func(n *corev1.Node) { n.Status.NodeInfo.ContainerRuntimeVersion = "containerd://1.7.24" })
-			in := Input{Nodes: []corev1.Node{dockerNode("n"), done}, Pods: []corev1.Pod{test.pod}, Budgets: []policyv1.PodDisruptionBudget{budget}}
+			in := Input{Nodes: []corev1.Node{dockerNode("n"), done}, Pods: []corev1.Pod{test.pod}, Budgets: []policyv1.PodDisruptionBudget{budget}, Keep: map[string]string{"own": "1"}}
 			if got := ids(Run(in)); !slices.Equal(got, test.want) {
 				t.Errorf("found %v, want %v", got, test.want)
 			}
@@ -123,21 +150,56 @@ func TestPodChecks(t *testing.T) {
 func TestNodeChecks(t *testing.T) {
 	windows := dockerNode("win", func(n *corev1.Node) { n.Status.NodeInfo.OperatingSystem = "windows" })
 	down := dockerNode("down", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown })
-	got := ids(Run(Input{Nodes: []corev1.Node{windows, down, dockerNode("n")}}))
-	if want := []string{"node-not-switchable", "node-not-ready"}; !slices.Equal(got, want) {
+	phase := func(phase inventory.SwitchState) func(*corev1.Node) {
+		return func(n *corev1.Node) { n.Annotations = map[string]string{inventory.AnnotationPhase: string(phase)} }
+	}
+	broken := dockerNode("stuck", phase(inventory.StateBroken))
+	midway := dockerNode("midway", phase(inventory.StateCutover), func(n *corev1.Node) { n.Status.Conditions = nil })
+	got := ids(Run(Input{Nodes: []corev1.Node{windows, down, broken, midway, dockerNode("n")}}))
+	if want := []string{"node-not-switchable", "node-not-ready", "node-unfinished"}; !slices.Equal(got, want) {
 		t.Errorf("found %v, want %v", got, want)
 	}
 }
 
 func TestOwner(t *testing.T) {
 	hash := func(p *corev1.Pod) { p.Labels["pod-template-hash"] = "5d4f" }
+	static := func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"} }
 	for want, pod := range map[string]corev1.Pod{
-		"Deployment ns/web":      ownedPod("ReplicaSet", "web-5d4f", hash),
-		"ReplicaSet ns/web-5d4f": ownedPod("ReplicaSet", "web-5d4f", nil),
-		"StatefulSet ns/db":      ownedPod("StatefulSet", "db", nil),
+		"Deployment web":      ownedPod("ReplicaSet", "web-5d4f", hash),
+		"ReplicaSet web-5d4f": ownedPod("ReplicaSet", "web-5d4f", nil),
+		"StatefulSet db":      ownedPod("StatefulSet", "db", nil),
+		"Pod n-x":             ownedPod("Node", "n", static),
 	} {
-		if got := Owner(&pod); got != want {
-			t.Errorf("got %s, want %s", got, want)
+		if kind, name := Owner(&pod); kind+" "+name != want {
+			t.Errorf("got %s %s, want %s", kind, name, want)
+		}
+	}
+}
+
+// TestFlags: what a flag of the switch accepts is no blocker any more, but is still said.
+func TestFlags(t *testing.T) {
+	pod := ownedPod("", "b", func(p *corev1.Pod) { emptyDir(p); p.OwnerReferences = nil })
+	for _, test := range []struct {
+		flags                Flags
+		only, bare, emptyDir Severity
+	}{
+		{Flags{}, Blocker, Blocker, Blocker},
+		{Flags{Force: true}, Info, Info, Blocker},
+		{Flags{DeleteEmptyDirData: true}, Blocker, Blocker, Info},
+		{Flags{Force: true, DeleteEmptyDirData: true}, Info, Info, Info},
+	} {
+		got := map[string]Severity{}
+		for _, finding := range Run(Input{Nodes: []corev1.Node{dockerNode("n")}, Pods: []corev1.Pod{pod}, Alone: true, Flags: test.flags}) {
+			got[finding.Check] = finding.Severity
+		}
+		want := map[string]Severity{"node-only-one": test.only, "drain-bare-pod": test.bare, "drain-empty-dir": test.emptyDir}
+		if !maps.Equal(got, want) {
+			t.Errorf("%+v: %v, want %v", test.flags, got, want)
+		}
+	}
+	for _, check := range Checks() {
+		if check.accepted != nil && !strings.Contains(check.Remedy, "`--") {
+			t.Errorf("%s does not name the flag that cures it", check.ID)
 		}
 	}
 }
@@ -152,5 +214,46 @@ func TestDocs(t *testing.T) {
 	got, err := os.ReadFile(file)
 	if err != nil || string(got) != Markdown() {
 		t.Errorf("%s differs from the code, or cannot be read (%v): go test ./pkg/assess -update", file, err)
+	}
+}
+
+// TestCleanCluster: what every cluster runs gives no alarm but that of metrics-server's emptyDir, which a drain does refuse.
+func TestCleanCluster(t *testing.T) {
+	file, err := os.Open("testdata/clean-cluster.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	in := Input{Nodes: []corev1.Node{dockerNode("n")}}
+	for decoder := yaml.NewYAMLToJSONDecoder(file); ; {
+		var raw runtime.RawExtension
+		if err := decoder.Decode(&raw); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		object, _, err := scheme.Codecs.UniversalDeserializer().Decode(raw.Raw, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch object := object.(type) {
+		case *corev1.Pod:
+			in.Pods = append(in.Pods, *object)
+		case *policyv1.PodDisruptionBudget:
+			in.Budgets = append(in.Budgets, *object)
+		}
+	}
+	if len(in.Pods) != 13 || len(in.Budgets) != 1 {
+		t.Fatalf("%d pods and %d budgets were read", len(in.Pods), len(in.Budgets))
+	}
+	metrics := Finding{"drain-empty-dir", Drain, Blocker, "n", "Deployment", "kube-system", "metrics-server", "volume tmp-dir"}
+	exporter := Finding{"workload-docker-parent", Workloads, Info, "n", "DaemonSet", "monitoring", "node-exporter", "/"}
+	if got, want := Run(in), []Finding{metrics, exporter}; !slices.Equal(got, want) {
+		t.Errorf("found %+v, want %+v", got, want)
+	}
+	in.Flags.DeleteEmptyDirData = true
+	metrics.Severity = Info
+	if got, want := Run(in), []Finding{metrics, exporter}; !slices.Equal(got, want) {
+		t.Errorf("with the flag found %+v, want %+v", got, want)
 	}
 }

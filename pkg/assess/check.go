@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 )
@@ -35,6 +36,9 @@ const (
 	Workloads Category = "Workloads"
 )
 
+// Categories are all categories, in the order of the output.
+func Categories() []Category { return []Category{Node, Drain, Workloads} }
+
 // Check is one rule. IDs are stable: --ignore-checks and scripts name them.
 type Check struct {
 	ID       string   `json:"id"`
@@ -44,8 +48,21 @@ type Check struct {
 	Why      string   `json:"why"`
 	Remedy   string   `json:"remedy"`
 
-	node func(*corev1.Node) string
-	pod  func(*subject) string
+	// accepted says whether the switch's flags accept what the check finds: it is of Info then.
+	accepted func(Flags) bool
+	node     func(*corev1.Node) string
+	pod      func(*subject) string
+}
+
+// Flags are those of the switch that cure findings.
+type Flags struct{ Force, DeleteEmptyDirData bool }
+
+// severity is what a finding means with these flags.
+func (c Check) severity(flags Flags) Severity {
+	if c.accepted != nil && c.accepted(flags) {
+		return Info
+	}
+	return c.Severity
 }
 
 // subject is a pod with what else is known about it.
@@ -56,21 +73,40 @@ type subject struct {
 
 // Finding is one check that hit one object on one node.
 type Finding struct {
-	Check string `json:"check"`
-	Node  string `json:"node"`
-	// Object is "Kind namespace/name" of the pod's owner, or empty for the node itself.
-	Object string `json:"object,omitempty"`
-	Detail string `json:"detail"`
+	Check    string   `json:"check"`
+	Category Category `json:"category"`
+	Severity Severity `json:"severity"`
+	Node     string   `json:"node"`
+	// Kind, Namespace and Name are those of the pod's owner, and empty for the node itself.
+	Kind      string `json:"kind,omitempty"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	Detail    string `json:"detail"`
 }
 
 // Checks are all checks, in the order of the output.
 func Checks() []Check { return slices.Concat(nodeChecks, drainChecks, workloadChecks) }
+
+// CheckByID is the check of a finding; the zero Check if there is none of that ID.
+func CheckByID(id string) Check {
+	for _, check := range Checks() {
+		if check.ID == id {
+			return check
+		}
+	}
+	return Check{}
+}
 
 // Input is what Run judges. Pods on other nodes than Nodes are passed over.
 type Input struct {
 	Nodes   []corev1.Node
 	Pods    []corev1.Pod
 	Budgets []policyv1.PodDisruptionBudget
+	// Alone says that the cluster has no other node.
+	Alone bool
+	Flags Flags
+	// Keep are labels of pods that are the switch's own, and are passed over.
+	Keep map[string]string
 	// Ignore are IDs of checks that are not run.
 	Ignore []string
 }
@@ -78,31 +114,42 @@ type Input struct {
 // ValidateIDs refuses IDs that no check has.
 func ValidateIDs(ids []string) error {
 	for _, id := range ids {
-		if !slices.ContainsFunc(Checks(), func(c Check) bool { return c.ID == id }) {
+		if CheckByID(id).ID == "" {
 			return fmt.Errorf("no check is called %q: docs/checks.md lists them", id)
 		}
 	}
 	return nil
 }
 
+// OnDocker says whether a node is one that Run judges.
+func OnDocker(node *corev1.Node) bool {
+	return inventory.FromNode(node).Runtime == inventory.RuntimeDocker
+}
+
 // Run judges the nodes that are on Docker and their pods, once per owner, node and check. Findings are in the order of Checks,
 // then by node and object.
 func Run(in Input) []Finding {
-	checks := slices.DeleteFunc(Checks(), func(c Check) bool { return slices.Contains(in.Ignore, c.ID) })
-	onDocker := map[string]bool{}
+	checks := slices.DeleteFunc(Checks(), func(c Check) bool {
+		return slices.Contains(in.Ignore, c.ID) || c.ID == checkOnlyNode && !in.Alone
+	})
 	found := map[Finding]int{}
+	add := func(order int, finding Finding) {
+		check := checks[order]
+		if finding.Detail != "" {
+			finding.Check, finding.Category, finding.Severity = check.ID, check.Category, check.severity(in.Flags)
+			found[finding] = order
+		}
+	}
+	onDocker := map[string]bool{}
 	for i := range in.Nodes {
 		node := &in.Nodes[i]
-		if inventory.FromNode(node).Runtime != inventory.RuntimeDocker {
+		if !OnDocker(node) {
 			continue
 		}
 		onDocker[node.Name] = true
 		for order, check := range checks {
-			if check.node == nil {
-				continue
-			}
-			if detail := check.node(node); detail != "" {
-				found[Finding{Check: check.ID, Node: node.Name, Detail: detail}] = order
+			if check.node != nil {
+				add(order, Finding{Node: node.Name, Detail: check.node(node)})
 			}
 		}
 	}
@@ -112,19 +159,22 @@ func Run(in Input) []Finding {
 	}
 	for i := range in.Pods {
 		pod := &in.Pods[i]
-		if !onDocker[pod.Spec.NodeName] || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		if !onDocker[pod.Spec.NodeName] || finished(pod) || len(in.Keep) > 0 && labels.SelectorFromSet(in.Keep).Matches(labels.Set(pod.Labels)) {
 			continue
 		}
 		for order, check := range checks {
-			if check.pod == nil {
-				continue
-			}
-			if detail := check.pod(&subject{pod, budgets[pod.Namespace]}); detail != "" {
-				found[Finding{Check: check.ID, Node: pod.Spec.NodeName, Object: Owner(pod), Detail: detail}] = order
+			if check.pod != nil {
+				kind, name := Owner(pod)
+				detail := check.pod(&subject{pod, budgets[pod.Namespace]})
+				add(order, Finding{Node: pod.Spec.NodeName, Kind: kind, Namespace: pod.Namespace, Name: name, Detail: detail})
 			}
 		}
 	}
 	return sorted(found)
+}
+
+func finished(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }
 
 func sorted(found map[Finding]int) []Finding {
@@ -133,24 +183,31 @@ func sorted(found map[Finding]int) []Finding {
 		findings = append(findings, finding)
 	}
 	slices.SortFunc(findings, func(a, b Finding) int {
-		return cmp.Or(cmp.Compare(found[a], found[b]), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Object, b.Object), cmp.Compare(a.Detail, b.Detail))
+		return cmp.Or(cmp.Compare(found[a], found[b]), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Namespace, b.Namespace),
+			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Detail, b.Detail))
 	})
 	return findings
 }
 
-// Owner names what a person would edit: "Kind namespace/name". A ReplicaSet whose name ends in its pods' pod-template-hash is
-// a Deployment's (kubernetes pkg/controller/deployment/sync.go names it so), which saves listing every ReplicaSet.
-func Owner(pod *corev1.Pod) string {
+// Owner is the kind and name of what a person would edit. A ReplicaSet whose name ends in its pods' pod-template-hash is a
+// Deployment's (kubernetes pkg/controller/deployment/sync.go names it so), which saves listing every ReplicaSet. A static pod,
+// which the API shows as controlled by its node, is a file there and stands for itself.
+func Owner(pod *corev1.Pod) (kind, name string) {
 	owner := metav1.GetControllerOf(pod)
-	if owner == nil {
-		return "Pod " + pod.Namespace + "/" + pod.Name
+	if owner == nil || isStatic(pod) {
+		return "Pod", pod.Name
 	}
 	if hash := pod.Labels["pod-template-hash"]; owner.Kind == "ReplicaSet" && hash != "" {
 		if name, ok := strings.CutSuffix(owner.Name, "-"+hash); ok {
-			return "Deployment " + pod.Namespace + "/" + name
+			return "Deployment", name
 		}
 	}
-	return owner.Kind + " " + pod.Namespace + "/" + owner.Name
+	return owner.Kind, owner.Name
+}
+
+func isStatic(pod *corev1.Pod) bool {
+	_, static := pod.Annotations[corev1.MirrorPodAnnotationKey]
+	return static
 }
 
 // Markdown is docs/checks.md.

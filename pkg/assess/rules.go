@@ -1,17 +1,22 @@
 package assess
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 )
+
+// checkOnlyNode is about the cluster more than about the node: Run leaves it out unless Input.Alone.
+const checkOnlyNode = "node-only-one"
 
 var nodeChecks = []Check{
 	{
@@ -25,11 +30,30 @@ var nodeChecks = []Check{
 		Why:    "only a node that works can be proven to work afterwards",
 		Remedy: "repair the node first",
 		node: func(node *corev1.Node) string {
-			if row := inventory.FromNode(node); row.Ready != corev1.ConditionTrue {
-				return fmt.Sprintf("the condition Ready is %s", row.Ready)
+			row := inventory.FromNode(node)
+			if row.Ready == corev1.ConditionTrue || row.Switch == inventory.StateCutover || row.Switch == inventory.StateVerifying {
+				return "" // a switch that was interrupted there goes on
+			}
+			return fmt.Sprintf("the condition Ready is %s", cmp.Or(row.Ready, corev1.ConditionUnknown))
+		},
+	},
+	{
+		ID: "node-unfinished", Category: Node, Severity: Blocker, Title: "An earlier switch or rollback of the node is not over",
+		Why:    "the host is between two runtimes, and what a new switch would find there is not known",
+		Remedy: "see what `kubectl runtime status` says on the node, and docs/recovery.md",
+		node: func(node *corev1.Node) string {
+			if row := inventory.FromNode(node); row.Switch == inventory.StateBroken || row.Switch == inventory.StateRollingBack {
+				return fmt.Sprintf("the state is %s", row.Switch)
 			}
 			return ""
 		},
+	},
+	{
+		ID: checkOnlyNode, Category: Node, Severity: Blocker, Title: "The node is the only one of the cluster",
+		Why:      "its pods have nowhere to go while it is drained, so a switch refuses it unless it is forced",
+		Remedy:   "add a node, or give `--force` to the switch",
+		accepted: func(f Flags) bool { return f.Force },
+		node:     func(*corev1.Node) string { return "there is no other node" },
 	},
 }
 
@@ -42,8 +66,9 @@ var drainChecks = []Check{
 	},
 	{
 		ID: "drain-bare-pod", Category: Drain, Severity: Blocker, Title: "No controller would create the pod anew",
-		Why:    "a drain refuses to remove such a pod unless it is forced, and the pod is then gone for good",
-		Remedy: "delete the pod, give it a controller, or give `--force` to the switch",
+		Why:      "a drain refuses to remove such a pod unless it is forced, and the pod is then gone for good",
+		Remedy:   "delete the pod, give it a controller, or give `--force` to the switch",
+		accepted: func(f Flags) bool { return f.Force },
 		pod: drained(func(s *subject) string {
 			if metav1.GetControllerOf(s.Pod) != nil {
 				return ""
@@ -53,8 +78,9 @@ var drainChecks = []Check{
 	},
 	{
 		ID: "drain-empty-dir", Category: Drain, Severity: Blocker, Title: "The pod has an emptyDir volume",
-		Why:    "what is in it is lost when the pod is evicted, and a switch refuses that unless told otherwise",
-		Remedy: "see that the data can be lost, then give `--delete-emptydir-data` to the switch",
+		Why:      "what is in it is lost when the pod is evicted, and a switch refuses that unless told otherwise",
+		Remedy:   "see that the data can be lost, then give `--delete-emptydir-data` to the switch",
+		accepted: func(f Flags) bool { return f.DeleteEmptyDirData },
 		pod: drained(volume(func(v *corev1.Volume) string {
 			if v.EmptyDir == nil {
 				return ""
@@ -95,20 +121,13 @@ var workloadChecks = []Check{
 		ID: "workload-docker-host", Category: Workloads, Severity: Warning, Title: "DOCKER_HOST points to the node's Docker",
 		Why:    "Kubernetes' containers are not to be found there after the switch",
 		Remedy: "use the API, or a Docker daemon of the pod's own",
-		pod: container(func(c *corev1.Container) string {
-			for _, env := range c.Env {
-				if env.Name == "DOCKER_HOST" && strings.HasPrefix(env.Value, "unix://") {
-					return "container " + c.Name + ": " + env.Value
-				}
-			}
-			return ""
-		}),
+		pod:    container(dockerHost),
 	},
 	{
 		ID: "workload-docker-in-docker", Category: Workloads, Severity: Info, Title: "The pod runs a Docker daemon of its own",
 		Why:    "it goes on to work under containerd, but its storage driver meets another file system below",
 		Remedy: "try it on the first node that is switched",
-		pod: container(func(c *corev1.Container) string {
+		pod: container(func(_ *subject, c *corev1.Container) string {
 			privileged := c.SecurityContext != nil && c.SecurityContext.Privileged != nil && *c.SecurityContext.Privileged
 			daemon := slices.ContainsFunc(slices.Concat(c.Command, c.Args), func(arg string) bool { return path.Base(arg) == "dockerd" })
 			if privileged && (daemon || isDind(c.Image)) {
@@ -121,12 +140,14 @@ var workloadChecks = []Check{
 		ID: "workload-gpu-default-runtime", Category: Workloads, Severity: Warning, Title: "A GPU pod relies on the default runtime",
 		Why:    "without a runtimeClassName it sees a GPU only if containerd's default runtime is nvidia's, as Docker's was",
 		Remedy: "set runtimeClassName, or see that the default runtime is carried over",
-		pod: container(func(c *corev1.Container) string {
-			if _, ok := c.Resources.Limits["nvidia.com/gpu"]; ok {
-				return "container " + c.Name
+		pod: container(func(s *subject, c *corev1.Container) string {
+			for name := range c.Resources.Limits { // nvidia.com/gpu, nvidia.com/gpu.shared, nvidia.com/mig-1g.5gb
+				if s.Spec.RuntimeClassName == nil && strings.HasPrefix(string(name), "nvidia.com/") {
+					return "container " + c.Name
+				}
 			}
 			return ""
-		}, func(s *subject) bool { return s.Spec.RuntimeClassName == nil }),
+		}),
 	},
 }
 
@@ -137,11 +158,12 @@ func isDind(image string) bool {
 	return name == "docker" && slices.Contains(strings.Split(tag, "-"), "dind")
 }
 
-// drained restricts a rule to pods that a drain removes: neither static pods nor those of DaemonSets.
+// drained restricts a rule to pods that a drain removes: neither static pods nor those of DaemonSets, of
+// which it knows only Kubernetes' own (k8s.io/kubectl pkg/drain/filters.go).
 func drained(rule func(*subject) string) func(*subject) string {
 	return func(s *subject) string {
 		owner := metav1.GetControllerOf(s.Pod)
-		if _, static := s.Annotations[corev1.MirrorPodAnnotationKey]; static || owner != nil && owner.Kind == "DaemonSet" {
+		if isStatic(s.Pod) || owner != nil && owner.Kind == "DaemonSet" && owner.APIVersion == appsv1.SchemeGroupVersion.String() {
 			return ""
 		}
 		return rule(s)
@@ -176,31 +198,64 @@ func hostPath(paths ...string) func(*subject) string {
 		if v.HostPath == nil {
 			return ""
 		}
-		p := path.Clean("/" + v.HostPath.Path)
-		if rest, ok := strings.CutPrefix(p, "/var/run"); ok && (rest == "" || rest[0] == '/') {
-			p = "/run" + rest
-		}
-		if slices.Contains(paths, p) {
+		if slices.Contains(paths, normalPath(v.HostPath.Path)) {
 			return v.HostPath.Path
 		}
 		return ""
 	})
 }
 
-func container(rule func(*corev1.Container) string, only ...func(*subject) bool) func(*subject) string {
+// normalPath is a cleaned absolute path, without the link /var/run.
+func normalPath(p string) string {
+	p = path.Clean("/" + p)
+	if rest, ok := strings.CutPrefix(p, "/var/run"); ok && (rest == "" || rest[0] == '/') {
+		p = "/run" + rest
+	}
+	return p
+}
+
+func container(rule func(*subject, *corev1.Container) string) func(*subject) string {
 	return func(s *subject) string {
-		for _, applies := range only {
-			if !applies(s) {
-				return ""
-			}
-		}
 		for _, list := range [][]corev1.Container{s.Spec.InitContainers, s.Spec.Containers} {
 			for i := range list {
-				if detail := rule(&list[i]); detail != "" {
+				if detail := rule(s, &list[i]); detail != "" {
 					return detail
 				}
 			}
 		}
 		return ""
 	}
+}
+
+// dockerHost finds a DOCKER_HOST that leads to the node: to a socket in what is mounted from the host, or to the host's address.
+// A socket that the pod's containers share in a volume of their own is a daemon of the pod's own.
+func dockerHost(s *subject, c *corev1.Container) string {
+	at := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == "DOCKER_HOST" })
+	if at < 0 {
+		return ""
+	}
+	value := c.Env[at].Value
+	socket, isUnix := strings.CutPrefix(value, "unix://")
+	hit := isUnix && fromHost(s, c, normalPath(socket))
+	for _, env := range c.Env {
+		if env.ValueFrom != nil && env.ValueFrom.FieldRef != nil && env.ValueFrom.FieldRef.FieldPath == "status.hostIP" {
+			hit = hit || strings.Contains(value, "$("+env.Name+")")
+		}
+	}
+	if !hit {
+		return ""
+	}
+	return "container " + c.Name + ": " + value
+}
+
+// fromHost says whether what a container has at a path is mounted from the host: the innermost mount decides.
+func fromHost(s *subject, c *corev1.Container, file string) bool {
+	innermost, volumeName := "", ""
+	for _, mount := range c.VolumeMounts {
+		p := normalPath(mount.MountPath)
+		if (p == "/" || file == p || strings.HasPrefix(file, p+"/")) && len(p) >= len(innermost) {
+			innermost, volumeName = p, mount.Name
+		}
+	}
+	return slices.ContainsFunc(s.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == volumeName && v.HostPath != nil })
 }

@@ -79,29 +79,67 @@ func FindNodes(ctx context.Context, f *Factory, client kubernetes.Interface, sel
 	return getNodes(ctx, f, client, selection.NodeNames())
 }
 
-// listNodes lists in chunks. A list that grows too old to be continued is begun anew, once in one piece, as client-go's pager
-// does it.
+// findSomeNodes reads the nodes of a switch; not to find any is a failed check.
+func findSomeNodes(ctx context.Context, f *Factory, client kubernetes.Interface, selection NodeSelection) ([]corev1.Node, error) {
+	nodes, err := FindNodes(ctx, f, client, selection)
+	if errors.Is(err, errNodeNotFound) {
+		var exit *ExitError
+		if errors.As(err, &exit) {
+			exit.Code = ExitRefused
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(nodes) == 0 {
+		if selection.LabelSelector != "" {
+			return nil, Exitf(ExitRefused, "no node matches the selector %q", selection.LabelSelector).
+				WithHint("`%s` shows the nodes with their labels", f.Kubectl("get", "nodes", "--show-labels"))
+		}
+		return nil, Exitf(ExitRefused, "the cluster has no nodes")
+	}
+	return nodes, nil
+}
+
+// listNodes lists nodes, sorted by name.
 func listNodes(ctx context.Context, f *Factory, client kubernetes.Interface, options metav1.ListOptions) (*corev1.NodeList, error) {
 	all := &corev1.NodeList{}
-	options.Limit = listChunk
-	for {
+	var err error
+	all.Items, all.ResourceVersion, err = listChunks(ctx, f, "nodes", options, func(options metav1.ListOptions) ([]corev1.Node, metav1.ListMeta, error) {
 		list, err := client.CoreV1().Nodes().List(ctx, options)
-		if apierrors.IsResourceExpired(err) && options.Continue != "" {
-			options.Limit, options.Continue = 0, ""
-			all.Items = nil
-			continue
-		}
 		if err != nil {
-			return nil, f.explain("list", "nodes", "", err)
+			return nil, metav1.ListMeta{}, err
 		}
-		all.ResourceVersion = list.ResourceVersion
-		all.Items = append(all.Items, list.Items...)
-		if options.Continue = list.Continue; options.Continue == "" {
-			break
-		}
+		return list.Items, list.ListMeta, nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	slices.SortFunc(all.Items, func(a, b corev1.Node) int { return strings.Compare(a.Name, b.Name) })
 	return all, nil
+}
+
+// listChunks lists in chunks, and tells the list's version. A list that grows too old to be continued is begun anew, once in one
+// piece, as client-go's pager does it. Resource is RBAC's word.
+func listChunks[T any](ctx context.Context, f *Factory, resource string, options metav1.ListOptions,
+	list func(metav1.ListOptions) ([]T, metav1.ListMeta, error),
+) ([]T, string, error) {
+	var all []T
+	options.Limit = listChunk
+	for {
+		items, meta, err := list(options)
+		if apierrors.IsResourceExpired(err) && options.Continue != "" {
+			options.Limit, options.Continue, all = 0, "", nil
+			continue
+		}
+		if err != nil {
+			return nil, "", f.explain("list", resource, "", err)
+		}
+		all = append(all, items...)
+		if options.Continue = meta.Continue; options.Continue == "" || ctx.Err() != nil {
+			return all, meta.ResourceVersion, ctx.Err()
+		}
+	}
 }
 
 func getNodes(ctx context.Context, f *Factory, client kubernetes.Interface, names []string) ([]corev1.Node, error) {

@@ -86,7 +86,7 @@ runtime.`,
 	addLogFlags(root)
 	registerKubeconfigCompletions(root, f)
 
-	root.AddCommand(NewStatusCommand(f), NewSwitchCommand(f), NewRollbackCommand(f), NewVersionCommand(f))
+	root.AddCommand(NewStatusCommand(f), NewPlanCommand(f), NewSwitchCommand(f), NewRollbackCommand(f), NewVersionCommand(f))
 	return root
 }
 

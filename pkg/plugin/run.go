@@ -80,15 +80,20 @@ func (o *runOptions) addSharedFlags(flags *pflag.FlagSet) {
 	// kubectl drain's, with its names and meanings.
 	d := &o.rollout.Drain
 	var ignored bool
-	flags.BoolVar(&d.Force, "force", false, "Continue even if there are pods that do not declare a controller, or if it is the cluster's only node")
+	addConsentFlags(flags, d)
 	flags.IntVar(&d.GracePeriodSeconds, "grace-period", drain.PodGrace, "Seconds given to each pod to terminate; negative: as the pod says")
 	flags.BoolVar(&ignored, "ignore-daemonsets", true, "Accepted as kubectl drain's; DaemonSet pods always stay")
 	flags.DurationVar(&d.Timeout, "timeout", 10*time.Minute, "How long the drain may take before it gives up and uncordons; zero means for ever")
-	flags.BoolVar(&d.DeleteEmptyDirData, "delete-emptydir-data", false, "Continue even if there are pods using emptyDir, whose data is deleted when the node is drained")
 	flags.BoolVar(&d.DisableEviction, "disable-eviction", false, "Delete pods instead of evicting them; this bypasses PodDisruptionBudgets, use with caution")
 	flags.StringVar(&d.PodSelector, "pod-selector", "", "Only drain pods with these labels")
 	flags.IntVar(&d.SkipWaitForDeleteTimeoutSeconds, "skip-wait-for-delete-timeout", 0, "Do not wait for pods that have been terminating for more than this many seconds; zero waits")
 	flags.Int64Var(&d.ChunkSize, "chunk-size", listChunk, "How many objects one request lists; zero means all at once")
+}
+
+// addConsentFlags adds the flags that accept what a drain takes away for good.
+func addConsentFlags(flags *pflag.FlagSet, d *drain.Options) {
+	flags.BoolVar(&d.Force, "force", false, "Continue even if there are pods that do not declare a controller, or if it is the cluster's only node")
+	flags.BoolVar(&d.DeleteEmptyDirData, "delete-emptydir-data", false, "Continue even if there are pods using emptyDir, whose data is deleted when the node is drained")
 }
 
 // complete reads arguments, flags, streams and kubeconfig.
@@ -143,7 +148,7 @@ func (o *runOptions) validate() error {
 // run moves the nodes one after the other and stops at the first that fails.
 func (o *runOptions) run(ctx context.Context, m move) error {
 	out, errOut := o.factory.Streams.Out, o.factory.Streams.ErrOut
-	nodes, err := o.findNodes(ctx)
+	nodes, err := findSomeNodes(ctx, o.factory, o.client, o.selection)
 	if err != nil {
 		return err
 	}
@@ -216,29 +221,7 @@ func (o *runOptions) awaitOthers(ctx context.Context, m move, r *rollout.Rollout
 		}
 		return nil, o.factory.explain("wait for", "other runs", "", err)
 	}
-	return o.findNodes(ctx)
-}
-
-// findNodes reads the nodes; not to find any is a failed check.
-func (o *runOptions) findNodes(ctx context.Context) ([]corev1.Node, error) {
-	nodes, err := FindNodes(ctx, o.factory, o.client, o.selection)
-	if errors.Is(err, errNodeNotFound) {
-		var exit *ExitError
-		if errors.As(err, &exit) {
-			exit.Code = ExitRefused
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	if len(nodes) == 0 {
-		if o.selection.LabelSelector != "" {
-			return nil, Exitf(ExitRefused, "no node matches the selector %q", o.selection.LabelSelector).
-				WithHint("`%s` shows the nodes with their labels", o.factory.Kubectl("get", "nodes", "--show-labels"))
-		}
-		return nil, Exitf(ExitRefused, "the cluster has no nodes")
-	}
-	return nodes, nil
+	return findSomeNodes(ctx, o.factory, o.client, o.selection)
 }
 
 // preflight checks permissions and nodes, with --wait once no other run has them. What is wrong with any node ends in one error for all.

@@ -1,6 +1,6 @@
 // Package render shows people how a rollout goes on: a live line on a terminal, plain lines with a heartbeat elsewhere, and a
-// report at the end. It only writes; what it writes goes to standard error, since the answer of a command is not its business.
-// The switch command makes a Progress and hands it to the rollout as its observer.
+// report at the end; all that goes to standard error, since it is not the answer of a command. It also lays out the answer of the
+// plan command. It only writes. The switch command makes a Progress and hands it to the rollout as its observer.
 package render
 
 import (
@@ -239,12 +239,12 @@ var (
 	signColors   = map[sign]string{signDone: "32", signFailed: "31", signWarning: "33", signInfo: "2"}
 )
 
-func (p *Progress) sign(s sign) string {
+func (style Style) sign(s sign) string {
 	text := asciiSigns[s]
-	if p.style.Unicode {
+	if style.Unicode {
 		text = unicodeSigns[s]
 	}
-	if color, ok := signColors[s]; ok && p.style.Color {
+	if color, ok := signColors[s]; ok && style.Color {
 		text = "\x1b[" + color + "m" + text + "\x1b[0m"
 	}
 	return text
@@ -258,7 +258,7 @@ func (p *Progress) line(s sign, u rollout.Update, text string) {
 	if !p.style.Live {
 		at = p.spoke.Local().Format(time.TimeOnly) + " "
 	}
-	_, _ = fmt.Fprintf(p.w, "%s%s %s %-8s  %s\n", at, p.sign(s), u.Node, u.Stage, text) // progress that cannot be written stops nothing
+	_, _ = fmt.Fprintf(p.w, "%s%s %s %-8s  %s\n", at, p.style.sign(s), u.Node, u.Stage, text) // progress that cannot be written stops nothing
 }
 
 var (

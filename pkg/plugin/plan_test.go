@@ -1,0 +1,171 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+)
+
+// planCluster has two nodes on Docker, of which n1 has pods that block, and one that is done.
+func planCluster(t *testing.T, s *apiserver.Server) {
+	t.Helper()
+	s.CreateNodes(t,
+		apiserver.Node("n1", "docker://20.10.24", "v1.23.17"),
+		apiserver.Node("n2", "docker://20.10.24", "v1.23.17"),
+		apiserver.Node("n3", "containerd://1.7.24", "v1.23.17"),
+	)
+	emptyDir := func(p *corev1.Pod) {
+		p.Spec.Volumes = []corev1.Volume{{Name: "tmp", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+	}
+	switchPod(t, s, "n1", "bare", func(p *corev1.Pod) { p.OwnerReferences = nil })
+	switchPod(t, s, "n1", "scratch", emptyDir)
+	switchPod(t, s, "n3", "elsewhere", emptyDir)
+	switchPod(t, s, "n2", "socket", func(p *corev1.Pod) {
+		p.Labels = map[string]string{"app": "socket"}
+		p.Spec.Volumes = []corev1.Volume{{Name: "sock", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/var/run/docker.sock"}}}}
+	})
+	one := intstr.FromInt32(1)
+	budget := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "tight"}}
+	budget.Spec.MinAvailable = &one
+	budget.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "socket"}}
+	budgets := s.Client().PolicyV1().PodDisruptionBudgets("default")
+	if _, err := budgets.Create(t.Context(), budget, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := budgets.Delete(context.Background(), "tight", metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestPlan(t *testing.T) {
+	t.Setenv("LC_ALL", "C")
+	s := server.Get(t)
+	planCluster(t, s)
+	admin := apiserver.Kubeconfig(t, s.Admin())
+	noPods := apiserver.Kubeconfig(t, s.User(t, "plan-reader", apiserver.Allow("", "nodes", "get", "list")))
+	for _, test := range []struct {
+		name string
+		args []string
+		user string
+		code int
+	}{
+		{"table", nil, admin, 2},
+		{"json", []string{"-o", "json"}, admin, 2},
+		{"yaml", []string{"-o", "yaml", "n2", "n3"}, admin, 0},
+		{"accepted", []string{"--force", "--delete-emptydir-data"}, admin, 0},
+		{"half-accepted", []string{"--force", "n1"}, admin, 2},
+		{"ignored", []string{"n1", "--ignore-checks", "drain-bare-pod,drain-empty-dir"}, admin, 0},
+		{"no-docker", []string{"n3"}, admin, 0},
+		{"no-docker-json", []string{"n3", "-o", "json"}, admin, 0},
+		{"unknown-node", []string{"nowhere"}, admin, 2},
+		{"unknown-node-json", []string{"nowhere", "-o", "json"}, admin, 2},
+		{"no-match", []string{"-l", "pool=red"}, admin, 2},
+		{"unknown-check", []string{"--ignore-checks", "no-such-check"}, admin, 1},
+		{"unknown-format", []string{"-o", "wide"}, admin, 1},
+		{"forbidden", []string{"n1"}, noPods, 1},
+		{"forbidden-json", []string{"n1", "-o", "json"}, noPods, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := call(t.Context(), append([]string{"plan", "--kubeconfig", test.user}, test.args...)...)
+			if r.code != test.code {
+				t.Errorf("exit code %d, want %d", r.code, test.code)
+			}
+			golden(t, "plan/"+test.name+".txt", r.out+"---\n"+strings.ReplaceAll(r.errOut, test.user, "KUBECONFIG"))
+		})
+	}
+	untouched(t, s)
+}
+
+func TestPlanOfTheOnlyNode(t *testing.T) {
+	s := server.Get(t)
+	s.CreateNodes(t, apiserver.Node("alone", "docker://20.10.24", "v1.23.17"))
+	config := "--kubeconfig=" + apiserver.Kubeconfig(t, s.Admin())
+	if r := call(t.Context(), "plan", config); r.code != 2 || !strings.Contains(r.out, "node-only-one") {
+		t.Errorf("%+v", r)
+	}
+	if r := call(t.Context(), "plan", config, "--force"); r.code != 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestPlanAsksForFewPods: few nodes are asked for their own pods, many for all pods at once, and without Docker none.
+func TestPlanAsksForFewPods(t *testing.T) {
+	s := server.Get(t)
+	var many []*corev1.Node
+	for i := range podListsAtMost + 1 {
+		many = append(many, apiserver.Node(fmt.Sprintf("many-%d", i), "docker://20.10.24", "v1.23.17"))
+	}
+	s.CreateNodes(t, append(many, apiserver.Node("done", "containerd://1.7.24", "v1.23.17"))...)
+	admin := apiserver.Kubeconfig(t, s.Admin())
+	for _, test := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"many-0", "done"}, []string{"GET /api/v1/pods?fieldSelector=spec.nodeName%3Dmany-0&limit=500"}},
+		{nil, []string{"GET /api/v1/pods?limit=500"}},
+		{[]string{"done"}, nil},
+	} {
+		factory := NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "test")
+		*factory.Flags.KubeConfig = admin
+		asked := countRequests(factory)
+		cmd := NewPlanCommand(factory)
+		cmd.SetArgs(append(test.args, "-o", "json"))
+		if err := cmd.ExecuteContext(t.Context()); err != nil {
+			t.Errorf("%v: %v", test.args, err)
+		}
+		got := slices.DeleteFunc(asked(), func(r string) bool { return !strings.Contains(r, "/pods") })
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%v asked for %q, want %q", test.args, got, test.want)
+		}
+		for _, request := range asked() {
+			if !strings.HasPrefix(request, http.MethodGet+" ") {
+				t.Errorf("%v: %s", test.args, request)
+			}
+		}
+	}
+}
+
+// TestListChunks: a list that expires between two chunks is begun anew in one piece, and nothing is there twice.
+func TestListChunks(t *testing.T) {
+	var asked []metav1.ListOptions
+	list := func(options metav1.ListOptions) ([]string, metav1.ListMeta, error) {
+		asked = append(asked, options)
+		switch {
+		case options.Continue != "":
+			return nil, metav1.ListMeta{}, apierrors.NewResourceExpired("too old")
+		case options.Limit == 0:
+			return []string{"a", "b", "c"}, metav1.ListMeta{ResourceVersion: "2"}, nil
+		default:
+			return []string{"a", "b"}, metav1.ListMeta{ResourceVersion: "1", Continue: "more"}, nil
+		}
+	}
+	factory := NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "test")
+	got, version, err := listChunks(t.Context(), factory, "pods", metav1.ListOptions{FieldSelector: "f"}, list)
+	if err != nil || version != "2" || !slices.Equal(got, []string{"a", "b", "c"}) {
+		t.Errorf("%v, version %s, %v", got, version, err)
+	}
+	if last := asked[len(asked)-1]; len(asked) != 3 || last.FieldSelector != "f" {
+		t.Errorf("asked %+v", asked)
+	}
+	cause := errors.New("cause")
+	if _, _, err := listChunks(t.Context(), factory, "pods", metav1.ListOptions{}, func(metav1.ListOptions) ([]string, metav1.ListMeta, error) {
+		return nil, metav1.ListMeta{}, cause
+	}); !errors.Is(err, cause) {
+		t.Errorf("error %v", err)
+	}
+}

@@ -1,0 +1,135 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
+)
+
+// TestHungContainerd stops the process of a real containerd while it runs a pod: CRI says nothing any more, nobody can restart it, and
+// the pod's processes are ended all the same.
+func TestHungContainerd(t *testing.T) {
+	for _, release := range agenttest.Releases(t) {
+		t.Run(release.Name, func(t *testing.T) {
+			config, err := containerd.Render([]byte(agenttest.Isolated), containerd.Settings{
+				CgroupDriver: "cgroupfs", SandboxImage: "test/pause:1", Snapshotter: "native", CNIBinDirs: t.TempDir(), CNIConfDir: t.TempDir(),
+				RestrictOOMScoreAdj: true, // test machines may lack CAP_SYS_RESOURCE
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			daemon := agenttest.Start(t, release, string(config), agenttest.Runc(t))
+			importTestImage(t, daemon.Address)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			c, err := cri.Dial(ctx, daemon.Address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = c.Close() }()
+			pid := daemonPID(t, daemon.Address)
+			defer func() { _ = unix.Kill(pid, syscall.SIGCONT) }()
+			looked := false
+			_ = c.Smoke(ctx, cri.SmokeOptions{ // its pod is killed half way
+				SandboxImage: "test/pause:1", Image: "test/agent:1", CgroupDriver: "cgroupfs", HostNetwork: true,
+				Command: []string{"/program", "sleep"}, Exec: []string{"/program", "version"},
+				Pod: cri.Pod{Namespace: "kubectl-runtime", Name: "job", UID: "uid"}, LogDir: filepath.Join(daemon.Dir, "logs"),
+				Stage: func(stage string) {
+					if !strings.Contains(stage, "statistics") {
+						return
+					}
+					looked = true
+					if err := unix.Kill(pid, syscall.SIGSTOP); err != nil {
+						t.Error(err)
+					}
+					stopHungPods(t, daemon.Address)
+					if err := unix.Kill(pid, syscall.SIGCONT); err != nil {
+						t.Error(err)
+					}
+					cancel()
+				},
+			})
+			if !looked {
+				t.Error("no pod ran")
+			}
+		})
+	}
+}
+
+func stopHungPods(t *testing.T, address string) {
+	t.Helper()
+	systemd := &hooked{units: newUnits(t, containerdUnit), on: func(string) error { return errors.New("timed out") }}
+	p := newPodStopper(&Host{Systemd: host.Systemd{Run: systemd, Dir: t.TempDir()}}, inventory{ContainerdAddress: address})
+	p.endpoint, p.limits.ask = "unix://"+address, time.Second
+	shims, containers, err := p.pods.find()
+	if err != nil || len(shims) == 0 || len(containers) != 2 {
+		t.Errorf("%d shims, %d processes of containers, %v", len(shims), len(containers), err)
+	}
+	if err := p.stop(t.Context(), quiet{}); err != nil {
+		t.Error(err)
+	}
+	for _, process := range slices.Concat(shims, containers) {
+		if now, err := host.ReadProcess(proc, process.PID); err == nil && slices.Equal(now.Args, process.Args) {
+			t.Errorf("%s runs on", strings.Join(process.Args, " "))
+		}
+	}
+}
+
+func daemonPID(t *testing.T, address string) int {
+	t.Helper()
+	processes, err := host.FindProcesses(proc, "containerd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range processes {
+		if slices.Contains(p.Args, address) {
+			return p.PID
+		}
+	}
+	t.Fatal("containerd does not run")
+	return 0
+}
+
+func importTestImage(t *testing.T, address string) {
+	t.Helper()
+	c, err := containerd.Dial(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	docker := &agenttest.Docker{}
+	docker.Add(t, agenttest.Legacy, []string{"test/pause:1", "test/agent:1"}, nil, map[string][]byte{"program": agenttest.Program(t)})
+	if _, err := images.Import(t.Context(), docker, c, []string{"test/pause:1"}, nil, images.WithSnapshotter("native")); err != nil {
+		t.Fatal(err)
+	}
+	client, err := cri.Dial(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	err = within(t.Context(), 20*time.Second, func(ctx context.Context) error {
+		return host.Poll(ctx, 50*time.Millisecond, func(ctx context.Context) error {
+			there, err := client.HasImage(ctx, "test/agent:1")
+			if err == nil && !there {
+				err = errors.New("no image")
+			}
+			return err
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

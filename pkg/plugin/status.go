@@ -31,14 +31,15 @@ const statusExample = `  # The runtime of every node, and what to do about it
   # Follow a switch
   kubectl runtime status -l pool=blue -w`
 
-// NewStatusCommand is `kubectl runtime status`. It only reads Nodes.
+// NewStatusCommand is `kubectl runtime status`. It only reads Nodes, and of a single one also the Lease that claims it.
 func NewStatusCommand(f *Factory) *cobra.Command {
 	o := &StatusOptions{factory: f, print: newStatusPrintFlags()}
 	cmd := &cobra.Command{
 		Use:   "status [NODE…]",
 		Short: "Show each node's runtime, its version, the state of a switch, and what to do",
 		Long: `Shows each node's container runtime, its version and the kubelet's, how far a switch is, and what to do about it. It reads
-Node objects and nothing else; the lines below the table, on standard error, explain the notes.`,
+the API and nothing else; the lines below the table, on standard error, explain the notes. Of a single node they also tell
+what its last run left, who is at work on it, and what to type next.`,
 		Example:               statusExample,
 		DisableFlagsInUseLine: true,
 		ValidArgsFunction:     completeNodes(f),
@@ -91,6 +92,9 @@ func (o *StatusOptions) Run(ctx context.Context) error {
 		return err
 	}
 	o.printSummary(rows)
+	if len(o.selection.Names) == 1 && len(rows) == 1 && o.printer.human() && !o.print.noHeaders {
+		o.printNode(ctx, o.factory.Streams.ErrOut, rows[0])
+	}
 	return nil
 }
 

@@ -252,7 +252,19 @@ func (c *claim) release(ctx context.Context) error {
 	return nil
 }
 
+// runTime is how a run's ID begins.
+const runTime = "20060102-150405"
+
 // newRun is a run's ID: its time of birth, for people, and a suffix.
 func newRun(now time.Time) string {
-	return now.UTC().Format("20060102-150405") + "-" + rand.String(5)
+	return now.UTC().Format(runTime) + "-" + rand.String(5)
+}
+
+// RunBegun is when a run was begun, as its ID tells.
+func RunBegun(run string) (begun time.Time, ok bool) {
+	if len(run) < len(runTime) {
+		return time.Time{}, false
+	}
+	begun, err := time.Parse(runTime, run[:len(runTime)])
+	return begun, err == nil
 }

@@ -8,20 +8,30 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 )
 
 // claimedBy returns the claim of another run that holds a node now, or nil.
 func (r *Rollout) claimedBy(ctx context.Context, node string) (*ClaimedError, error) {
-	lease, err := r.client.CoordinationV1().Leases(nodejob.Namespace).Get(ctx, node, metav1.GetOptions{})
+	return readClaim(ctx, r.client, node, r.holder, r.clock.Now())
+}
+
+// ReadClaim returns the claim that holds a node now, or nil.
+func ReadClaim(ctx context.Context, client kubernetes.Interface, node string, now time.Time) (*ClaimedError, error) {
+	return readClaim(ctx, client, node, "", now)
+}
+
+func readClaim(ctx context.Context, client kubernetes.Interface, node, holder string, now time.Time) (*ClaimedError, error) {
+	lease, err := client.CoordinationV1().Leases(nodejob.Namespace).Get(ctx, node, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("get lease %s: %w", node, err)
 	}
-	if other := foreignClaim(lease, r.holder); other != nil && r.clock.Now().Before(other.Until) {
+	if other := foreignClaim(lease, holder); other != nil && now.Before(other.Until) {
 		return other, nil
 	}
 	return nil, nil

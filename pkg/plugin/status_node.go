@@ -1,0 +1,69 @@
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"k8s.io/cli-runtime/pkg/printers"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+)
+
+// printNode tells people of a node that they asked for alone what its last run left: how far it is, who has the node, and what to type
+// next. There is nothing to tell of a node that never had one.
+func (o *StatusOptions) printNode(ctx context.Context, w io.Writer, row inventory.Row) {
+	if row.Run == "" {
+		return
+	}
+	line := func(name, value string) { fmt.Fprintf(w, "  %-9s %s\n", name+":", printers.EscapeTerminal(value)) }
+	fmt.Fprintf(w, "\nnode %s:\n", row.Name)
+	line("state", cell(string(row.Switch), cellNone))
+	run := row.Run
+	if begun, ok := rollout.RunBegun(row.Run); ok {
+		run += ", begun " + begun.Local().Format(time.DateTime)
+	}
+	line("run", run)
+	if row.Message != "" {
+		line("message", row.Message)
+	}
+	claim, err := rollout.ReadClaim(ctx, o.client, row.Name, o.factory.Clock.Now())
+	switch {
+	case err != nil:
+		line("claim", cellUnknown+": "+err.Error())
+	case claim != nil:
+		line("claim", claim.Error())
+	default:
+		line("claim", cellNone+": no run is at work on it")
+	}
+	for _, next := range o.nextCommands(row, claim != nil) {
+		line("next", next)
+	}
+}
+
+// nextCommands are what a user can type, with what it is for.
+func (o *StatusOptions) nextCommands(row inventory.Row, claimed bool) []string {
+	command := func(name, does string) string {
+		args := []string{name, row.Name}
+		if claimed {
+			args = append(args, "--wait")
+		}
+		return "`" + o.factory.Command(args...) + "` " + does
+	}
+	switch {
+	case row.Switch == inventory.StateRollingBack:
+		return []string{command("rollback", "goes on with the rollback")}
+	case row.Switch == inventory.StateBroken:
+		return []string{command("rollback", "tries again, once the cause is cured")}
+	case row.Switch.Open():
+		return []string{command("switch", "goes on"), command("rollback", "undoes it")}
+	case row.Switch == inventory.StateDone && row.Runtime == inventory.RuntimeContainerd:
+		return []string{command("rollback", "goes back")}
+	case row.Runtime == inventory.RuntimeDocker && (row.Switch == inventory.StateFailed || row.Switch == inventory.StateRolledBack):
+		return []string{command("switch", "tries again")}
+	default:
+		return nil
+	}
+}

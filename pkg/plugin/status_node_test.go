@@ -1,0 +1,78 @@
+package plugin
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+)
+
+// TestStatusOfOneNode has a row for each state that a run can leave.
+func TestStatusOfOneNode(t *testing.T) {
+	s := server.Get(t)
+	ran := func(state inventory.SwitchState) func(*corev1.Node) {
+		return func(n *corev1.Node) {
+			n.Annotations[inventory.AnnotationPhase] = string(state)
+			n.Annotations[inventory.AnnotationRun] = "20261124-053000-abcde"
+			n.Annotations[inventory.AnnotationMessage] = "drain: it\x1b[31m says so"
+		}
+	}
+	const docker, containerd = "docker://20.10.24", "containerd://1.7.24"
+	admin := apiserver.Kubeconfig(t, s.Admin())
+	begun := time.Date(2026, 11, 24, 5, 30, 0, 0, time.UTC).Local().Format(time.DateTime)
+	goesOn := func(name, command, does string) string {
+		return fmt.Sprintf("next:     `kubectl runtime %s %s --kubeconfig=%s` %s", command, name, admin, does)
+	}
+	for _, test := range []struct {
+		name, runtime string
+		state         inventory.SwitchState
+		want, without []string
+	}{
+		{"node-preparing", docker, inventory.StatePreparing, []string{goesOn("node-preparing", "switch", "goes on"), goesOn("node-preparing", "rollback", "undoes it")}, nil},
+		{"node-cutover", docker, inventory.StateCutover, []string{goesOn("node-cutover", "switch", "goes on"), goesOn("node-cutover", "rollback", "undoes it")}, nil},
+		{"node-going-back", containerd, inventory.StateRollingBack, []string{goesOn("node-going-back", "rollback", "goes on with the rollback")}, []string{"runtime switch node-going-back"}},
+		{"node-broken", docker, inventory.StateBroken, []string{goesOn("node-broken", "rollback", "tries again, once")}, []string{"runtime switch node-broken"}},
+		{"node-done", containerd, inventory.StateDone, []string{goesOn("node-done", "rollback", "goes back")}, []string{"runtime switch node-done"}},
+		{"node-back", docker, inventory.StateRolledBack, []string{goesOn("node-back", "switch", "tries again")}, []string{"runtime rollback node-back"}},
+		{"node-failed", docker, inventory.StateFailed, []string{goesOn("node-failed", "switch", "tries again")}, nil},
+	} {
+		s.CreateNodes(t, apiserver.Node(test.name, test.runtime, "v1.23.17", ran(test.state)))
+		r := call(t.Context(), "status", test.name, "--kubeconfig="+admin)
+		want := append(test.want, "node "+test.name+":\n  state:    "+string(test.state)+"\n  run:      20261124-053000-abcde, begun "+begun+
+			"\n  message:  drain: it^[[31m says so\n  claim:    <none>: no run is at work on it\n")
+		for _, text := range want {
+			if !strings.Contains(r.errOut, text) {
+				t.Errorf("%s: %q is not in:\n%s", test.name, text, r.errOut)
+			}
+		}
+		for _, text := range test.without {
+			if strings.Contains(r.errOut, text) {
+				t.Errorf("%s: %q is in:\n%s", test.name, text, r.errOut)
+			}
+		}
+		if strings.Contains(r.out, "claim") || r.code != 0 {
+			t.Errorf("%s: exit %d:\n%s", test.name, r.code, r.out)
+		}
+	}
+	claimNode(t, s, "node-cutover", time.Minute)
+	r := call(t.Context(), "status", "node-cutover", "--kubeconfig="+admin)
+	for _, text := range []string{"claim:    alice@laptop is switching it since", "`kubectl runtime switch node-cutover --wait --kubeconfig="} {
+		if !strings.Contains(r.errOut, text) {
+			t.Errorf("%q is not in:\n%s", text, r.errOut)
+		}
+	}
+	reader := apiserver.Kubeconfig(t, s.User(t, "status-reader", apiserver.Allow("", "nodes", "get", "list")))
+	if r := call(t.Context(), "status", "node-cutover", "--kubeconfig="+reader); r.code != 0 || !strings.Contains(r.errOut, "claim:    <unknown>: ") {
+		t.Errorf("exit %d:\n%s", r.code, r.errOut)
+	}
+	for _, args := range [][]string{{"-o", "json"}, {"--no-headers"}, {"node-done"}} {
+		if r := call(t.Context(), append([]string{"status", "node-back", "--kubeconfig=" + admin}, args...)...); strings.Contains(r.errOut, "claim:") {
+			t.Errorf("%v: %s", args, r.errOut)
+		}
+	}
+}

@@ -124,6 +124,15 @@ func removeCgroups(dirs []string, wait time.Duration) error {
 	}
 }
 
+// thaw lets the processes of a frozen cgroup see their SIGKILL: a runc that is killed while it changes a container leaves it frozen.
+func thaw(dir string) {
+	for file, value := range map[string]string{"freezer.state": "THAWED", "cgroup.freeze": "0"} {
+		if path := filepath.Join(dir, file); exists(path) {
+			_ = os.WriteFile(path, []byte(value), 0o644) // the root of a hierarchy takes neither
+		}
+	}
+}
+
 func removeCgroup(dir string) error {
 	var all []string
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
@@ -135,6 +144,7 @@ func removeCgroup(dir string) error {
 		}
 		if entry.IsDir() {
 			all = append(all, path)
+			thaw(path)
 		}
 		return nil
 	})
@@ -167,4 +177,9 @@ func cgroupPIDs(dir string) []int {
 		}
 	}
 	return pids
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }

@@ -24,6 +24,8 @@ type SmokeOptions struct {
 	Exec    []string
 	// CgroupDriver is the kubelet's: systemd or cgroupfs.
 	CgroupDriver string
+	// CgroupParent is the sandbox's, in the driver's form; empty means one of our own.
+	CgroupParent string
 	// Pod is one that exists in the API: Calico, Cilium and others look up the pod of every sandbox.
 	Pod Pod
 	// LogDir is the directory on the host for the container's log; it is made if it is not there, and what is written is removed.
@@ -113,6 +115,9 @@ func (s *smoke) images(ctx context.Context) error {
 
 // cgroupParent is of the form that the driver takes: with systemd anything but a slice makes runc fail.
 func (s *smoke) cgroupParent() string {
+	if s.CgroupParent != "" {
+		return s.CgroupParent
+	}
 	if s.CgroupDriver == "systemd" {
 		return "/kubectl_runtime.slice"
 	}

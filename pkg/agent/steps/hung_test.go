@@ -3,6 +3,7 @@ package steps
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -42,9 +43,10 @@ func TestHungContainerd(t *testing.T) {
 			defer func() { _ = c.Close() }()
 			pid := daemonPID(t, daemon.Address)
 			defer func() { _ = unix.Kill(pid, syscall.SIGCONT) }()
+			t.Cleanup(removeHungCgroups) // a container that is killed leaves its own
 			looked := false
 			_ = c.Smoke(ctx, cri.SmokeOptions{ // its pod is killed half way
-				SandboxImage: "test/pause:1", Image: "test/agent:1", CgroupDriver: "cgroupfs", HostNetwork: true,
+				SandboxImage: "test/pause:1", Image: "test/agent:1", CgroupDriver: "cgroupfs", CgroupParent: hungCgroup, HostNetwork: true,
 				Command: []string{"/program", "sleep"}, Exec: []string{"/program", "version"},
 				Pod: cri.Pod{Namespace: "kubectl-runtime", Name: "job", UID: "uid"}, LogDir: filepath.Join(daemon.Dir, "logs"),
 				Stage: func(stage string) {
@@ -66,6 +68,21 @@ func TestHungContainerd(t *testing.T) {
 				t.Error("no pod ran")
 			}
 		})
+	}
+}
+
+// hungCgroup is not the parent that the tests of pkg/agent/cri look at, which run at the same time.
+const hungCgroup = "/kubectl-runtime-hung-test"
+
+func removeHungCgroups() {
+	for _, pattern := range []string{"/sys/fs/cgroup" + hungCgroup, "/sys/fs/cgroup/*" + hungCgroup} {
+		parents, _ := filepath.Glob(pattern)
+		for _, parent := range parents {
+			children, _ := filepath.Glob(filepath.Join(parent, "*"))
+			for _, child := range append(children, parent) {
+				_ = os.Remove(child) // a folder that is empty of processes; files of a cgroup cannot be removed
+			}
+		}
 	}
 }
 

@@ -91,3 +91,22 @@ func (l *Lab) StartAPIServer(ctx context.Context) error {
 	}
 	return nil
 }
+
+// KillAll ends every process of the lab at once, as the end of the container that it runs in would, and leaves all else.
+func (l *Lab) KillAll() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, n := range l.state.Nodes {
+		n.Init.kill(syscall.SIGKILL)
+		n.Nspawn.kill(syscall.SIGKILL)
+	}
+	for _, p := range l.state.Processes {
+		p.kill(syscall.SIGKILL)
+	}
+	return poll(context.Background(), 10*time.Second, func() error {
+		if l.state.alive() {
+			return errors.New("kill the lab: some of it lives on")
+		}
+		return nil
+	})
+}

@@ -65,6 +65,9 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := removeDead(o.Log); err != nil {
+		return nil, err
+	}
 	held, err := lock()
 	if err != nil {
 		return nil, err
@@ -98,6 +101,22 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 		return nil, errors.Join(err, l.down())
 	}
 	return l, nil
+}
+
+// removeDead removes what is left of a lab none of whose processes runs any more: one whose machine, or everything on it, was ended.
+func removeDead(log io.Writer) error {
+	l, err := Open(log)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if l.state.alive() {
+		return nil
+	}
+	l.say("removing what is left of lab %s of %s: none of its processes runs any more", l.state.Name, l.state.Started.Format(time.DateTime))
+	return l.Down()
 }
 
 func (o Options) validate() error {

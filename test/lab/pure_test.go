@@ -277,3 +277,22 @@ func TestManifests(t *testing.T) {
 		}
 	}
 }
+
+func TestAlive(t *testing.T) {
+	own := processOf("test", os.Getpid())
+	reused := process{Name: "reused", PID: own.PID, Start: "1"} // another process has its PID
+	for _, test := range []struct {
+		name  string
+		state state
+		want  bool
+	}{
+		{"nothing was started", state{Nodes: []*node{{Name: "node-1"}}}, false},
+		{"all have ended", state{Processes: []process{reused}, Nodes: []*node{{Nspawn: reused, Init: reused}}}, false},
+		{"a component runs", state{Processes: []process{reused, own}}, true},
+		{"a node runs", state{Processes: []process{reused}, Nodes: []*node{{Nspawn: reused}, {Nspawn: own}}}, true},
+	} {
+		if got := test.state.alive(); got != test.want {
+			t.Errorf("%s: alive %t", test.name, got)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,7 +25,6 @@ type state struct {
 	Profile      string            `json:"profile"`
 	Driver       string            `json:"cgroupDriver"`
 	Started      time.Time         `json:"started"`
-	Owner        process           `json:"owner"`
 	Ready        bool              `json:"ready"`
 	Processes    []process         `json:"processes"`
 	Nodes        []*node           `json:"nodes"`
@@ -83,6 +83,16 @@ func parseStat(line string) (stat, error) {
 		return stat{}, fmt.Errorf("parse process state %q: %w", line, err)
 	}
 	return stat{state: fields[0], parent: parent, start: fields[19]}, nil
+}
+
+// alive tells whether anything of the lab runs: its control plane, a registry or a node.
+func (s *state) alive() bool {
+	for _, n := range s.Nodes {
+		if n.Nspawn.alive() || n.Init.alive() {
+			return true
+		}
+	}
+	return slices.ContainsFunc(s.Processes, process.alive)
 }
 
 // lock takes the lab's lock for as long as the returned file is open: up and down never overlap.

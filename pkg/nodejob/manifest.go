@@ -101,15 +101,16 @@ func Job(p Params) (*batchv1.Job, error) {
 			TTLSecondsAfterFinished: ptr.To[int32](ttlSeconds),
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: set},
-				Spec:       agentPod(p, string(spec)),
+				Spec:       agentPod(p.Spec.Node, p.Spec.Image, p.PullPolicy, "supervise", "--host=/host", "--spec="+string(spec)),
 			},
 		},
 	}, nil
 }
 
-func agentPod(p Params, spec string) corev1.PodSpec {
+// agentPod is a pod of the agent's with the host's root directory at /host.
+func agentPod(node, image string, pull corev1.PullPolicy, args ...string) corev1.PodSpec {
 	return corev1.PodSpec{
-		NodeName:                      p.Spec.Node,
+		NodeName:                      node,
 		HostPID:                       true,
 		HostNetwork:                   true,
 		Tolerations:                   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
@@ -120,10 +121,10 @@ func agentPod(p Params, spec string) corev1.PodSpec {
 		EnableServiceLinks:            ptr.To(false),
 		Containers: []corev1.Container{{
 			Name:            agentName,
-			Image:           p.Spec.Image,
-			ImagePullPolicy: p.PullPolicy,
+			Image:           image,
+			ImagePullPolicy: pull,
 			Command:         []string{agentCommand},
-			Args:            []string{"supervise", "--host=/host", "--spec=" + spec},
+			Args:            args,
 			Env: []corev1.EnvVar{
 				fieldEnv("POD_NAME", "metadata.name"),
 				fieldEnv("POD_NAMESPACE", "metadata.namespace"),

@@ -47,7 +47,10 @@ func testJob(t *testing.T, spec protocol.Spec) *batchv1.Job {
 
 func TestManifests(t *testing.T) {
 	for name, object := range map[string]any{
-		"job.yaml":    testJob(t, testSpec()),
+		"job.yaml": testJob(t, testSpec()),
+		"evidence.yaml": EvidencePod(EvidenceParams{
+			Node: "node-1.example.com", Run: "20240131-120000-abcde", Image: "registry.example/agent:1", PullPolicy: corev1.PullIfNotPresent,
+		}),
 		"canary.yaml": Canary(CanaryParams{Node: "node-1.example.com", Run: "20240131-120000-abcde", Image: "registry.example/agent:1", PullPolicy: corev1.PullIfNotPresent}),
 	} {
 		got, err := yaml.Marshal(object)
@@ -374,5 +377,20 @@ func TestTake(t *testing.T) {
 	}
 	if _, err := w.take(`{"v":99,"seq":5}`); err == nil {
 		t.Error("an event of another version passes")
+	}
+}
+
+func TestParseEvidence(t *testing.T) {
+	const begin, end = protocol.EvidenceBegin, protocol.EvidenceEnd
+	for _, test := range []struct{ name, log, want, err string }{
+		{"several lines", "noise\n" + begin + "\nYWJj\nZGVm\n" + end + "\n", "abcdef", ""},
+		{"nothing", "error: this host has no run", "", "gathered nothing: error: this host has no run"},
+		{"cut off", begin + "\nYWJj\n", "", "gathered nothing"},
+		{"not base64", begin + "\n%%%\n" + end, "", "decode"},
+	} {
+		got, err := parseEvidence([]byte(test.log))
+		if string(got) != test.want || (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
+			t.Errorf("%s: %q, %v", test.name, got, err)
+		}
 	}
 }

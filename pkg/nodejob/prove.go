@@ -49,7 +49,7 @@ func (r *Runner) Prove(ctx context.Context, p CanaryParams, note func(string)) e
 	ctx, cancel := context.WithTimeoutCause(ctx, canaryTimeout, fmt.Errorf("not ready after %s", canaryTimeout))
 	defer cancel()
 	pod := Canary(p)
-	if err := r.createCanary(ctx, pod); err != nil {
+	if err := r.replacePod(ctx, pod); err != nil {
 		return fmt.Errorf("create canary pod: %w", err)
 	}
 	if err := r.awaitCanary(ctx, pod, note); err != nil {
@@ -62,8 +62,8 @@ func (r *Runner) Prove(ctx context.Context, p CanaryParams, note func(string)) e
 	return nil
 }
 
-// createCanary replaces a canary that an earlier try left.
-func (r *Runner) createCanary(ctx context.Context, pod *corev1.Pod) error {
+// replacePod creates a pod in the place of one that an earlier try left.
+func (r *Runner) replacePod(ctx context.Context, pod *corev1.Pod) error {
 	pods := r.Client.CoreV1().Pods(pod.Namespace)
 	for {
 		_, err := pods.Create(ctx, pod, metav1.CreateOptions{})

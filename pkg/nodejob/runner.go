@@ -25,6 +25,12 @@ const pollInterval = time.Second
 // outagePatience is how long the API server may be away while nothing on the node explains it.
 const outagePatience = 2 * time.Minute
 
+// removeTimeout bounds the removal of a pod that is of no more use.
+const removeTimeout = 10 * time.Second
+
+// maxWords bounds what an error repeats of a log, in bytes.
+const maxWords = 500
+
 // Runner creates, follows and removes the Jobs and canaries of nodes.
 type Runner struct {
 	Client kubernetes.Interface

@@ -195,6 +195,7 @@ func (o *runOptions) moveNodes(ctx context.Context, m move, r *rollout.Rollout, 
 		report, err := m.do(r, ctx, finding.Node)
 		progress.Close()
 		if err != nil {
+			saveEvidence(errOut, report)
 			if rest := todo[i+1:]; len(rest) > 0 {
 				fmt.Fprintf(errOut, "not begun: %s\n", names(rest))
 			}

@@ -93,8 +93,13 @@ func TestFailures(t *testing.T) {
 			test.set(h)
 			observer := &recorder{}
 			started := time.Now()
-			_, err := newRollout(s, observer).Switch(t.Context(), test.name)
+			report, err := newRollout(s, observer).Switch(t.Context(), test.name)
 			_ = wantError(t, err, test.outcome, test.text)
+			if h.podStatus == nil {
+				wantEvidence(t, report, test.name, test.text)
+			} else if len(report.Evidence) > 0 {
+				t.Error("evidence of an agent that never ran")
+			}
 			if took := time.Since(started); took > time.Minute {
 				t.Errorf("took %s", took)
 			}
@@ -123,5 +128,22 @@ func TestFailures(t *testing.T) {
 				nothingLeft(t, s, test.name)
 			}
 		})
+	}
+}
+
+// wantEvidence checks that a failure comes with all that tells why.
+func wantEvidence(t *testing.T, report *Report, node, text string) {
+	t.Helper()
+	got := map[string]string{}
+	for _, file := range report.Evidence {
+		got[file.Name] = string(file.Data)
+	}
+	for name, want := range map[string]string{
+		"error.txt": text, "progress.txt": "prepare begins", "node.yaml": "name: " + node, "events.txt": "", "pods.yaml": "",
+		"host/run/journal.jsonl": "journal of " + node,
+	} {
+		if text, ok := got[name]; !ok || !strings.Contains(text, want) {
+			t.Errorf("evidence %s: there %t, %q without %q", name, ok, text, want)
+		}
 	}
 }

@@ -137,6 +137,8 @@ type Report struct {
 	Cordoned     bool
 	ChangedFiles []string
 	Warnings     []string
+	// Evidence tells why it failed, where the host had a part in that.
+	Evidence []EvidenceFile
 }
 
 // StageTime is how long a stage took.

@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -46,10 +47,13 @@ type session struct {
 	cordonedAt time.Time
 	// disproved is why the verification failed.
 	disproved error
+	// heard: the agent has spoken.
+	heard bool
 
-	mu    sync.Mutex
-	stage Stage
-	began time.Time
+	mu       sync.Mutex
+	stage    Stage
+	began    time.Time
+	progress bytes.Buffer // what was observed, for the evidence
 }
 
 // Switch moves one node to containerd, or goes on with what an earlier run began. The node has passed the preflight. An error is
@@ -76,7 +80,27 @@ func (s *session) holding(ctx context.Context, mark, work func(context.Context) 
 			s.tell(Warning, "%s", releaseErr)
 		}
 	}()
-	return work(ctx)
+	err = work(ctx)
+	if s.isWorthEvidence(ctx, err) {
+		s.report.Evidence = s.gather(ctx, err)
+	}
+	return err
+}
+
+// isWorthEvidence tells whether a failure is one to look into: the host had a part in it, or the node is left for a person.
+func (s *session) isWorthEvidence(ctx context.Context, err error) bool {
+	var failed *Error
+	if ctx.Err() != nil || !errors.As(err, &failed) {
+		return false
+	}
+	switch failed.Outcome {
+	case OutcomeStuck:
+		return true
+	case OutcomeRefused, OutcomeRolledBack, OutcomeFailed:
+		return s.heard
+	default:
+		return false
+	}
 }
 
 // stageWork is a stage and what it consists of.
@@ -133,7 +157,7 @@ func (s *session) begin(stage Stage) time.Time {
 	s.mu.Lock()
 	s.stage, s.began = stage, now
 	s.mu.Unlock()
-	s.observer.Observe(Update{Time: now, Node: s.name, Stage: stage, Kind: StageBegun})
+	s.observe(Update{Time: now, Node: s.name, Stage: stage, Kind: StageBegun})
 	return now
 }
 
@@ -148,6 +172,11 @@ func (s *session) end(stage Stage, began time.Time, err error) {
 		}
 	}
 	s.report.Stages = append(s.report.Stages, StageTime{Stage: stage, Elapsed: update.Elapsed})
+	s.observe(update)
+}
+
+func (s *session) observe(update Update) {
+	s.note(update)
 	s.observer.Observe(update)
 }
 
@@ -160,11 +189,12 @@ func (s *session) tell(kind Kind, format string, args ...any) {
 		s.report.Warnings = append(s.report.Warnings, text)
 	}
 	s.mu.Unlock()
-	s.observer.Observe(Update{Time: s.clock.Now(), Node: s.name, Stage: stage, Kind: kind, Text: text})
+	s.observe(Update{Time: s.clock.Now(), Node: s.name, Stage: stage, Kind: kind, Text: text})
 }
 
 // onEvent passes the agent's events on.
 func (s *session) onEvent(event protocol.Event) {
+	s.heard = true
 	switch {
 	case s.back != nil && event.Phase != protocol.PhaseRollback:
 		// The log begins with the run's first event, which may be weeks old.
@@ -172,7 +202,7 @@ func (s *session) onEvent(event protocol.Event) {
 		s.mu.Lock()
 		stage := s.stage
 		s.mu.Unlock()
-		s.observer.Observe(Update{Time: event.Time, Node: s.name, Stage: stage, Kind: AgentStep, Step: event.Step})
+		s.observe(Update{Time: event.Time, Node: s.name, Stage: stage, Kind: AgentStep, Step: event.Step})
 	case event.Facts != nil:
 		s.endpoint, s.oldEnd = event.Facts.NewEndpoint, event.Facts.OldEndpoint
 		for _, warning := range event.Facts.Warnings {

@@ -24,6 +24,8 @@ type cluster struct {
 	*lab.Lab
 	t   *testing.T
 	env []string
+	// dir is where the user stands.
+	dir string
 }
 
 // result is what a command printed and how it ended.
@@ -56,7 +58,7 @@ func up(t *testing.T, profile string, nodes int) *cluster {
 		}
 	})
 	t.Logf("lab up in %s", time.Since(started).Round(time.Second))
-	c := &cluster{Lab: l, t: t}
+	c := &cluster{Lab: l, t: t, dir: t.TempDir()}
 	path := bin + string(os.PathListSeparator) + l.BinDir() + string(os.PathListSeparator) + os.Getenv("PATH")
 	c.env = append(os.Environ(), "KUBECONFIG="+l.Kubeconfig(), "PATH="+path)
 	for _, node := range l.Nodes() {
@@ -80,7 +82,7 @@ func (c *cluster) start(ctx context.Context, t *testing.T, args ...string) resul
 	t.Helper()
 	cmd := exec.CommandContext(ctx, "kubectl", args...)
 	cmd.Path = c.lookPath("kubectl")
-	cmd.Env = c.env
+	cmd.Env, cmd.Dir = c.env, c.dir
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	err := cmd.Run()

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -269,6 +270,26 @@ func (c *cluster) testCutoverFails(t *testing.T) {
 	}
 	c.waitPods(t)
 	c.nothingLeft(t, "node-1")
+	c.checkEvidence(t, r.stderr)
+}
+
+// checkEvidence checks that a failed switch has named a bundle that tells why, from the API and from the host.
+func (c *cluster) checkEvidence(t *testing.T, stderr string) {
+	t.Helper()
+	_, rest, _ := strings.Cut(stderr, "evidence of why it failed: ")
+	name, _, _ := strings.Cut(rest, "\n")
+	out, err := exec.Command("tar", "-tzf", filepath.Join(c.dir, name)).CombinedOutput()
+	if err != nil {
+		t.Fatalf("evidence %q: %v: %s", name, err, out)
+	}
+	for _, want := range []string{
+		"/error.txt", "/progress.txt", "/node.yaml", "/pods.yaml", "/events.txt", "/run/journal.jsonl", "/run/events.jsonl",
+		"/units/kubelet.service.log", "/units/containerd.service.log", "/files/index.json", ".before", ".to-be", "/status.txt",
+	} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the evidence has no %s:\n%s", want, out)
+		}
+	}
 }
 
 func (c *cluster) testSwitch(t *testing.T) {

@@ -1,0 +1,162 @@
+package rollout
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"sigs.k8s.io/yaml"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+)
+
+const (
+	// evidenceTimeout bounds how long a run that failed asks the cluster and the host why.
+	evidenceTimeout = time.Minute
+	// maxEvidence bounds one file of the host's evidence in bytes; the agent takes less.
+	maxEvidence = 16 << 20
+)
+
+// EvidenceFile is one file that tells why a run failed. Its name has slashes, and none at the beginning.
+type EvidenceFile struct {
+	Name string
+	Data []byte
+}
+
+// gather collects what tells why a run failed: the plugin's own progress, the node, its pods and the events as the API has them, and
+// below host/ what the agent gathers on the node. What cannot be had is noted in its place.
+func (s *session) gather(ctx context.Context, failure error) []EvidenceFile {
+	ctx, cancel := context.WithTimeoutCause(ctx, evidenceTimeout, fmt.Errorf("not done after %s", evidenceTimeout))
+	defer cancel()
+	s.tell(Info, "gathering evidence of why it failed")
+	files := []EvidenceFile{{"error.txt", []byte(failure.Error() + "\n")}}
+	add := func(name string, data []byte, err error) {
+		if err != nil {
+			name, data = name+".missing", []byte(err.Error()+"\n")
+		}
+		files = append(files, EvidenceFile{name, data})
+	}
+	node, err := s.nodeEvidence(ctx)
+	add("node.yaml", node, err)
+	pods, err := s.podEvidence(ctx)
+	add("pods.yaml", pods, err)
+	events, err := s.eventEvidence(ctx)
+	add("events.txt", events, err)
+	if archive, err := s.runner.Evidence(ctx, nodejob.EvidenceParams{
+		Node: s.name, Run: s.run, Image: s.options.Image, PullPolicy: s.options.PullPolicy,
+	}); err != nil {
+		add("host", nil, err)
+		s.tell(Warning, "the evidence has nothing from the host itself: %s", err)
+	} else if host, err := unpackEvidence(archive); err != nil {
+		add("host", nil, err)
+	} else {
+		files = append(files, host...)
+	}
+	s.mu.Lock()
+	progress := bytes.Clone(s.progress.Bytes())
+	s.mu.Unlock()
+	return append(files, EvidenceFile{"progress.txt", progress})
+}
+
+// nodeEvidence is the Node without what only makes it long.
+func (s *session) nodeEvidence(ctx context.Context) ([]byte, error) {
+	node, err := s.client.CoreV1().Nodes().Get(ctx, s.name, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	node.ManagedFields, node.Status.Images = nil, nil
+	return yaml.Marshal(node)
+}
+
+// podEvidence is name, owner and status of the node's pods. Their specs stay out: environment variables hold secrets.
+func (s *session) podEvidence(ctx context.Context) ([]byte, error) {
+	list, err := s.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", s.name).String(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	type pod struct {
+		Namespace string                  `json:"namespace"`
+		Name      string                  `json:"name"`
+		Owners    []metav1.OwnerReference `json:"owners,omitempty"`
+		Deleted   *metav1.Time            `json:"deleted,omitempty"`
+		Status    corev1.PodStatus        `json:"status"`
+	}
+	pods := make([]pod, len(list.Items))
+	for i, p := range list.Items {
+		pods[i] = pod{p.Namespace, p.Name, p.OwnerReferences, p.DeletionTimestamp, p.Status}
+	}
+	return yaml.Marshal(pods)
+}
+
+// eventEvidence lists the events on the node and in this program's namespace, a line each.
+func (s *session) eventEvidence(ctx context.Context) ([]byte, error) {
+	var out bytes.Buffer
+	for _, selection := range []struct{ namespace, selector string }{
+		{metav1.NamespaceAll, fields.SelectorFromSet(fields.Set{"involvedObject.kind": "Node", "involvedObject.name": s.name}).String()},
+		{nodejob.Namespace, ""},
+	} {
+		list, err := s.client.CoreV1().Events(selection.namespace).List(ctx, metav1.ListOptions{FieldSelector: selection.selector})
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range list.Items {
+			at := e.LastTimestamp.Time
+			if at.IsZero() {
+				at = e.EventTime.Time
+			}
+			fmt.Fprintf(&out, "%s %s %s %s/%s: %s\n", at.UTC().Format(time.RFC3339), e.Type, e.Reason, e.InvolvedObject.Kind, e.InvolvedObject.Name, e.Message)
+		}
+	}
+	return out.Bytes(), nil
+}
+
+// unpackEvidence returns the files of the agent's archive, below host/.
+func unpackEvidence(archive []byte) ([]EvidenceFile, error) {
+	zip, err := gzip.NewReader(bytes.NewReader(archive))
+	if err != nil {
+		return nil, fmt.Errorf("read the host's evidence: %w", err)
+	}
+	var files []EvidenceFile
+	for reader := tar.NewReader(zip); ; {
+		header, err := reader.Next()
+		if errors.Is(err, io.EOF) {
+			return files, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the host's evidence: %w", err)
+		}
+		data, err := io.ReadAll(io.LimitReader(reader, maxEvidence))
+		if err != nil {
+			return nil, fmt.Errorf("read the host's evidence: %w", err)
+		}
+		files = append(files, EvidenceFile{"host/" + header.Name, data})
+	}
+}
+
+// note keeps an update for the evidence.
+func (s *session) note(update Update) {
+	text := update.Text
+	switch {
+	case update.Kind == StageBegun:
+		text = "begins"
+	case update.Kind == StageEnded && update.Failed:
+		text = "failed: " + update.Text
+	case update.Kind == StageEnded:
+		text = "ended after " + update.Elapsed.String()
+	case update.Kind == AgentStep:
+		text = fmt.Sprintf("step %s %s %s", update.Step.ID, update.Step.State, update.Step.Message)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintf(&s.progress, "%s %s %s\n", update.Time.UTC().Format(time.RFC3339), update.Stage, text)
+}

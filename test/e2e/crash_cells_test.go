@@ -83,6 +83,10 @@ func otherCells() []cell {
 	}
 	journalSetup, journalCleanup := full("/var/lib/kubectl-runtime", "64m")
 	unitsSetup, unitsCleanup := full("/etc/systemd/system", "16m")
+	configSetup, configCleanup := full("/etc/containerd", "16m")
+	// containerd has its files open; containers outlive its restart.
+	imagesSetup, imagesCleanup := full("/var/lib/containerd", "600m")
+	imagesSetup, imagesCleanup = "systemctl stop containerd && "+imagesSetup+" && systemctl start containerd docker", "systemctl stop containerd; "+imagesCleanup+"; systemctl start containerd docker"
 	cells := []cell{
 		{what: "SIGKILL of the Job's pod", at: before("images"), strike: kill("runtime-agent", "supervise")},
 		{what: "SIGKILL of dockerd", at: before("images"), strike: kill("dockerd")},
@@ -102,6 +106,8 @@ func otherCells() []cell {
 		{what: "disk full: /var/lib/kubectl-runtime", at: before("kubelet-start"), strike: fill("/var/lib/kubectl-runtime"), setup: journalSetup, cleanup: journalCleanup},
 		{what: "disk full: /etc/systemd/system", at: before("images"), strike: fill("/etc/systemd/system"), setup: unitsSetup, cleanup: unitsCleanup},
 		{what: "disk full: /etc/systemd/system", at: before("docker-stop"), strike: fill("/etc/systemd/system"), setup: unitsSetup, cleanup: unitsCleanup},
+		{what: "disk full: /etc/containerd", at: before("containerd-config"), strike: fill("/etc/containerd"), setup: configSetup, cleanup: configCleanup},
+		{what: "disk full: /var/lib/containerd", at: before("images"), strike: fill("/var/lib/containerd"), setup: imagesSetup, cleanup: imagesCleanup},
 		{what: "containerd hangs", at: before("smoke-test"), strike: hang("containerd")},
 		{what: "containerd hangs", at: before("kubelet-start"), strike: hang("containerd")},
 		{what: "containerd hangs", at: before("node-ready"), strike: hang("containerd")},

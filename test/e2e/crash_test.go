@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -24,7 +25,9 @@ const (
 	fullMatrix = "KUBECTL_RUNTIME_CRASH_MATRIX"
 	// someCells is a regular expression for the names of the cells that are wanted; all by default.
 	someCells = "KUBECTL_RUNTIME_CRASH_CELLS"
-	// matrixNodes are worked on at the same time; one more takes what is drained.
+	// nodesAtOnce is how many nodes are worked on at the same time; one more takes what is drained.
+	nodesAtOnce = "KUBECTL_RUNTIME_CRASH_NODES"
+	// matrixNodes is the default.
 	matrixNodes = 3
 )
 
@@ -33,14 +36,21 @@ func TestCrashMatrix(t *testing.T) {
 	if os.Getenv(fullMatrix) == "" {
 		t.Skip("SKIPPED: takes hours: run `make crash-matrix`; TestDockershim and TestCRIDockerd have a few of its cells")
 	}
+	nodes := matrixNodes
+	if text := os.Getenv(nodesAtOnce); text != "" {
+		var err error
+		if nodes, err = strconv.Atoi(text); err != nil || nodes < 1 {
+			t.Fatalf("%s=%q: want a number of nodes", nodesAtOnce, text)
+		}
+	}
 	for _, profile := range []string{lab.Dockershim, lab.CRIDockerd} {
 		t.Run(profile, func(t *testing.T) {
-			c := up(t, profile, matrixNodes+1)
+			c := up(t, profile, nodes+1)
 			c.deploy(t)
 			wanted := regexp.MustCompile(os.Getenv(someCells))
 			cells := slices.DeleteFunc(allCells(), func(x cell) bool { return !wanted.MatchString(x.String()) })
 			m := &matrix{cluster: c, cells: cells, path: filepath.Join("../../bin", "crash-matrix-"+profile+".md")}
-			m.run(t, c.Nodes()[:matrixNodes]...)
+			m.run(t, c.Nodes()[:nodes]...)
 			t.Logf("%d of %d cells:\n%s", len(m.rows), len(m.cells), m.table())
 		})
 	}

@@ -2,10 +2,9 @@ package lab
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -72,17 +71,27 @@ func networkDown(ctx context.Context, s *state) error {
 		_, err := output(ctx, "ip", noWayOut("del")...)
 		errs = append(errs, err)
 	}
-	links, _ := filepath.Glob("/sys/class/net/" + bridge + "/brif/*")
+	// Asked of the kernel's own list: /sys may be that of another network namespace.
+	var links []struct {
+		Name   string `json:"ifname"`
+		Master string `json:"master"`
+	}
+	out, err := output(ctx, "ip", "-json", "link", "show")
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &links)
+	}
+	if err != nil {
+		return errors.Join(append(errs, fmt.Errorf("list network interfaces: %w", err))...)
+	}
 	for _, link := range links {
-		if _, err := output(ctx, "ip", "link", "del", filepath.Base(link)); err != nil {
-			if _, gone := os.Stat(link); gone == nil {
+		if link.Name != bridge && link.Master != bridge {
+			continue
+		}
+		if _, err := output(ctx, "ip", "link", "del", link.Name); err != nil {
+			if _, still := output(ctx, "ip", "link", "show", link.Name); still == nil {
 				errs = append(errs, err)
 			}
 		}
-	}
-	if _, err := os.Stat("/sys/class/net/" + bridge); err == nil {
-		_, err := output(ctx, "ip", "link", "del", bridge)
-		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -166,9 +166,7 @@ func (l *Lab) Boot(ctx context.Context, name string) error {
 		return fmt.Errorf("boot %s: it runs", name)
 	}
 	// The kernel takes a moment to remove the interfaces of a network namespace that a power cut has ended.
-	if _, err := os.Stat("/sys/class/net/vb-" + name); err == nil {
-		_, _ = output(ctx, "ip", "link", "del", "vb-"+name) // gone by itself meanwhile is as good
-	}
+	_, _ = output(ctx, "ip", "link", "del", "vb-"+name) // that there is none is as good
 	dirs, err := nodeCgroups(name)
 	if err != nil {
 		return fmt.Errorf("boot %s: %w", name, err)

@@ -22,6 +22,11 @@ type moment struct {
 	step string
 }
 
+// is reports whether a record is that moment. A step with nothing to do on this node has one record for before and after.
+func (m moment) is(r journal.Record) bool {
+	return r.Step == m.step && (r.Kind == m.kind || r.Kind == journal.KindSkipped)
+}
+
 // cell is one cell of the crash matrix: what happens, and when.
 type cell struct {
 	what string

@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/test/lab"
 )
@@ -207,7 +206,7 @@ func (w *worker) switchUnder(t *testing.T, x cell) (result, error) {
 			struck <- nil
 			return
 		}
-		err := w.waitRecord(ctx, w.node, before, func(r journal.Record) bool { return r.Kind == x.at.kind && r.Step == x.at.step })
+		err := w.waitRecord(ctx, w.node, before, x.at.is)
 		switch {
 		case err != nil:
 		case x.killsPlugin:

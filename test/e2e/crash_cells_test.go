@@ -90,7 +90,7 @@ func otherCells() []cell {
 	unitsSetup, unitsCleanup := full("/etc/systemd/system", "16m")
 	configSetup, configCleanup := full("/etc/containerd", "16m")
 	// containerd has its files open; containers outlive its restart.
-	imagesSetup, imagesCleanup := full("/var/lib/containerd", "600m")
+	imagesSetup, imagesCleanup := full("/var/lib/containerd", "2500m")
 	imagesSetup, imagesCleanup = "systemctl stop containerd && "+imagesSetup+" && systemctl start containerd docker", "systemctl stop containerd; "+imagesCleanup+"; systemctl start containerd docker"
 	cells := []cell{
 		{what: "SIGKILL of the Job's pod", at: before("images"), strike: kill("runtime-agent", "supervise")},

@@ -344,6 +344,11 @@ func dockerStop(h *Host) engine.Step {
 			if err := h.afterDockerStop(ctx, units); err != nil {
 				return err
 			}
+			if slices.Contains(namesOf(units), dockerUnit) {
+				if err := endDockerShims(ctx, proc, killProcess); err != nil {
+					return err
+				}
+			}
 			report.Progress("stopped and disabled", 0, 0, "")
 			return nil
 		},
@@ -366,6 +371,22 @@ func dockerStop(h *Host) engine.Step {
 			return errors.Join(errs...)
 		},
 	}
+}
+
+// dockerContainerds are where the containerds of a Docker that systemd runs listen: the host's, and the one that dockerd starts where it finds
+// none.
+var dockerContainerds = []string{"/run/containerd/containerd.sock", "/run/docker/containerd/containerd.sock"}
+
+// endDockerShims ends what a Docker that is down has left: with live-restore, or where runc was in the middle of making a container, which
+// Docker lists as one that does not run.
+func endDockerShims(ctx context.Context, proc string, kill func(pid int) error) error {
+	for _, address := range dockerContainerds {
+		p := &podProcesses{proc: proc, address: address, namespace: dockerNamespace, kill: kill}
+		if err := within(ctx, killWait, func(ctx context.Context) error { return p.end(ctx, true) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func namesOf(units []host.UnitState) []string {

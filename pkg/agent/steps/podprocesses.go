@@ -12,16 +12,17 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 )
 
-// podProcesses finds the processes of containerd's pods where the kernel lists them: below the shims of containerd's namespace k8s.io,
-// and in the cgroups of their containers. Docker's shims are of the namespace moby; those of another containerd, such as one
-// inside a container, have another socket or PID namespace.
+// podProcesses finds the processes of containers where the kernel lists them: below the shims of one of containerd's namespaces, and in
+// the cgroups of their containers. Those of another containerd, such as one inside a container, have another socket or PID namespace.
 type podProcesses struct {
-	proc, address string
-	kill          func(pid int) error
+	proc, address, namespace string
+	kill                     func(pid int) error
 
 	// cgroups are those of containers, as lines of /proc/<pid>/cgroup without the hierarchy's number. They are kept when their shim
 	// is gone.
@@ -30,6 +31,8 @@ type podProcesses struct {
 	sandboxes []string
 }
 
+func killProcess(pid int) error { return unix.Kill(pid, unix.SIGKILL) }
+
 // end kills containers' processes until there are none, which is when their shims can go, too: by them the containers are found.
 func (p *podProcesses) end(ctx context.Context, shims bool) error {
 	return host.Poll(ctx, 200*time.Millisecond, func(context.Context) error {
@@ -37,20 +40,29 @@ func (p *podProcesses) end(ctx context.Context, shims bool) error {
 		if err != nil {
 			return err
 		}
-		left, what := ofContainers, "process(es) of containerd's pods run"
+		left, what := ofContainers, "process(es)"
 		if len(left) == 0 && shims {
-			left, what = ofShims, "shim(s) of containerd's pods run"
+			left, what = ofShims, "shim(s)"
 		}
 		if len(left) == 0 {
 			return nil
 		}
-		errs := []error{fmt.Errorf("%d %s even after SIGKILL: %s", len(left), what, processNames(left))}
+		errs := []error{fmt.Errorf("%d %s of %s run even after SIGKILL: %s", len(left), what, owners[p.namespace], processNames(left))}
 		for _, process := range left {
 			errs = append(errs, p.kill(process.PID))
 		}
 		return errors.Join(errs...)
 	})
 }
+
+// The namespaces of containerd that the kubelet's containers are in, and Docker's by default.
+const (
+	podNamespace    = "k8s.io"
+	dockerNamespace = "moby"
+)
+
+// owners say for people whose the containers of a namespace are.
+var owners = map[string]string{podNamespace: "containerd's pods", dockerNamespace: "Docker's containers"}
 
 func processNames(processes []host.Process) string {
 	var names []string
@@ -120,7 +132,7 @@ func (p *podProcesses) list() ([]host.Process, error) {
 
 func (p *podProcesses) isShim(process host.Process) bool {
 	return strings.HasPrefix(filepath.Base(process.Args[0]), "containerd-shim") &&
-		kubelet.FlagOf(process.Args, "namespace") == "k8s.io" &&
+		kubelet.FlagOf(process.Args, "namespace") == p.namespace &&
 		kubelet.SameEndpoint("unix://"+kubelet.FlagOf(process.Args, "address"), "unix://"+p.address) &&
 		pidNamespace(p.proc, strconv.Itoa(process.PID)) == pidNamespace(p.proc, "self")
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cni"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
@@ -35,8 +33,8 @@ func newPodStopper(h *Host, found inventory) podStopper {
 	return podStopper{
 		h: h, endpoint: found.Facts.NewEndpoint,
 		pods: &podProcesses{
-			proc: proc, address: found.ContainerdAddress,
-			kill: func(pid int) error { return unix.Kill(pid, unix.SIGKILL) },
+			proc: proc, address: found.ContainerdAddress, namespace: podNamespace,
+			kill: killProcess,
 		},
 		limits: stopLimits{ask: 10 * time.Second, stop: time.Minute, again: 30 * time.Second, restart: 20 * time.Second, kill: 15 * time.Second},
 	}

@@ -61,7 +61,7 @@ func (f *fakeProc) kill(pid int) error {
 }
 
 func (f *fakeProc) processes() *podProcesses {
-	return &podProcesses{proc: f.dir, address: "/run/containerd/containerd.sock", kill: f.kill}
+	return &podProcesses{proc: f.dir, address: "/run/containerd/containerd.sock", namespace: podNamespace, kill: f.kill}
 }
 
 // addPods adds one pod of each who runs any: containerd as 10, Docker as 20, a containerd in a container as 30, one beside as 40.
@@ -113,6 +113,23 @@ func TestPodProcesses(t *testing.T) {
 				t.Errorf("killed %v", f.killed)
 			}
 		})
+	}
+}
+
+// TestEndDockerShims: a container that runc was making when Docker was stopped is none that Docker would tell of.
+func TestEndDockerShims(t *testing.T) {
+	f := newFakeProc(t)
+	f.addPods()
+	f.add("60", 1, "0::/\n", "host", "/usr/bin/containerd-shim-runc-v2", "-namespace", "moby", "-id", strings.Repeat("6", 64),
+		"-address", "/var/run/docker/containerd/containerd.sock")
+	f.add("61", 60, "0::/\n", "host", "runc", "init")
+	f.add("70", 1, "0::/\n", "host", "/usr/bin/containerd-shim-runc-v2", "-namespace", "moby", "-id", strings.Repeat("7", 64),
+		"-address", "/run/user/1000/docker/containerd/containerd.sock") // a rootless Docker
+	if err := endDockerShims(t.Context(), f.dir, f.kill); err != nil {
+		t.Fatal(err)
+	}
+	if slices.Sort(f.killed); !slices.Equal(f.killed, []int{20, 21, 60, 61}) {
+		t.Errorf("killed %v", f.killed)
 	}
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/canary"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/steps"
@@ -139,12 +137,8 @@ func runCommand() *cobra.Command {
 			}
 			u.Rescue = func(ctx context.Context) ([]string, error) { return steps.Rescue(ctx, systemd) }
 			u.Log = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) }
-			err = u.Serve(cmd.Context())
-			if errors.Is(err, engine.ErrInterrupted) {
-				_, err = fmt.Fprintln(cmd.ErrOrStderr(), err)
-				return err
-			}
-			return err
+			// Interrupted is an error, too: systemd starts the unit again unless it was told to stop it.
+			return u.Serve(cmd.Context())
 		},
 	}
 }

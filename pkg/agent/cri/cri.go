@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -183,6 +184,17 @@ func (c *Client) Sandboxes(ctx context.Context) ([]Sandbox, error) {
 
 // parallel bounds the calls that StopAll has under way.
 const parallel = 16
+
+// Started reports whether a container runs that was created since a time, on this host's clock.
+func (c *Client) Started(ctx context.Context, since time.Time) (bool, error) {
+	list, err := c.runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
+		State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
+	}})
+	if err != nil {
+		return false, call("ListContainers", err)
+	}
+	return slices.ContainsFunc(list.Containers, func(c *runtimeapi.Container) bool { return c.CreatedAt >= since.UnixNano() }), nil
+}
 
 // StopAll stops all running containers, each with its pod's grace, at most limit, before it is killed, and then all pod sandboxes, ready or not, so that
 // CNI DEL runs and host ports are free. It removes nothing, and goes on after a failure; the error joins all of them.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"syscall"
@@ -74,6 +75,8 @@ func (s fakeStep) Apply(_ context.Context, memo json.RawMessage, r Report) error
 func (s fakeStep) Revert(_ context.Context, memo json.RawMessage, r Report) error {
 	return s.change("revert ", memo, func(string) { delete(s.w.state, s.id) })
 }
+
+func (s fakeStep) Revertible(context.Context, json.RawMessage) error { return s.w.fails["check "+s.id] }
 
 func (s fakeStep) change(what string, memo json.RawMessage, finish func(string)) error {
 	var was string
@@ -236,7 +239,8 @@ func TestCrashAnywhere(t *testing.T) {
 	}
 }
 
-// TestRevertFails: the others are reverted all the same, the result is broken, and a later rollback tries again.
+// TestRevertFails: the others of the cutover are reverted all the same, what was prepared stays for the runtime that the node may be left on,
+// the result is broken, and a later rollback tries again.
 func TestRevertFails(t *testing.T) {
 	w := newWorld()
 	w.fails["apply e"], w.fails["revert d"] = errors.New("no luck"), errors.New("stuck")
@@ -245,7 +249,7 @@ func TestRevertFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := results[len(results)-1]
-	if last.Outcome != protocol.OutcomeBroken || last.FailedStep != "e" || len(w.state) != 1 || w.state["d"] != "half" {
+	if last.Outcome != protocol.OutcomeBroken || last.FailedStep != "e" || len(w.state) != 3 || w.state["d"] != "half" || w.state["c"] != "" {
 		t.Fatalf("%+v, host %v", last, w.state)
 	}
 	tries := 0
@@ -263,6 +267,35 @@ func TestRevertFails(t *testing.T) {
 	delete(w.fails, "revert d")
 	if results, _, _ = w.start(context.Background(), protocol.PhaseRollback); results[0].Outcome != protocol.OutcomeSucceeded || len(w.state) != 0 {
 		t.Errorf("rollback after the cure: %+v, host %v", results, w.state)
+	}
+}
+
+// TestRollbackRefused: a step that cannot be reverted as the host is keeps a rollback from beginning, but not one that has begun, nor what
+// a failure undoes.
+func TestRollbackRefused(t *testing.T) {
+	w := newWorld()
+	if _, err, _ := w.start(context.Background(), protocol.PhasePrepare, protocol.PhaseCutover); err != nil {
+		t.Fatal(err)
+	}
+	before := maps.Clone(w.state)
+	w.fails["check c"] = errors.New("Docker is gone")
+	for range 2 { // it can be asked for again
+		results, err, _ := w.start(context.Background(), protocol.PhaseRollback)
+		if err != nil || results[0].Outcome != protocol.OutcomeRefused || results[0].FailedStep != "c" || !maps.Equal(w.state, before) {
+			t.Fatalf("%+v, %v, host %v", results, err, w.state)
+		}
+	}
+	delete(w.fails, "check c")
+	results, err, _ := w.start(context.Background(), protocol.PhaseRollback)
+	if err != nil || results[0].Outcome != protocol.OutcomeSucceeded || len(w.state) != 0 {
+		t.Errorf("after the cure: %+v, %v, host %v", results, err, w.state)
+	}
+
+	w = newWorld()
+	w.fails["check c"], w.fails["apply e"] = errors.New("Docker is gone"), errors.New("no luck")
+	results, err, _ = w.start(context.Background(), protocol.PhasePrepare, protocol.PhaseCutover)
+	if last := results[len(results)-1]; err != nil || last.Outcome != protocol.OutcomeRolledBack || len(w.state) != 0 {
+		t.Errorf("a cutover that failed: %+v, %v, host %v", last, err, w.state)
 	}
 }
 

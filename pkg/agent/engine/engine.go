@@ -34,6 +34,12 @@ type Step interface {
 	Revert(ctx context.Context, memo json.RawMessage, report Report) error
 }
 
+// Checker is a Step that can tell whether Revert would find what it needs. A rollback that is asked for asks all steps before it reverts
+// any of them: a node that works is not taken apart for a way back that is closed. What has to be undone is undone unasked.
+type Checker interface {
+	Revertible(ctx context.Context, memo json.RawMessage) error
+}
+
 // Report takes what a step has to say while it works. Errors in writing it do not concern the step.
 type Report interface {
 	// Progress says how far the step is: done and total count unit. Calls can come as often as the step likes.
@@ -119,6 +125,11 @@ func (e *Engine) Run(ctx context.Context, phase protocol.Phase, timeout time.Dur
 	// deadline is counted from its start, on the monotonic clock that Now carries.
 	now := e.Clock.Now()
 	s.open.deadline = now.Add(min(s.open.deadline.Sub(now), timeout))
+	if phase == protocol.PhaseRollback && !s.open.reverting {
+		if refusal := e.closed(ctx, s); refusal != nil {
+			return e.close(ctx, phase, failed(protocol.OutcomeRefused, *refusal))
+		}
+	}
 	failure := s.open.undo
 	if failure == nil && e.Condemned != nil && e.Condemned() && phase != protocol.PhaseRollback {
 		failure = &journal.Failure{Message: "the agent could not write its journal in this phase"}
@@ -141,7 +152,22 @@ func (e *Engine) Run(ctx context.Context, phase protocol.Phase, timeout time.Dur
 
 // again reports whether a closed phase can be run again: a rollback that failed, by someone who cured the cause.
 func again(phase protocol.Phase, r protocol.Result) bool {
-	return phase == protocol.PhaseRollback && r.Outcome == protocol.OutcomeBroken
+	return phase == protocol.PhaseRollback && r.Outcome != protocol.OutcomeSucceeded
+}
+
+// closed is why the way back is closed, nil if no step knows of a reason.
+func (e *Engine) closed(ctx context.Context, s *state) *journal.Failure {
+	for _, a := range slices.Backward(s.applied) {
+		step, ok := e.lookup(a.phase, a.step).(Checker)
+		if !ok {
+			continue
+		}
+		if err := protect(func() error { return step.Revertible(ctx, a.memo) }); err != nil {
+			failure := describe(unknownStep(a.step), err)
+			return &failure
+		}
+	}
+	return nil
 }
 
 // Open returns the phase that is open, if one is.
@@ -283,13 +309,17 @@ func (e *Engine) apply(ctx context.Context, s *state, step Step, a *applied) err
 }
 
 // backward reverts what stands, newest first: for a failed prepare its own steps, else those of all phases. A step that
-// cannot be reverted does not keep the others from being so.
+// cannot be reverted does not keep the others of its phase from being so. But what was prepared stays while any step of the cutover
+// does: the node may be left on the runtime that it is for.
 func (e *Engine) backward(ctx context.Context, phase protocol.Phase, cause *journal.Failure) (protocol.Result, error) {
 	s := replay(e.records())
 	for i := len(s.applied) - 1; i >= 0; i-- {
 		a := s.applied[i]
 		if phase == protocol.PhasePrepare && a.phase != phase || a.failure != nil {
 			continue
+		}
+		if a.phase == protocol.PhasePrepare && replay(e.records()).stands(protocol.PhaseCutover) {
+			break
 		}
 		if err := e.revert(ctx, phase, a); err != nil {
 			return protocol.Result{}, err

@@ -25,6 +25,8 @@ type openPhase struct {
 	phase    protocol.Phase
 	deadline time.Time
 	undo     *journal.Failure
+	// reverting: steps were reverted in it.
+	reverting bool
 }
 
 type key struct {
@@ -68,6 +70,9 @@ func replay(records []journal.Record) *state {
 				s.open.undo = r.Failure
 			}
 		case journal.KindReverting:
+			if s.open != nil {
+				s.open.reverting = true
+			}
 			if a != nil {
 				a.reverts++
 			}
@@ -94,6 +99,11 @@ func (s *state) find(phase protocol.Phase, step string) *applied {
 		}
 	}
 	return nil
+}
+
+// stands reports whether any step of a phase does.
+func (s *state) stands(phase protocol.Phase) bool {
+	return slices.ContainsFunc(s.applied, func(a *applied) bool { return a.phase == phase })
 }
 
 func (s *state) failures() []journal.Failure {

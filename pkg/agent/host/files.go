@@ -159,6 +159,9 @@ func (f Files) Undo(c Change) (edited string, err error) {
 		return "", fmt.Errorf("restore %s: %w", c.Path, err)
 	}
 	if c.isOld(now) && !c.isNew(now) {
+		if err := removeTemp(c.Path); err != nil {
+			return "", fmt.Errorf("restore %s: %w", c.Path, err)
+		}
 		removeDirs(c)
 		return "", nil
 	}
@@ -182,6 +185,27 @@ func (f Files) Undo(c Change) (edited string, err error) {
 		return edited, fmt.Errorf("restore %s: %w", c.Path, err)
 	}
 	return edited, nil
+}
+
+// Undoable checks that what Undo would need is there and whole.
+func (f Files) Undoable(c Change) error {
+	now, err := is(c.Path)
+	if err == nil && !c.Old.Absent && !c.isOld(now) {
+		_, err = readKept(c.OldCopy, c.Old.SHA256)
+	}
+	if err != nil {
+		return fmt.Errorf("restore %s: %w", c.Path, err)
+	}
+	return nil
+}
+
+// Edited reports whether the file is neither as it was nor as it was to be.
+func (c Change) Edited() (bool, error) {
+	now, err := is(c.Path)
+	if err != nil {
+		return false, fmt.Errorf("look at %s: %w", c.Path, err)
+	}
+	return !c.isOld(now) && !c.isNew(now), nil
 }
 
 // removeDirs removes the directories that were made for the file, as long as they are empty.
@@ -282,10 +306,26 @@ func readXattrs(path string) (map[string][]byte, error) {
 	return xattrs, nil
 }
 
+// tempPath is where the content of a file is written before it takes the file's name. It is always the same, so that what an agent left that
+// was killed in between is found again: by the same change, or by its undo.
+func tempPath(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".kubectl-runtime")
+}
+
+func removeTemp(path string) error {
+	if err := os.Remove(tempPath(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // replace puts a file with this content and state in place of what is at path, in one instant and lastingly.
 func replace(path string, content []byte, s State) (err error) {
 	dir := filepath.Dir(path)
-	temp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".kubectl-runtime-*")
+	if err := removeTemp(path); err != nil {
+		return err
+	}
+	temp, err := os.OpenFile(tempPath(path), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -359,6 +399,9 @@ func keepBeside(path string) (string, error) {
 
 func remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := removeTemp(path); err != nil {
 		return err
 	}
 	if _, err := os.Stat(filepath.Dir(path)); errors.Is(err, fs.ErrNotExist) {

@@ -360,3 +360,66 @@ func TestProcesses(t *testing.T) {
 		}
 	}
 }
+
+// TestKilledWhileReplacing: an agent that is killed between writing and renaming leaves the new content beside the file, and no undo may
+// leave it there: /etc is to be as before.
+func TestKilledWhileReplacing(t *testing.T) {
+	dir := t.TempDir()
+	f := Files{Dir: filepath.Join(dir, "kept")}
+	path := filepath.Join(dir, "made", "file.conf")
+	c, err := f.Plan(path, nil, []byte("new"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, end := range map[string]func() error{
+		"applied again": func() error { return f.Apply(c) },
+		"undone":        func() error { _, err := f.Undo(c); return err },
+	} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(tempPath(path), []byte("ne"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := end(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !Absent(tempPath(path)) {
+			t.Errorf("%s: %s is left", name, tempPath(path))
+		}
+		if _, err := f.Undo(c); err != nil || !Absent(filepath.Dir(path)) {
+			t.Errorf("%s: then undone: %v", name, err)
+		}
+	}
+}
+
+func TestUndoable(t *testing.T) {
+	dir := t.TempDir()
+	f := Files{Dir: filepath.Join(dir, "kept")}
+	path := filepath.Join(dir, "file.conf")
+	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := f.Plan(path, []byte("old"), []byte("new"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Apply(c); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Undoable(c); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(c.OldCopy, []byte("older"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Undoable(c); err == nil || !strings.Contains(err.Error(), "is damaged") {
+		t.Errorf("a damaged copy: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Undoable(c); err != nil {
+		t.Errorf("a copy that is not needed: %v", err)
+	}
+}

@@ -133,6 +133,7 @@ func containerdConfig(h *Host) engine.Step {
 			report.Progress(pathsOf(changes), 0, 0, "")
 			return h.Systemd.DaemonReload(ctx) // one of them may be a drop-in
 		},
+		revertible: h.undoable,
 		revert: func(ctx context.Context, changes []host.Change, report engine.Report) error {
 			if err := h.undoFiles(changes, report); err != nil {
 				return err

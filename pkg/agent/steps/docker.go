@@ -352,6 +352,7 @@ func dockerStop(h *Host) engine.Step {
 			report.Progress("stopped and disabled", 0, 0, "")
 			return nil
 		},
+		revertible: h.dockerThere,
 		revert: func(ctx context.Context, units []host.UnitState, report engine.Report) error {
 			if err := h.wakeContainerd(ctx, report); err != nil {
 				report.Warn(err.Error()) // Docker may run on another one
@@ -360,7 +361,7 @@ func dockerStop(h *Host) engine.Step {
 			if err := h.Systemd.Unhold(ctx, namesOf(units)...); err != nil {
 				return err
 			}
-			var errs []error
+			errs := []error{h.clearSockets(ctx, units, report)}
 			for _, names := range [][]string{dockerUnits, criDockerUnits} {
 				for _, unit := range units {
 					if slices.Contains(names, unit.Name) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
@@ -130,7 +131,7 @@ func kubeletStop(h *Host) engine.Step {
 				return h.waitReady(ctx, found, "docker://", started, report)
 			})
 			if err != nil {
-				report.Warn("the kubelet is healthy on Docker again, but the API server does not show the node as Ready yet: " + err.Error())
+				report.Warn("the kubelet is healthy again, but the API server does not show the node as Ready on Docker yet: " + err.Error())
 			}
 			return nil
 		},
@@ -172,6 +173,9 @@ func kubeletConfig(h *Host) engine.Step {
 			report.Progress(pathsOf(changes), 0, 0, "")
 			return h.Systemd.DaemonReload(ctx) // one of them may be a unit file
 		},
+		revertible: func(ctx context.Context, changes []host.Change) error {
+			return errors.Join(h.undoable(ctx, changes), h.sameKubelet(ctx, changes))
+		},
 		revert: func(ctx context.Context, changes []host.Change, report engine.Report) error {
 			if err := h.undoFiles(changes, report); err != nil {
 				return err
@@ -179,6 +183,37 @@ func kubeletConfig(h *Host) engine.Step {
 			return h.Systemd.DaemonReload(ctx)
 		},
 	}
+}
+
+// sameKubelet refuses to put a kubelet's files back that an upgrade has rewritten since: kubeadm takes out the flags that the new release
+// does not know, and a kubelet that is given one of them exits.
+func (h *Host) sameKubelet(ctx context.Context, changes []host.Change) error {
+	found, err := h.found()
+	if err != nil {
+		return err
+	}
+	edited := ""
+	for _, change := range changes {
+		if isEdited, err := change.Edited(); err != nil {
+			return err
+		} else if isEdited {
+			edited = change.Path
+		}
+	}
+	if edited == "" {
+		return nil
+	}
+	setup, err := found.kubelet()
+	if err != nil {
+		return err
+	}
+	now, err := kubelet.AtRest(ctx, h.Systemd)
+	if err != nil || now.Version.Minor == setup.Version.Minor {
+		return err
+	}
+	return refuse("see what differs from the copy of before, in "+filepath.Join(h.RunDir, "files")+", and take the kubelet back by hand or leave it on containerd",
+		"the kubelet was %s when it was switched, is %s now, and %s was edited since: with that file as it was before, the kubelet may not start",
+		setup.Version, now.Version, edited)
 }
 
 type startMemo struct {
@@ -263,10 +298,37 @@ func nodeReady(h *Host) engine.Step {
 				if err := h.waitReady(ctx, found, "containerd://", start.Started, report); err != nil {
 					return &host.UnitError{Unit: kubelet.Unit, Err: err, Log: h.Systemd.Log(context.WithoutCancel(ctx), kubelet.Unit)}
 				}
-				return nil
+				return h.waitContainer(ctx, found, start.Started, report)
 			})
 		},
 	}
+}
+
+// containerWait is how long the kubelet gets to start a container. It is longer than silence, after which a containerd that hangs is noticed.
+const containerWait = time.Minute
+
+// waitContainer waits until the kubelet has started a container: a node is Ready in the API before its runtime has done anything for it. At
+// least this run's own pod is to come back; where the Job was deleted and the node has no other pod either, that is a warning.
+func (h *Host) waitContainer(ctx context.Context, found inventory, since time.Time, report engine.Report) error {
+	report.Progress("wait until the kubelet has started a container", 0, 0, "")
+	err := within(ctx, containerWait, func(ctx context.Context) error {
+		return host.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error {
+			c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = c.Close() }()
+			if started, err := c.Started(ctx, since); err != nil || started {
+				return err
+			}
+			return errors.New("the kubelet has started no container yet")
+		})
+	})
+	if err != nil && ctx.Err() == nil {
+		report.Warn(fmt.Sprintf("the node is Ready, but %v", err))
+		err = nil
+	}
+	return err
 }
 
 // waitReady waits until the API server shows the node Ready on a runtime, and has heard of it since.

@@ -79,6 +79,8 @@ type step[M any] struct {
 	record    func(ctx context.Context, report engine.Report) (M, error)
 	apply     func(ctx context.Context, memo M, report engine.Report) error
 	revert    func(ctx context.Context, memo M, report engine.Report) error // nil: there is nothing to undo
+	// revertible is why revert could not succeed as the host is now; nil: nothing is known to stop it.
+	revertible func(ctx context.Context, memo M) error
 }
 
 func (s step[M]) ID() string    { return s.id }
@@ -97,6 +99,14 @@ func (s step[M]) Revert(ctx context.Context, memo json.RawMessage, report engine
 		return nil
 	}
 	return with(s.id, memo, func(m M) error { return s.revert(ctx, m, report) })
+}
+
+// Revertible is engine.Checker's.
+func (s step[M]) Revertible(ctx context.Context, memo json.RawMessage) error {
+	if s.revertible == nil {
+		return nil
+	}
+	return with(s.id, memo, func(m M) error { return s.revertible(ctx, m) })
 }
 
 func with[M any](id string, memo json.RawMessage, do func(M) error) error {
@@ -134,6 +144,16 @@ func (h *Host) found() (inventory, error) {
 }
 
 func (h *Host) files() host.Files { return host.Files{Dir: filepath.Join(h.RunDir, "files")} }
+
+// undoable checks that the copies that undoFiles needs are whole.
+func (h *Host) undoable(_ context.Context, changes []host.Change) error {
+	for _, change := range changes {
+		if err := h.files().Undoable(change); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // undoFiles puts files back, newest first, and says whose edits it kept.
 func (h *Host) undoFiles(changes []host.Change, report engine.Report) error {

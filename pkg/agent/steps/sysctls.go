@@ -58,6 +58,7 @@ func nodeSysctls(h *Host) engine.Step {
 			report.Progress(pathsOf(changes), 0, 0, "")
 			return nil
 		},
+		revertible: h.undoable,
 		revert: func(_ context.Context, changes []host.Change, report engine.Report) error {
 			return h.undoFiles(changes, report)
 		},

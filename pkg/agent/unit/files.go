@@ -209,13 +209,13 @@ func (l Layout) Attempt(run, id string, failed int64) (after int64, err error) {
 	return failed, host.Replace(path, append(data, '\n'), 0o600)
 }
 
-// unitText: started at boot, too, before the kubelet, and after the daemons that a resumed cutover may have to stop. A stop does not
-// undo anything; see engine.ErrInterrupted.
+// unitText: started at boot, too, before the kubelet. It does not wait for Docker, whose unit has no time limit at its start: steps start
+// and stop what they need, and the deadline has to act whatever hangs. A stop does not undo anything; see engine.ErrInterrupted.
 const unitText = `# Written by kubectl-runtime while it works on this node; it goes when that is done.
 [Unit]
 Description=Move this node to another container runtime
 Documentation=https://github.com/kubectl-runtime/kubectl-runtime
-After=dbus.service containerd.service docker.service cri-docker.service
+After=dbus.service containerd.service
 Before=kubelet.service
 RequiresMountsFor=%[1]s
 StartLimitIntervalSec=0

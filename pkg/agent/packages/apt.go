@@ -102,17 +102,17 @@ func parsePolicy(out string) []string {
 	return out2
 }
 
-func (a apt) Installed(ctx context.Context, name string) (string, error) {
+func (a apt) Installed(ctx context.Context, name string) (string, bool, error) {
 	out, err := a.query(ctx, "-W", "-f=${db:Status-Abbrev}|${Version}\n", name)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
-	// The second letter is what there is: i is installed, U and F unpacked, H half-way, c configuration files alone (dpkg-query(1)).
+	// The second letter is what there is: i is installed, U and F unpacked, H half-way, c configuration files alone, n nothing (dpkg-query(1)).
 	status, version, _ := strings.Cut(strings.TrimSpace(out), "|")
-	if len(status) > 1 && status[1] == 'i' {
-		return version, nil
+	if len(status) < 2 || status[1] == 'n' {
+		return "", false, nil
 	}
-	return "", nil
+	return version, status[1] == 'i', nil
 }
 
 // query is dpkg-query, which exits with 1 for what it does not know.
@@ -250,9 +250,6 @@ func kept(dir string, p Package) (string, error) {
 
 // Install downloads first, with newer lists if the old ones name what is gone, so that nothing is half done for want of a file.
 func (a apt) Install(ctx context.Context, packages []Package) error {
-	if err := a.mend(ctx); err != nil {
-		return err
-	}
 	install := append([]string{"--no-install-recommends", "--no-remove", "install"}, targets(packages, "=", newVersion)...)
 	download := append([]string{"--download-only"}, install...)
 	if err := a.get(ctx, download...); err != nil {
@@ -269,8 +266,7 @@ func (a apt) Install(ctx context.Context, packages []Package) error {
 	return a.get(ctx, install...)
 }
 
-// mend has dpkg end what it was in the middle of when it was killed.
-func (a apt) mend(ctx context.Context) error {
+func (a apt) Mend(ctx context.Context) error {
 	_, err := a.run(ctx, changeTime, "dpkg", "--force-confdef", "--force-confold", "--configure", "-a")
 	if err != nil {
 		return fmt.Errorf("have dpkg end what it was killed in: %w", said(err, "dpkg: error"))
@@ -279,9 +275,6 @@ func (a apt) mend(ctx context.Context) error {
 }
 
 func (a apt) Restore(ctx context.Context, dir string, packages []Package) error {
-	if err := a.mend(ctx); err != nil {
-		a.tellErr(err)
-	}
 	var files []string
 	for _, p := range packages {
 		file, err := kept(dir, p)
@@ -293,20 +286,10 @@ func (a apt) Restore(ctx context.Context, dir string, packages []Package) error 
 	return a.get(ctx, append([]string{"--no-install-recommends", "--no-remove", "--no-download", "--allow-downgrades", "install"}, files...)...)
 }
 
-// Remove goes on where a package is in a state that cannot be mended: to remove it is the cure.
 func (a apt) Remove(ctx context.Context, names []string, purge bool) error {
-	if err := a.mend(ctx); err != nil {
-		a.tellErr(err)
-	}
 	verb := "remove"
 	if purge {
 		verb = "purge"
 	}
 	return a.get(ctx, append([]string{verb}, names...)...)
-}
-
-func (r runner) tellErr(err error) {
-	if r.tell != nil {
-		r.tell(err.Error())
-	}
 }

@@ -62,20 +62,21 @@ func cutArch(text string) (name, arch string, ok bool) {
 	return text[:i], text[i+1:], true
 }
 
-func (d dnf) Installed(ctx context.Context, name string) (string, error) {
+func (d dnf) Installed(ctx context.Context, name string) (string, bool, error) {
 	return rpmInstalled(ctx, d.runner, name)
 }
 
-func rpmInstalled(ctx context.Context, r runner, name string) (string, error) {
+func rpmInstalled(ctx context.Context, r runner, name string) (string, bool, error) {
 	out, err := r.run(ctx, lookTime, "rpm", "-q", "--qf", "%{EPOCHNUM}:%{VERSION}-%{RELEASE}\n", name)
 	if err != nil {
 		if exitCode(err) == 1 {
-			return "", nil
+			return "", false, nil
 		}
-		return "", fmt.Errorf("ask rpm for %s: %w", name, err)
+		return "", false, fmt.Errorf("ask rpm for %s: %w", name, err)
 	}
 	version, _, _ := strings.Cut(strings.TrimSpace(out), "\n")
-	return strings.TrimPrefix(version, "0:"), nil
+	version = strings.TrimPrefix(version, "0:")
+	return version, version != "", nil
 }
 
 func (d dnf) Owner(ctx context.Context, path string) (string, error) {
@@ -126,7 +127,7 @@ func (d dnf) simulate(ctx context.Context, args ...string) (Transaction, error) 
 	}
 	for i, p := range t.Upgrade { // dnf 4 and yum do not say it
 		if p.Old == "" {
-			if t.Upgrade[i].Old, err = d.Installed(ctx, p.Name); err != nil {
+			if t.Upgrade[i].Old, _, err = d.Installed(ctx, p.Name); err != nil {
 				return Transaction{}, err
 			}
 		}
@@ -195,6 +196,9 @@ func replaced(t *Transaction, list *[]Package, fields []string) {
 	}
 	t.Remove = append(t.Remove, Package{Name: name, Old: version})
 }
+
+// Mend does nothing: rpm has no state in between that it could go on from, and the same transaction again completes it.
+func (d dnf) Mend(context.Context) error { return nil }
 
 // Keep can only look whether the repositories still have the old versions.
 func (d dnf) Keep(ctx context.Context, _ string, packages []Package) error {

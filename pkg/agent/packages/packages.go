@@ -99,14 +99,17 @@ type Manager interface {
 	Name() string
 	// Versions lists what the configured repositories have of a package, the one to prefer first; none if they do not know it.
 	Versions(ctx context.Context, name string) ([]string, error)
-	// Installed returns a package's version, empty if it is not installed.
-	Installed(ctx context.Context, name string) (string, error)
+	// Installed returns a package's version, empty if nothing is there of it, and whether it is there in whole: a manager that was killed
+	// leaves some half-way.
+	Installed(ctx context.Context, name string) (version string, whole bool, err error)
 	// Owner returns the package that a file belongs to, empty if none has it.
 	Owner(ctx context.Context, path string) (string, error)
 	// Simulate says what Install of one version would do; an error if the manager would not do it.
 	Simulate(ctx context.Context, name, version string) (Transaction, error)
 	// SimulateRemove says what Remove would do.
 	SimulateRemove(ctx context.Context, names []string) (Transaction, error)
+	// Mend ends what the manager was in the middle of when it was killed.
+	Mend(ctx context.Context) error
 	// Keep makes sure that Restore can bring back the old versions of packages, in dir where the manager can keep files.
 	Keep(ctx context.Context, dir string, packages []Package) error
 	// Install brings packages to their new versions, and nothing else: it refuses to remove any.

@@ -108,7 +108,7 @@ func zypperSaid(err error) error {
 	return err
 }
 
-func (z zypper) Installed(ctx context.Context, name string) (string, error) {
+func (z zypper) Installed(ctx context.Context, name string) (string, bool, error) {
 	return rpmInstalled(ctx, z.runner, name)
 }
 
@@ -149,6 +149,9 @@ func (s stream) transaction() (Transaction, error) {
 	}
 	return t, nil
 }
+
+// Mend does nothing: see dnf's.
+func (z zypper) Mend(context.Context) error { return nil }
 
 func (z zypper) Keep(ctx context.Context, _ string, packages []Package) error {
 	return haveOld(ctx, z, packages)

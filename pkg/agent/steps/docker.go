@@ -344,12 +344,16 @@ func dockerStop(h *Host) engine.Step {
 			if err := h.afterDockerStop(ctx, units); err != nil {
 				return err
 			}
+			h.linkSocket(report)
 			report.Progress("stopped and disabled", 0, 0, "")
 			return nil
 		},
 		revert: func(ctx context.Context, units []host.UnitState, report engine.Report) error {
 			if err := h.wakeContainerd(ctx, report); err != nil {
 				report.Warn(err.Error()) // Docker may run on another one
+			}
+			if err := unlinkSocket(); err != nil {
+				return err
 			}
 			// Sockets were stopped first and come back first: docker.service requires its own. cri-dockerd needs Docker.
 			if err := h.Systemd.Unhold(ctx, namesOf(units)...); err != nil {

@@ -34,16 +34,24 @@ func (a apt) get(ctx context.Context, args ...string) error {
 // Versions fetches the lists where they do not know the package, as dnf and zypper do by themselves: an image's may be empty.
 func (a apt) Versions(ctx context.Context, name string) ([]string, error) {
 	versions, err := a.policy(ctx, name)
-	if err != nil || len(versions) > 0 {
+	if err != nil || len(versions) > 0 || *a.fetched {
 		return versions, err
 	}
 	if a.tell != nil {
 		a.tell("fetch the package lists")
 	}
-	if _, err := a.run(ctx, lookTime, aptGet("update")...); err != nil {
-		return nil, fmt.Errorf("fetch apt's package lists: %w", said(err, "E: "))
+	if err := a.update(ctx); err != nil {
+		return nil, err
 	}
 	return a.policy(ctx, name)
+}
+
+func (a apt) update(ctx context.Context) error {
+	*a.fetched = true
+	if _, err := a.run(ctx, lookTime, aptGet("update")...); err != nil {
+		return fmt.Errorf("fetch apt's package lists: %w", said(err, "E: "))
+	}
+	return nil
 }
 
 func (a apt) policy(ctx context.Context, name string) ([]string, error) {
@@ -256,8 +264,8 @@ func (a apt) Install(ctx context.Context, packages []Package) error {
 		if ctx.Err() != nil {
 			return err
 		}
-		if _, err := a.run(ctx, lookTime, aptGet("update")...); err != nil {
-			return fmt.Errorf("fetch apt's package lists: %w", said(err, "E: "))
+		if err := a.update(ctx); err != nil {
+			return err
 		}
 		if err := a.get(ctx, download...); err != nil {
 			return fmt.Errorf("download packages: %w", err)

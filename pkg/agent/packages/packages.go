@@ -123,7 +123,7 @@ type Manager interface {
 // Find returns the host's package manager, nil if it has none that is known. tell takes what a person who waits should know.
 func Find(run host.Runner, look func(program string) (path string, err error), tell func(text string)) Manager {
 	has := func(program string) bool { _, err := look(program); return err == nil }
-	r := runner{Runner: run, tell: tell, pause: 2 * time.Second}
+	r := runner{Runner: run, tell: tell, pause: 2 * time.Second, fetched: new(bool)}
 	switch {
 	case has("apt-get") && has("dpkg-query"):
 		return apt{r}
@@ -161,6 +161,8 @@ type runner struct {
 	host.Runner
 	tell  func(string)
 	pause time.Duration
+	// fetched notes that the lists are as new as they can be.
+	fetched *bool
 }
 
 // run runs a command in an environment in which nothing asks and nothing restarts services (needrestart(1)), and waits while another

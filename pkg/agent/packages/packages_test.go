@@ -92,7 +92,7 @@ func failed(command, output string, code int) error {
 
 func managers(t *testing.T, answers map[string]answer) (apt, dnf, zypper, *fakeRunner) {
 	f := &fakeRunner{t: t, answers: answers}
-	r := runner{Runner: f, pause: time.Millisecond}
+	r := runner{Runner: f, pause: time.Millisecond, fetched: new(bool)}
 	return apt{r}, dnf{r, "dnf"}, zypper{r}, f
 }
 

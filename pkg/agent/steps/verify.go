@@ -104,6 +104,9 @@ func changedFiles(systemd host.Systemd, records []journal.Record) []string {
 			for _, unit := range units {
 				paths = append(paths, systemd.HoldPath(unit.Name))
 			}
+			if !host.Absent(linkFile) {
+				paths = append(paths, linkFile)
+			}
 			return nil
 		})
 	}

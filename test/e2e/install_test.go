@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/test/lab"
 )
 
@@ -115,7 +117,12 @@ func (c *cluster) testRepository(t *testing.T, node string, r *repository) {
 	c.refused(t, node, []string{"containerd is not installed", "apt's repositories have no containerd", "--containerd-archive"})
 	c.use(t, node, r)
 	files, packages := c.fingerprint(t, node), c.packages(t, node)
-	switched := c.switchNode(t, 0, node, "--soak", "0s")
+	w := &worker{matrix: &matrix{cluster: c}, node: node}
+	switched, struck := w.switchUnder(t, cell{at: moment{journal.KindIntent, "containerd-install"}, strike: cutPowerUnderDpkg})
+	t.Logf("%s%s[exit %d]", switched.stderr, switched.stdout, switched.code)
+	if struck != nil || switched.code != 0 {
+		t.Fatalf("a power cut while dpkg works: exit %d, %v", switched.code, struck)
+	}
 	if !strings.Contains(switched.stderr, "is installed by apt: ") {
 		t.Errorf("the switch does not say what it installs:\n%s", switched.stderr)
 	}
@@ -138,6 +145,21 @@ func (c *cluster) testRepository(t *testing.T, node string, r *repository) {
 	c.rollback(t, node, files)
 	c.same(t, node, files, packages)
 	c.privateContainerd(t, node)
+}
+
+// cutPowerUnderDpkg cuts the power in the middle of a package's installation.
+func cutPowerUnderDpkg(ctx context.Context, c *cluster, node string) error {
+	for {
+		// dpkg unpacks with a child of that name.
+		if _, err := c.Exec(ctx, node, "pgrep", "-x", "dpkg-deb"); err == nil {
+			return cutPower(ctx, c, node)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 func errorText(err error) string {

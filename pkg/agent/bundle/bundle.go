@@ -20,6 +20,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 )
 
@@ -213,6 +215,36 @@ func place(dir string, fill func(bin string) error) error {
 		return fmt.Errorf("make %s: %w", dir, err)
 	}
 	return host.SyncDir(filepath.Dir(dir))
+}
+
+// selinux is the extended attribute with a file's label; without SELinux files have none.
+const selinux = "security.selinux"
+
+// LabelOf returns a program's SELinux label, empty if it has none.
+func LabelOf(program string) string {
+	label := make([]byte, 256)
+	n, err := unix.Lgetxattr(program, selinux, label)
+	if err != nil {
+		return ""
+	}
+	return string(label[:n])
+}
+
+// Label gives the programs in dir an SELinux label.
+func Label(dir, label string) error {
+	if label == "" {
+		return nil
+	}
+	programs, err := filepath.Glob(filepath.Join(dir, "bin", "*"))
+	if err != nil {
+		return fmt.Errorf("label programs: %w", err)
+	}
+	for _, program := range programs {
+		if err := unix.Lsetxattr(program, selinux, []byte(label), 0); err != nil {
+			return fmt.Errorf("label %s: %w", program, err)
+		}
+	}
+	return nil
 }
 
 // Remove takes back what Unpack or Copy made, whole or half-way, and the folder above if nothing else is in it.

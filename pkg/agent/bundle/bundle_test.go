@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 type entry struct {
@@ -201,6 +203,33 @@ func TestCopyAfterKill(t *testing.T) {
 	}
 	if got := list(t, dir); got != "containerd "+Shim {
 		t.Error(got)
+	}
+}
+
+// TestLabel: programs from elsewhere get the label of Docker's own, without which they would run outside its domain.
+func TestLabel(t *testing.T) {
+	dir := t.TempDir()
+	docker, program := filepath.Join(dir, "dockerd"), filepath.Join(dir, "bin", "containerd")
+	if err := os.Mkdir(filepath.Dir(program), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{docker, program} {
+		if err := os.WriteFile(path, nil, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if label := LabelOf(filepath.Join(dir, "none")); label != "" {
+		t.Errorf("what is not there has label %q", label)
+	}
+	const label = "system_u:object_r:container_runtime_exec_t:s0\x00"
+	if err := unix.Lsetxattr(docker, selinux, []byte(label), 0); err != nil {
+		t.Skipf("SKIPPED: labels cannot be set here: %v", err)
+	}
+	if err := Label(dir, LabelOf(docker)); err != nil {
+		t.Fatal(err)
+	}
+	if got := LabelOf(program); got != label {
+		t.Errorf("%q", got)
 	}
 }
 

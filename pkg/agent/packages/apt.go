@@ -291,7 +291,7 @@ func (a apt) Restore(ctx context.Context, dir string, packages []Package) error 
 		}
 		files = append(files, file)
 	}
-	return a.get(ctx, append([]string{"--no-install-recommends", "--no-remove", "--no-download", "--allow-downgrades", "install"}, files...)...)
+	return a.get(ctx, append([]string{"--no-install-recommends", "--no-remove", "--allow-downgrades", "install"}, files...)...)
 }
 
 func (a apt) Remove(ctx context.Context, names []string, purge bool) error {

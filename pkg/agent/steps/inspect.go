@@ -252,7 +252,7 @@ func (i *inspection) lookAtContainerd(ctx context.Context) error {
 		return fmt.Errorf("%s: %w", i.ContainerdConfig, err)
 	}
 	i.ContainerdAddress = i.layout.Address
-	if err := i.keepApart(); err != nil {
+	if err := i.keepApart(unit); err != nil {
 		return err
 	}
 	i.Facts.NewEndpoint = "unix://" + i.ContainerdAddress

@@ -51,6 +51,8 @@ type installation struct {
 	// Args are those of the service that is replaced; NoFile is LimitNOFILE of one that is made.
 	Args   []string `json:"args,omitempty"`
 	NoFile string   `json:"noFile,omitempty"`
+	// Label is the SELinux label of Docker's program, which the programs get: by it they run in Docker's domain.
+	Label string `json:"label,omitempty"`
 }
 
 // String tells a person what will be done.
@@ -85,6 +87,8 @@ func (i *inspection) planInstall(ctx context.Context, was *containerd.BinaryVers
 	what := "containerd is not installed as a service of its own"
 	if was != nil {
 		what = fmt.Sprintf("containerd %s is too old: CRI v1 came with 1.6", was)
+	} else if err := refuseOther(ctx, proc, containerd.DefaultAddress); err != nil {
+		return nil, err
 	}
 	if i.h.Spec.ContainerdArchive != "" {
 		n, err := i.planArchive(ctx, i.h.Spec.ContainerdArchive)
@@ -108,6 +112,19 @@ func (i *inspection) planInstall(ctx context.Context, was *containerd.BinaryVers
 	return n, i.complete(ctx, n, was)
 }
 
+// refuseOther refuses a containerd that listens at the usual address and is not the one of containerd.service.
+func refuseOther(ctx context.Context, proc, address string) error {
+	pid, err := listenerOf(ctx, address)
+	if err != nil {
+		return nil //nolint:nilerr // nobody listens there
+	}
+	who := fmt.Sprintf("process %d", pid)
+	if process, err := host.ReadProcess(proc, pid); err == nil && len(process.Args) > 0 {
+		who += " (" + strings.Join(process.Args, " ") + ")"
+	}
+	return refuse("have systemd run it as "+containerdUnit, "a containerd that is not %s listens at %s: %s", containerdUnit, address, who)
+}
+
 // complete fills in what all ways have in common.
 func (i *inspection) complete(ctx context.Context, n *installation, was *containerd.BinaryVersion) error {
 	if was != nil {
@@ -118,7 +135,13 @@ func (i *inspection) complete(ctx context.Context, n *installation, was *contain
 		return err
 	}
 	n.NoFile = nofile(p["LimitNOFILESoft"], p["LimitNOFILE"])
-	if n.Dir == "" || was == nil {
+	if n.Dir == "" {
+		return nil
+	}
+	if dockerd, err := i.dockerd(ctx); err == nil && dockerd != "" {
+		n.Label = bundle.LabelOf(dockerd)
+	}
+	if was == nil {
 		return nil
 	}
 	p, err = i.h.Systemd.Show(ctx, containerdUnit, "MainPID")
@@ -134,12 +157,19 @@ func (i *inspection) complete(ctx context.Context, n *installation, was *contain
 	return nil
 }
 
-// nofile is a LimitNOFILE as Docker's service has it, from which its pods had theirs; systemd shows infinity so or as a number.
+// nofile is a LimitNOFILE as Docker's service has it, from which its pods had theirs. systemd shows infinity so or as a number; before version
+// 228 it knows one limit for both.
 func nofile(soft, hard string) string {
 	for _, limit := range []*string{&soft, &hard} {
-		if *limit == "" || *limit == "18446744073709551615" {
+		if *limit == "18446744073709551615" {
 			*limit = "infinity"
 		}
+	}
+	switch {
+	case hard == "":
+		return "infinity"
+	case soft == "" || soft == hard:
+		return hard
 	}
 	return soft + ":" + hard
 }
@@ -317,18 +347,28 @@ func (i *inspection) versionIn(ctx context.Context, archive string) (containerd.
 
 // lookNearDocker finds a program in the usual directories or beside dockerd.
 func (i *inspection) lookNearDocker(ctx context.Context, name string) (string, error) {
+	dockerd, err := i.dockerd(ctx)
+	if err != nil {
+		return "", err
+	}
+	if path := filepath.Join(filepath.Dir(dockerd), name); dockerd != "" && !host.Absent(path) {
+		return path, nil
+	}
+	return host.LookPath(name)
+}
+
+// dockerd is the program of Docker's service, empty if it cannot be seen.
+func (i *inspection) dockerd(ctx context.Context) (string, error) {
 	p, err := i.h.Systemd.Show(ctx, dockerUnit, "MainPID")
 	if err != nil {
 		return "", err
 	}
-	if pid, _ := strconv.Atoi(p["MainPID"]); pid > 0 {
-		if process, err := host.ReadProcess(proc, pid); err == nil {
-			if path := filepath.Join(filepath.Dir(process.Exe), name); !host.Absent(path) {
-				return path, nil
-			}
-		}
+	pid, _ := strconv.Atoi(p["MainPID"])
+	process, err := host.ReadProcess(proc, pid)
+	if err != nil {
+		return "", nil //nolint:nilerr // it does not run
 	}
-	return host.LookPath(name)
+	return process.Exe, nil
 }
 
 // planDocker takes the programs of the containerd that a Docker of static binaries brought. They are copied: who removes such a Docker

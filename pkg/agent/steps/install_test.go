@@ -207,7 +207,7 @@ func TestStrayProgram(t *testing.T) {
 }
 
 func TestNofile(t *testing.T) {
-	for _, test := range [][3]string{{"1024", "524288", "1024:524288"}, {"infinity", "infinity", "infinity:infinity"}, {"", "18446744073709551615", "infinity:infinity"}} {
+	for _, test := range [][3]string{{"1024", "524288", "1024:524288"}, {"infinity", "infinity", "infinity"}, {"", "18446744073709551615", "infinity"}, {"", "", "infinity"}, {"", "4096", "4096"}} {
 		if got := nofile(test[0], test[1]); got != test[2] {
 			t.Errorf("%v: %s", test, got)
 		}

@@ -106,6 +106,9 @@ func (h *Host) install(ctx context.Context, n installation, memo installed, repo
 			return err
 		}
 	}
+	if err := bundle.Label(n.Dir, n.Label); err != nil {
+		return err
+	}
 	for _, change := range memo.Changes {
 		if err := h.files().Apply(change); err != nil {
 			return err

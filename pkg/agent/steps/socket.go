@@ -43,9 +43,9 @@ func privateContainerd(proc string) (bool, error) {
 	return false, nil
 }
 
-// keepApart gives the kubelet's containerd an address of its own where the usual one would draw Docker to it.
-func (i *inspection) keepApart() error {
-	if i.ContainerdAddress != containerd.DefaultAddress || !host.Absent(containerd.DefaultAddress) {
+// keepApart gives the kubelet's containerd an address of its own where the usual one would draw Docker to it. One that runs already stays.
+func (i *inspection) keepApart(unit host.UnitState) error {
+	if i.ContainerdAddress != containerd.DefaultAddress || unit.Running() {
 		return nil
 	}
 	private, err := privateContainerd(proc)

@@ -27,6 +27,8 @@ const switchLong = `Moves nodes from Docker Engine to containerd, one after the 
 serves, drains it, lets the host switch by itself, proves the result with a canary pod, and uncordons. What fails is undone.
 A node that was cordoned before stays cordoned. After any interruption, run it again: it goes on from where things are.
 
+A node without a containerd that fits its kubelet gets one from its configured package repositories, or from --containerd-archive.
+
 The drain's flags are those of kubectl drain. As there, --timeout bounds the drain alone; --cutover-timeout bounds the cutover.
 DaemonSet pods always stay on the node.`
 

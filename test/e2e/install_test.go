@@ -134,7 +134,7 @@ func (c *cluster) testRepository(t *testing.T, node string, r *repository) {
 	if err := cutPower(t.Context(), c, node); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, func() string {
+	eventually(t, 3*time.Minute, func() string {
 		out, err := c.Exec(t.Context(), node, "crictl", "-r", "unix:///run/containerd/containerd.sock", "pods", "-q", "--state", "ready")
 		if err == nil && out == "" {
 			return node + ": no pod runs"
@@ -192,6 +192,7 @@ func (c *cluster) testUpgrade(t *testing.T, node string, newOnly, all *repositor
 	// The rehearsal comes after the upgrade, and fails: the pods go on through that and through the way back.
 	c.exec(t, node, `echo '{"cniVersion":"0.4.0","name":"broken","plugins":[{"type":"bridge","ipam":{"type":"host-local","ranges":[[{"subnet":"10.99.0.0/33"}]]}}]}' > /etc/cni/net.d/00-broken.conflist`)
 	c.refused(t, node, []string{"replaces 1.4.13", "10.99.0.0/33"})
+	c.exec(t, node, "docker ps -q | xargs -n 1 docker top") // asks containerd
 	c.exec(t, node, "rm /etc/cni/net.d/00-broken.conflist")
 	switched := c.switchNode(t, 0, node, "--soak", "0s")
 	if !strings.Contains(switched.stderr, "replaces 1.4.13") {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -325,6 +326,23 @@ type failing struct{ t *testing.T }
 func (f failing) Run(_ context.Context, name string, args ...string) (string, error) {
 	f.t.Errorf("%s %v was run", name, args)
 	return "", errors.New("no")
+}
+
+// TestRefuseOther: two containerds would share a root and a socket.
+func TestRefuseOther(t *testing.T) {
+	address := filepath.Join(t.TempDir(), "c.sock")
+	if err := refuseOther(t.Context(), "/proc", address); err != nil {
+		t.Errorf("nobody listens: %v", err)
+	}
+	listener, err := net.Listen("unix", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	var hint interface{ Hint() string }
+	if err := refuseOther(t.Context(), "/proc", address); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d (", os.Getpid())) || !errors.As(err, &hint) {
+		t.Errorf("%v", err)
+	}
 }
 
 func TestPrivateContainerd(t *testing.T) {

@@ -91,7 +91,7 @@ func (i *inspection) planInstall(ctx context.Context, was *containerd.BinaryVers
 		return nil, err
 	}
 	if i.h.Spec.ContainerdArchive != "" {
-		n, err := i.planArchive(ctx, i.h.Spec.ContainerdArchive)
+		n, err := i.planArchive(ctx, i.h.Spec.ContainerdArchive, was)
 		if err != nil {
 			return nil, refuse("check the archive on the node, or go without --containerd-archive", "%s, and the archive cannot be used: %v", what, err)
 		}
@@ -253,8 +253,8 @@ func simulate(ctx context.Context, m packages.Manager, name, version string) (pa
 	return t, nil
 }
 
-// fittingVersions are those that the kubelet can work with. Under a running Docker the major version stays: containerd 2 dropped what Docker
-// up to 19.03 runs containers with, and nobody promises a way back across it.
+// fittingVersions are those that the kubelet can work with. Under a running Docker the major version stays, also with an archive: containerd
+// 2 dropped what Docker up to 19.03 runs containers with, and nobody promises a way back across it.
 func fittingVersions(k kubelet.Version, was *containerd.BinaryVersion, versions []string) []string {
 	var fitting []string
 	for _, version := range versions {
@@ -289,7 +289,7 @@ func strayProgram(ctx context.Context, m packages.Manager, paths []string) (stri
 }
 
 // planArchive looks into an archive on the host and has its containerd say what it is.
-func (i *inspection) planArchive(ctx context.Context, archive string) (*installation, error) {
+func (i *inspection) planArchive(ctx context.Context, archive string, was *containerd.BinaryVersion) (*installation, error) {
 	content, err := bundle.Read(archive)
 	if err != nil {
 		return nil, err
@@ -300,6 +300,9 @@ func (i *inspection) planArchive(ctx context.Context, archive string) (*installa
 	}
 	if err := fits(i.setup.Version, version); err != nil {
 		return nil, err
+	}
+	if was != nil && was.Major != version.Major {
+		return nil, fmt.Errorf("it holds containerd %s, and under Docker the major version has to stay %d", version, was.Major)
 	}
 	n := &installation{From: fromArchive, Archive: archive, SHA256: content.SHA256, Version: version.String()}
 	if content.Sizes["runc"] == 0 {

@@ -1,6 +1,8 @@
 package steps
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,8 +14,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/bundle"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/packages"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
@@ -375,5 +379,62 @@ func TestPrivateContainerd(t *testing.T) {
 		if got, err := privateContainerd(proc); err != nil || got != test.want {
 			t.Errorf("%s: %t %v", test.name, got, err)
 		}
+	}
+}
+
+func TestPlanArchive(t *testing.T) {
+	script := func(version string) string {
+		return "#!/bin/sh\necho containerd example.com/containerd v" + version + " abc\n"
+	}
+	for _, test := range []struct {
+		name, kubelet, was string
+		programs           map[string]string
+		want, wantErr      string
+	}{
+		{"upstream with runc", "v1.30.0", "", map[string]string{"containerd": script("2.4.2"), bundle.Shim: "x", "runc": "x"}, "2.4.2", ""},
+		{"for an old kubelet", "v1.22.17", "", map[string]string{"containerd": script("1.7.30"), bundle.Shim: "x", "runc": "x"}, "1.7.30", ""},
+		{"too new for an old kubelet", "v1.22.17", "", map[string]string{"containerd": script("2.4.2"), bundle.Shim: "x", "runc": "x"}, "", "no CRI version in common"},
+		{"too old", "v1.30.0", "", map[string]string{"containerd": script("1.5.18"), bundle.Shim: "x", "runc": "x"}, "", "too old"},
+		{"replaces", "v1.30.0", "1.4.13", map[string]string{"containerd": script("1.7.30"), bundle.Shim: "x", "runc": "x"}, "1.7.30", ""},
+		{"replaces across major versions", "v1.30.0", "1.4.13", map[string]string{"containerd": script("2.4.2"), bundle.Shim: "x", "runc": "x"}, "", "major version has to stay 1"},
+		{"for another machine", "v1.30.0", "", map[string]string{"containerd": "\x7fELF junk", bundle.Shim: "x", "runc": "x"}, "", "exec format error"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			version, err := kubelet.ParseVersion(test.kubelet)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var data bytes.Buffer
+			w := tar.NewWriter(&data)
+			for name, content := range test.programs {
+				if err := w.WriteHeader(&tar.Header{Name: "bin/" + name, Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(content))}); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := w.Write([]byte(content)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(t.TempDir(), "containerd.tar")
+			if err := os.WriteFile(path, data.Bytes(), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			i := &inspection{h: &Host{Runner: host.Exec{}}, report: quiet{}, setup: kubelet.Setup{Version: version}}
+			n, err := i.planArchive(t.Context(), path, mustVersion(t, test.was))
+			if test.wantErr != "" {
+				if err == nil || !strings.Contains(err.Error(), test.wantErr) {
+					t.Errorf("%v, want %q", err, test.wantErr)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n.Version != test.want || n.Binary != installRoot+"/containerd-"+test.want+"/bin/containerd" {
+				t.Errorf("%+v", n)
+			}
+		})
 	}
 }

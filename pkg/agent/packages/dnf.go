@@ -34,8 +34,8 @@ func parseList(out, name string) []string {
 	for line := range strings.Lines(out) {
 		fields := strings.Fields(line)
 		switch text := strings.ToLower(strings.TrimSpace(line)); {
-		case text == "installed packages" || text == "available packages":
-			available, words = text == "available packages", nil
+		case strings.HasPrefix(text, "installed packages") || strings.HasPrefix(text, "available packages"): // dnf 5 may say more
+			available, words = strings.HasPrefix(text, "available"), nil
 			continue
 		case len(fields) == 0:
 			continue
@@ -44,8 +44,9 @@ func parseList(out, name string) []string {
 		if len(words) < 3 {
 			continue
 		}
-		if base, _, ok := cutArch(words[0]); available && ok && base == name && !slices.Contains(versions, words[1]) {
-			versions = append(versions, words[1])
+		version := strings.TrimPrefix(words[1], "0:")
+		if base, _, ok := cutArch(words[0]); available && ok && base == name && !slices.Contains(versions, version) {
+			versions = append(versions, version)
 		}
 		words = nil
 	}
@@ -173,7 +174,7 @@ func parseDnf(out string) Transaction {
 		if words = append(words, fields...); len(words) < 4 {
 			continue
 		}
-		p := Package{Name: words[0], New: words[2]}
+		p := Package{Name: words[0], New: strings.TrimPrefix(words[2], "0:")}
 		if list == &t.Remove {
 			p.Old, p.New = p.New, ""
 		}
@@ -190,6 +191,7 @@ func replaced(t *Transaction, list *[]Package, fields []string) {
 	if len(fields) > 3 { // dnf 5 has columns there, too
 		name, ok, version = fields[1], true, fields[3]
 	}
+	version = strings.TrimPrefix(version, "0:")
 	if last := len(*list) - 1; ok && last >= 0 && (*list)[last].Name == name && list != &t.Remove {
 		(*list)[last].Old = version
 		return

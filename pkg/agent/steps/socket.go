@@ -51,6 +51,8 @@ func (i *inspection) keepApart(unit host.UnitState) error {
 	private, err := privateContainerd(proc)
 	if err == nil && private {
 		i.ContainerdAddress = apartAddress
+		i.warn("Docker runs a containerd of its own and must not find another: the kubelet's endpoint will be unix://%s, and %s a link to it once Docker is stopped",
+			apartAddress, containerd.DefaultAddress)
 	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -25,6 +26,8 @@ type SwitchOptions struct {
 const switchLong = `Moves nodes from Docker Engine to containerd, one after the other: prepares and rehearses the new runtime while the node
 serves, drains it, lets the host switch by itself, proves the result with a canary pod, and uncordons. What fails is undone.
 A node that was cordoned before stays cordoned. After any interruption, run it again: it goes on from where things are.
+
+A node without a containerd that fits its kubelet gets one from its configured package repositories, or from --containerd-archive.
 
 The drain's flags are those of kubectl drain. As there, --timeout bounds the drain alone; --cutover-timeout bounds the cutover.
 DaemonSet pods always stay on the node.`
@@ -68,6 +71,7 @@ func (o *SwitchOptions) addFlags(flags *pflag.FlagSet) {
 	o.addSharedFlags(flags)
 	flags.DurationVar(&o.rollout.CutoverTimeout, "cutover-timeout", 5*time.Minute, "How long the host may take to switch; later it undoes the cutover by itself")
 	flags.BoolVar(&o.rollout.KeepDocker, "keep-docker", false, "Leave Docker running, for containers that Kubernetes does not manage")
+	flags.StringVar(&o.rollout.ContainerdArchive, "containerd-archive", "", "Where a node needs containerd or a newer one: the path, on the node itself, of upstream's containerd-VERSION-linux-ARCH.tar.gz; it is checked against PATH.sha256 or PATH.sha256sum if there is one")
 	flags.StringVar(&o.rollout.ImageSet, "images", protocol.ImagesUsed, "Which images to bring from Docker: used (by pods, or by workloads that may come), all, or none")
 }
 
@@ -86,6 +90,8 @@ func (o *SwitchOptions) Validate() error {
 		return errors.New("node names, --selector and --all cannot be combined: use one of them")
 	case o.rollout.CutoverTimeout < 30*time.Second:
 		return fmt.Errorf("--cutover-timeout=%s: a kubelet takes up to 30s to report its new runtime; give it more", o.rollout.CutoverTimeout)
+	case o.rollout.ContainerdArchive != "" && !path.IsAbs(o.rollout.ContainerdArchive):
+		return fmt.Errorf("--containerd-archive=%s: give the absolute path of a file on the node", o.rollout.ContainerdArchive)
 	case !slices.Contains(protocol.ImageSets(), o.rollout.ImageSet):
 		return fmt.Errorf("--images=%s: use one of %s", o.rollout.ImageSet, strings.Join(protocol.ImageSets(), ", "))
 	}

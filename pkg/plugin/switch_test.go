@@ -70,6 +70,7 @@ func TestSwitchRefusals(t *testing.T) {
 		{name: "odd dry run", args: []string{"docker-1", "--dry-run=odd"}, code: 1, errs: []string{`"odd"`}},
 		{name: "odd pull policy", args: []string{"docker-1", "-y", "--image-pull-policy=Sometimes"}, code: 1, errs: []string{"Sometimes"}},
 		{name: "short cutover", args: []string{"docker-1", "-y", "--cutover-timeout=5s"}, code: 1, errs: []string{"--cutover-timeout=5s"}},
+		{name: "relative archive", args: []string{"docker-1", "-y", "--containerd-archive=c.tar.gz"}, code: 1, errs: []string{"--containerd-archive=c.tar.gz", "absolute path"}},
 		{name: "odd pod selector", args: []string{"docker-1", "-y", "--pod-selector=a in"}, code: 1, errs: []string{"--pod-selector"}},
 		{name: "unknown flag", args: []string{"docker-1", "--no-such-flag"}, code: 1, errs: []string{"--no-such-flag"}},
 		{name: "unknown node", args: []string{"docker-1", "nowhere", "-y"}, code: 2, errs: []string{`node "nowhere" not found`}},

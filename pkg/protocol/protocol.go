@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -52,6 +53,8 @@ type Spec struct {
 	Images []string `json:"images,omitempty"`
 	// ImageSet tells which of Docker's images are brought: one of ImageSets; empty means ImagesUsed.
 	ImageSet string `json:"imageSet,omitempty"`
+	// ContainerdArchive is the path, on the node, of a release of containerd's, for hosts that cannot install it otherwise.
+	ContainerdArchive string `json:"containerdArchive,omitempty"`
 	// Attempt tells a rollback from an earlier one of the same run that failed: any text, which all pods of one Job share.
 	Attempt string `json:"attempt,omitempty"`
 	// Pod is the Job's pod, filled in by the agent from the downward API: CNI plugins look up the rehearsal's sandbox under it.
@@ -94,6 +97,9 @@ func (s Spec) Validate() error {
 	}
 	if s.ImageSet != "" && !slices.Contains(ImageSets(), s.ImageSet) {
 		errs = append(errs, fmt.Errorf("spec: unknown image set %q", s.ImageSet))
+	}
+	if s.ContainerdArchive != "" && !path.IsAbs(s.ContainerdArchive) {
+		errs = append(errs, fmt.Errorf("spec: the containerd archive %q is no absolute path", s.ContainerdArchive))
 	}
 	if s.CutoverSeconds <= 0 {
 		errs = append(errs, fmt.Errorf("spec: cutoverSeconds %d is not positive", s.CutoverSeconds))
@@ -164,11 +170,13 @@ type Step struct {
 
 // Facts is what the agent found on the host before it changed anything.
 type Facts struct {
-	OS                string `json:"os"`
-	Kernel            string `json:"kernel"`
-	KubeletVersion    string `json:"kubeletVersion"`
-	DockerVersion     string `json:"dockerVersion"`
+	OS             string `json:"os"`
+	Kernel         string `json:"kernel"`
+	KubeletVersion string `json:"kubeletVersion"`
+	DockerVersion  string `json:"dockerVersion"`
+	// ContainerdVersion is that of the containerd found, or of the one that will be installed, and ContainerdInstall then tells how.
 	ContainerdVersion string `json:"containerdVersion"`
+	ContainerdInstall string `json:"containerdInstall,omitempty"`
 	// OldEndpoint is the CRI endpoint the kubelet uses, "dockershim" for the one inside a kubelet up to 1.23.
 	OldEndpoint  string `json:"oldEndpoint"`
 	NewEndpoint  string `json:"newEndpoint"`

@@ -23,6 +23,7 @@ func TestSpecValidate(t *testing.T) {
 		{"run empty", func(s *Spec) { s.Run = "" }, `run ""`},
 		{"run leads out of its directory", func(s *Spec) { s.Run = "../../etc" }, "run"},
 		{"image set", func(s *Spec) { s.ImageSet = "some" }, `image set "some"`},
+		{"archive", func(s *Spec) { s.ContainerdArchive = "c.tar.gz" }, `archive "c.tar.gz" is no absolute path`},
 		{"node", func(s *Spec) { s.Node = "" }, "node is empty"},
 		{"phase", func(s *Spec) { s.Phase = "lunch" }, `unknown phase "lunch"`},
 		{"deadline", func(s *Spec) { s.CutoverSeconds = 0 }, "not positive"},

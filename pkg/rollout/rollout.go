@@ -77,6 +77,8 @@ type Options struct {
 	// CutoverTimeout bounds the cutover on the node itself, which then undoes it.
 	CutoverTimeout time.Duration
 	KeepDocker     bool
+	// ContainerdArchive is the path of an archive on each node; empty if there is none.
+	ContainerdArchive string
 	// ImageSet tells which images are brought: one of protocol.ImageSets.
 	ImageSet string
 	// Soak is how long a node is watched after it is back in service.

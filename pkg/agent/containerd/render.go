@@ -19,6 +19,8 @@ type Settings struct {
 	CNIBinDirs string
 	// CNIConfDir is the directory of CNI configurations.
 	CNIConfDir string
+	// Address is the path of the socket, if it is to be another one than the file's.
+	Address string
 	// Root is containerd's data directory.
 	Root string
 	// Snapshotter unpacks images, e.g. "overlayfs".
@@ -88,6 +90,9 @@ func Render(existing []byte, s Settings) ([]byte, error) {
 	if s.Root != "" {
 		config["root"] = s.Root
 	}
+	if err := setAddress(config, s.Address); err != nil {
+		return nil, err
+	}
 	if s.LogLevel != "" {
 		debug, err := subtable(config, "debug")
 		if err != nil {
@@ -118,6 +123,21 @@ func Render(existing []byte, s Settings) ([]byte, error) {
 		return nil, fmt.Errorf("write containerd config: %w", err)
 	}
 	return append([]byte(header), body...), nil
+}
+
+// setAddress leaves the file alone where it says, or means, the same.
+func setAddress(config table, address string) error {
+	grpc, err := subtable(config, "grpc")
+	if err != nil {
+		return err
+	}
+	if is, _ := grpc["address"].(string); address != "" && address != is && (is != "" || address != DefaultAddress) {
+		grpc["address"] = address
+	}
+	if len(grpc) == 0 {
+		delete(config, "grpc")
+	}
+	return nil
 }
 
 // mergeImported adds an imported file as containerd 2.x does: tables are merged, lists of plugins united.

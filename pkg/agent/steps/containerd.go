@@ -158,6 +158,7 @@ func renderContainerd(found inventory, old []byte) ([]byte, error) {
 		CNIBinDirs:          found.CNIBinDir,
 		CNIConfDir:          found.CNIConfDir,
 		RestrictOOMScoreAdj: found.RestrictOOM,
+		Address:             found.ContainerdAddress,
 	}
 	if err := carrySettings(&settings, found, old); err != nil {
 		return nil, err
@@ -213,6 +214,11 @@ func containerdService(h *Host) engine.Step {
 			if err != nil {
 				return err
 			}
+			if found.Install.new() {
+				if err := h.Systemd.Unhold(ctx, containerdUnit); err != nil {
+					return err
+				}
+			}
 			if !was.Enabled() && was.File != "static" {
 				if err := h.Systemd.Enable(ctx, containerdUnit); err != nil {
 					return err
@@ -231,6 +237,13 @@ func containerdService(h *Host) engine.Step {
 			return nil
 		},
 		revert: func(ctx context.Context, was host.UnitState, _ engine.Report) error {
+			found, err := h.found()
+			if err == nil && found.Install.new() {
+				err = h.Systemd.Hold(ctx, "containerd is being removed.", containerdUnit)
+			}
+			if err != nil {
+				return err
+			}
 			return h.Systemd.Restore(ctx, was)
 		},
 	}

@@ -349,6 +349,7 @@ func dockerStop(h *Host) engine.Step {
 					return err
 				}
 			}
+			h.linkSocket(report)
 			report.Progress("stopped and disabled", 0, 0, "")
 			return nil
 		},
@@ -356,6 +357,9 @@ func dockerStop(h *Host) engine.Step {
 		revert: func(ctx context.Context, units []host.UnitState, report engine.Report) error {
 			if err := h.wakeContainerd(ctx, report); err != nil {
 				report.Warn(err.Error()) // Docker may run on another one
+			}
+			if err := unlinkSocket(); err != nil {
+				return err
 			}
 			// Sockets were stopped first and come back first: docker.service requires its own. cri-dockerd needs Docker.
 			if err := h.Systemd.Unhold(ctx, namesOf(units)...); err != nil {

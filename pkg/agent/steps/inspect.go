@@ -47,6 +47,8 @@ type inventory struct {
 	ContainerdBinary  string `json:"containerdBinary"`
 	ContainerdConfig  string `json:"containerdConfig"`
 	ContainerdAddress string `json:"containerdAddress"`
+	// Install is how a containerd comes to a host that has none that fits; nil where it has.
+	Install *installation `json:"install,omitempty"`
 	// RestrictOOM is set on hosts that cannot lower oom_score_adj.
 	RestrictOOM bool `json:"restrictOOM,omitempty"`
 }
@@ -80,7 +82,12 @@ func inspect(h *Host) engine.Step {
 			return i.inventory, nil
 		},
 		apply: func(_ context.Context, found inventory, report engine.Report) error {
-			report.Progress(fmt.Sprintf("kubelet %s, Docker %s, containerd %s", found.Facts.KubeletVersion, found.Facts.DockerVersion, found.Facts.ContainerdVersion), 0, 0, "")
+			have := "containerd " + found.Facts.ContainerdVersion
+			if found.Install != nil {
+				have += " to be installed"
+				report.Info(found.Install.String())
+			}
+			report.Progress(fmt.Sprintf("kubelet %s, Docker %s, %s", found.Facts.KubeletVersion, found.Facts.DockerVersion, have), 0, 0, "")
 			report.Facts(found.Facts)
 			return nil
 		},
@@ -234,20 +241,7 @@ func (i *inspection) lookAtContainerd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !unit.Exists() {
-		return refuse("install containerd from your distribution, or containerd.io from Docker's packages",
-			"containerd is not installed as a service of its own (%s is %s)", containerdUnit, unit.Load)
-	}
-	i.ContainerdBinary, i.ContainerdConfig, err = containerdProgram(ctx, i.h)
-	if err != nil {
-		return err
-	}
-	version, err := containerd.Version(ctx, i.ContainerdBinary, i.h.Runner.Run)
-	if err != nil {
-		return err
-	}
-	i.Facts.ContainerdVersion = version.String()
-	if err := fits(i.setup.Version, version); err != nil {
+	if err := i.findContainerd(ctx, unit); err != nil {
 		return err
 	}
 	config, err := readFile(i.ContainerdConfig)
@@ -258,12 +252,46 @@ func (i *inspection) lookAtContainerd(ctx context.Context) error {
 		return fmt.Errorf("%s: %w", i.ContainerdConfig, err)
 	}
 	i.ContainerdAddress = i.layout.Address
-	i.Facts.NewEndpoint = "unix://" + i.layout.Address
+	if err := i.keepApart(unit); err != nil {
+		return err
+	}
+	i.Facts.NewEndpoint = "unix://" + i.ContainerdAddress
 	if kubelet.SameEndpoint(i.Facts.OldEndpoint, i.Facts.NewEndpoint) {
 		return refuse("", "the kubelet is on containerd already (%s)", i.Facts.OldEndpoint)
 	}
 	i.RestrictOOM, err = host.LacksSysResource(proc)
 	return err
+}
+
+// findContainerd finds the one that the host has, or a way to one that fits the kubelet.
+func (i *inspection) findContainerd(ctx context.Context, unit host.UnitState) error {
+	if unit.Load == "masked" {
+		return refuse("systemctl unmask "+containerdUnit, "%s is masked", containerdUnit)
+	}
+	var was *containerd.BinaryVersion
+	i.ContainerdConfig = containerd.DefaultConfigPath
+	if unit.Exists() {
+		var err error
+		if i.ContainerdBinary, i.ContainerdConfig, err = containerdProgram(ctx, i.h); err != nil {
+			return err
+		}
+		version, err := containerd.Version(ctx, i.ContainerdBinary, i.h.Runner.Run)
+		if err != nil {
+			return err
+		}
+		i.Facts.ContainerdVersion = version.String()
+		if version.AtLeast(1, 6) {
+			return fits(i.setup.Version, version)
+		}
+		was = &version
+	}
+	install, err := i.planInstall(ctx, was)
+	if err != nil {
+		return err
+	}
+	i.Install, i.ContainerdBinary = install, install.Binary
+	i.Facts.ContainerdVersion, i.Facts.ContainerdInstall = install.Version, install.String()
+	return nil
 }
 
 // fits checks that kubelet and containerd share a CRI version: kubelets up to 1.22 speak only v1alpha2, which containerd 2.0 dropped;

@@ -15,6 +15,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/packages"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -27,6 +28,8 @@ type Host struct {
 	Systemd host.Systemd
 	// Records returns the run's journal: a step's memo tells later ones what was found.
 	Records func() []journal.Record
+	// Packages is the host's package manager; found if nil.
+	Packages packages.Manager
 }
 
 // Limits of the phases. The cutover's is in the Spec; a rollback has none but those of its steps.
@@ -52,6 +55,7 @@ func List(h *Host) map[protocol.Phase][]engine.Step {
 	return map[protocol.Phase][]engine.Step{
 		protocol.PhasePrepare: {
 			inspect(h),
+			containerdInstall(h),
 			containerdConfig(h),
 			containerdService(h),
 			importImages(h),

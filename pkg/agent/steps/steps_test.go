@@ -17,7 +17,7 @@ import (
 // TestList pins what journals hold: an ID that changes can no longer be undone by a newer agent.
 func TestList(t *testing.T) {
 	want := map[protocol.Phase]string{
-		protocol.PhasePrepare: "inspect containerd-config containerd-service images rehearsal",
+		protocol.PhasePrepare: "inspect containerd-install containerd-config containerd-service images rehearsal",
 		protocol.PhaseCutover: "kubelet-stop docker-pods docker-stop node-sysctls kubelet-config smoke-test kubelet-start node-ready",
 		protocol.PhaseVerify:  "verify",
 	}

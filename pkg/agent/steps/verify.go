@@ -91,10 +91,21 @@ func changedFiles(systemd host.Systemd, records []journal.Record) []string {
 			})
 		}
 	}
+	if raw, ok := engine.Memo(records, containerdInstallID); ok {
+		_ = with(containerdInstallID, raw, func(memo installed) error {
+			if len(memo.Changes) > 0 {
+				paths = append(paths, pathsOf(memo.Changes))
+			}
+			return nil
+		})
+	}
 	if raw, ok := engine.Memo(records, dockerStopID); ok {
 		_ = with(dockerStopID, raw, func(units []host.UnitState) error {
 			for _, unit := range units {
 				paths = append(paths, systemd.HoldPath(unit.Name))
+			}
+			if !host.Absent(linkFile) {
+				paths = append(paths, linkFile)
 			}
 			return nil
 		})

@@ -1,0 +1,417 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/bundle"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/packages"
+)
+
+// Where an installation takes containerd from.
+const (
+	fromPackages = "packages"
+	fromArchive  = "archive"
+	// fromDocker copies the programs that a Docker of static binaries runs its own containerd from.
+	fromDocker = "docker"
+)
+
+// installation is how a host comes to a containerd that fits its kubelet.
+type installation struct {
+	From    string `json:"from"`
+	Version string `json:"version"`
+	// Was is the version of the service that is replaced, empty where there is none.
+	Was    string `json:"was,omitempty"`
+	Binary string `json:"binary"`
+
+	// Package is what the manager is asked for, Transaction all that it would do.
+	Manager     string               `json:"manager,omitempty"`
+	Package     string               `json:"package,omitempty"`
+	Transaction packages.Transaction `json:"transaction,omitzero"`
+
+	// Dir is where programs from elsewhere go; Archive with its SHA256, or Programs, are where they come from.
+	Dir      string   `json:"dir,omitempty"`
+	Archive  string   `json:"archive,omitempty"`
+	SHA256   string   `json:"sha256,omitempty"`
+	Programs []string `json:"programs,omitempty"`
+	// Path are the folders in which the service looks for runc, after Dir.
+	Path []string `json:"path,omitempty"`
+	// Args are those of the service that is replaced; NoFile is LimitNOFILE of one that is made.
+	Args   []string `json:"args,omitempty"`
+	NoFile string   `json:"noFile,omitempty"`
+	// Label is the SELinux label of Docker's program, which the programs get: by it they run in Docker's domain.
+	Label string `json:"label,omitempty"`
+}
+
+// String tells a person what will be done.
+func (n installation) String() string {
+	var how string
+	switch n.From {
+	case fromPackages:
+		how = fmt.Sprintf("by %s: %s", n.Manager, n.Transaction)
+	case fromArchive:
+		how = fmt.Sprintf("into %s, from %s", n.Dir, n.Archive)
+	case fromDocker:
+		how = fmt.Sprintf("into %s, as a copy of %s, which Docker runs", n.Dir, n.Programs[0])
+	}
+	if n.Was != "" {
+		return fmt.Sprintf("containerd %s replaces %s under Docker, %s", n.Version, n.Was, how)
+	}
+	return fmt.Sprintf("containerd %s is installed %s", n.Version, how)
+}
+
+// new reports whether the host had no containerd.service before.
+func (n *installation) new() bool { return n != nil && n.Was == "" }
+
+// installRoot holds the folders of containerds that no package manager knows.
+const installRoot = "/opt/kubectl-runtime"
+
+// waysToContainerd is the hint of every refusal for want of a containerd.
+const waysToContainerd = "install containerd 1.6 or later on the node (containerd from the distribution, containerd.io from Docker's packages); " +
+	"or set up a repository that has it; or copy upstream's containerd-VERSION-linux-ARCH.tar.gz to the node and name it with --containerd-archive=PATH"
+
+// planInstall decides how the host comes to a containerd; was is the one that is too old, nil if there is none.
+func (i *inspection) planInstall(ctx context.Context, was *containerd.BinaryVersion) (*installation, error) {
+	what := "containerd is not installed as a service of its own"
+	if was != nil {
+		what = fmt.Sprintf("containerd %s is too old: CRI v1 came with 1.6", was)
+	} else if err := refuseOther(ctx, proc, containerd.DefaultAddress); err != nil {
+		return nil, err
+	}
+	if i.h.Spec.ContainerdArchive != "" {
+		n, err := i.planArchive(ctx, i.h.Spec.ContainerdArchive, was)
+		if err != nil {
+			return nil, refuse("check the archive on the node, or go without --containerd-archive", "%s, and the archive cannot be used: %v", what, err)
+		}
+		return n, i.complete(ctx, n, was)
+	}
+	n, reasons, err := i.planPackages(ctx, was)
+	if err != nil {
+		return nil, err
+	}
+	if n == nil && was == nil {
+		var reason string
+		n, reason = i.planDocker(ctx)
+		reasons = append(reasons, reason)
+	}
+	if n == nil {
+		return nil, refuse(waysToContainerd, "%s, and nothing was found that could be installed safely: %s", what, strings.Join(reasons, "; "))
+	}
+	return n, i.complete(ctx, n, was)
+}
+
+// refuseOther refuses a containerd that listens at the usual address and is not the one of containerd.service.
+func refuseOther(ctx context.Context, proc, address string) error {
+	pid, err := listenerOf(ctx, address)
+	if err != nil {
+		return nil //nolint:nilerr // nobody listens there
+	}
+	who := fmt.Sprintf("process %d", pid)
+	if process, err := host.ReadProcess(proc, pid); err == nil && len(process.Args) > 0 {
+		who += " (" + strings.Join(process.Args, " ") + ")"
+	}
+	return refuse("have systemd run it as "+containerdUnit, "a containerd that is not %s listens at %s: %s", containerdUnit, address, who)
+}
+
+// complete fills in what all ways have in common.
+func (i *inspection) complete(ctx context.Context, n *installation, was *containerd.BinaryVersion) error {
+	if was != nil {
+		n.Was = was.String()
+	}
+	p, err := i.h.Systemd.Show(ctx, dockerUnit, "LimitNOFILE", "LimitNOFILESoft")
+	if err != nil {
+		return err
+	}
+	n.NoFile = nofile(p["LimitNOFILESoft"], p["LimitNOFILE"])
+	if n.Dir == "" {
+		return nil
+	}
+	if dockerd, err := i.dockerd(ctx); err == nil && dockerd != "" {
+		n.Label = bundle.LabelOf(dockerd)
+	}
+	if was == nil {
+		return nil
+	}
+	p, err = i.h.Systemd.Show(ctx, containerdUnit, "MainPID")
+	if err != nil {
+		return err
+	}
+	pid, _ := strconv.Atoi(p["MainPID"])
+	process, err := host.ReadProcess(proc, pid)
+	if err != nil {
+		return refuse("start "+containerdUnit, "how containerd is started cannot be seen while it does not run: %v", err)
+	}
+	n.Args = process.Args[1:]
+	return nil
+}
+
+// nofile is a LimitNOFILE as Docker's service has it, from which its pods had theirs. systemd shows infinity so or as a number; before version
+// 228 it knows one limit for both.
+func nofile(soft, hard string) string {
+	for _, limit := range []*string{&soft, &hard} {
+		if *limit == "18446744073709551615" {
+			*limit = "infinity"
+		}
+	}
+	switch {
+	case hard == "":
+		return "infinity"
+	case soft == "" || soft == hard:
+		return hard
+	}
+	return soft + ":" + hard
+}
+
+// packageNames are what containerd is called: Docker's repositories, where an administrator has set them up, have more versions.
+var packageNames = []string{"containerd.io", "containerd"}
+
+// maxSimulated bounds the versions of a package that are tried.
+const maxSimulated = 3
+
+// planPackages finds the first package that fits the kubelet and can be installed without harm to what runs.
+func (i *inspection) planPackages(ctx context.Context, was *containerd.BinaryVersion) (*installation, []string, error) {
+	m := i.h.packageManager(i.report)
+	if m == nil {
+		return nil, []string{"the host has no package manager that is known"}, nil
+	}
+	names := packageNames
+	if was != nil {
+		owner, err := m.Owner(ctx, i.ContainerdBinary)
+		if err != nil {
+			return nil, nil, err
+		}
+		if owner == "" {
+			return nil, []string{i.ContainerdBinary + " belongs to no package"}, nil
+		}
+		names = []string{owner}
+	} else if stray, err := strayProgram(ctx, m, programPaths()); err != nil || stray != "" {
+		return nil, []string{stray + " is there and belongs to no package: one would overwrite it under Docker"}, err
+	}
+	var reasons []string
+	for _, name := range names {
+		versions, err := m.Versions(ctx, name)
+		if err != nil {
+			reasons = append(reasons, err.Error())
+			continue
+		}
+		fitting := fittingVersions(i.setup.Version, was, versions)
+		if len(fitting) == 0 {
+			reasons = append(reasons, fmt.Sprintf("%s's repositories have no %s that would do", m.Name(), name))
+		}
+		for _, version := range fitting[:min(len(fitting), maxSimulated)] {
+			t, err := simulate(ctx, m, name, version)
+			if err == nil {
+				return &installation{
+					From: fromPackages, Manager: m.Name(), Package: name, Transaction: t,
+					Version: packages.Upstream(version), Binary: packagedBinary(i.ContainerdBinary),
+				}, nil, nil
+			}
+			reasons = append(reasons, fmt.Sprintf("%s install %s %s: %v", m.Name(), name, version, err))
+		}
+	}
+	return nil, reasons, nil
+}
+
+// packagedBinary is where every distribution has it.
+func packagedBinary(found string) string {
+	if found != "" {
+		return found
+	}
+	return "/usr/bin/containerd"
+}
+
+// simulate returns what the manager would do, if that leaves alone what runs and can be undone.
+func simulate(ctx context.Context, m packages.Manager, name, version string) (packages.Transaction, error) {
+	t, err := m.Simulate(ctx, name, version)
+	if err != nil {
+		return t, err
+	}
+	if err := t.Judge(name); err != nil {
+		return t, err
+	}
+	for _, p := range t.Upgrade {
+		versions, err := m.Versions(ctx, p.Name)
+		if err != nil {
+			return t, err
+		}
+		if !slices.Contains(versions, p.Old) {
+			return t, fmt.Errorf("there would be no way back: the repositories do not have %s %s any more", p.Name, p.Old)
+		}
+	}
+	return t, nil
+}
+
+// fittingVersions are those that the kubelet can work with. Under a running Docker the major version stays, also with an archive: containerd
+// 2 dropped what Docker up to 19.03 runs containers with, and nobody promises a way back across it.
+func fittingVersions(k kubelet.Version, was *containerd.BinaryVersion, versions []string) []string {
+	var fitting []string
+	for _, version := range versions {
+		v, err := containerd.ParseVersion("containerd - " + packages.Upstream(version))
+		if err == nil && fits(k, v) == nil && (was == nil || v.Major == was.Major) {
+			fitting = append(fitting, version)
+		}
+	}
+	return fitting
+}
+
+// programPaths are where packages put their programs.
+func programPaths() []string {
+	paths := []string{"/usr/sbin/runc"}
+	for _, name := range bundle.Names {
+		paths = append(paths, "/usr/bin/"+name)
+	}
+	return paths
+}
+
+// strayProgram returns a program at one of the paths that no package has. A package's would take its place, and be removed with the package.
+func strayProgram(ctx context.Context, m packages.Manager, paths []string) (string, error) {
+	for _, path := range paths {
+		if host.Absent(path) {
+			continue
+		}
+		if owner, err := m.Owner(ctx, path); err != nil || owner == "" {
+			return path, err
+		}
+	}
+	return "", nil
+}
+
+// planArchive looks into an archive on the host and has its containerd say what it is.
+func (i *inspection) planArchive(ctx context.Context, archive string, was *containerd.BinaryVersion) (*installation, error) {
+	content, err := bundle.Read(archive)
+	if err != nil {
+		return nil, err
+	}
+	version, err := i.versionIn(ctx, archive)
+	if err != nil {
+		return nil, err
+	}
+	if err := fits(i.setup.Version, version); err != nil {
+		return nil, err
+	}
+	if was != nil && was.Major != version.Major {
+		return nil, fmt.Errorf("it holds containerd %s, and under Docker the major version has to stay %d", version, was.Major)
+	}
+	n := &installation{From: fromArchive, Archive: archive, SHA256: content.SHA256, Version: version.String()}
+	if content.Sizes["runc"] == 0 {
+		runc, err := i.lookNearDocker(ctx, "runc")
+		if err != nil {
+			return nil, fmt.Errorf("it does not hold runc, and the host has none: %w", err)
+		}
+		n.Path = []string{filepath.Dir(runc)}
+	}
+	return n, n.into(installRoot, content.Size())
+}
+
+// into sets where the programs go, if there is room.
+func (n *installation) into(root string, need int64) error {
+	n.Dir = filepath.Join(root, "containerd-"+n.Version)
+	n.Binary = filepath.Join(n.Dir, "bin/containerd")
+	var fs unix.Statfs_t
+	if err := unix.Statfs(existing(n.Dir), &fs); err != nil {
+		return fmt.Errorf("look for space in %s: %w", n.Dir, err)
+	}
+	const reserve = 64 << 20
+	if free := int64(fs.Bavail) * fs.Bsize; free < need+reserve { //nolint:gosec // no file system is that large
+		return fmt.Errorf("it needs %d MiB in %s, and %d MiB are free", (need+reserve)>>20, root, free>>20)
+	}
+	return nil
+}
+
+// versionIn runs an archive's containerd from a file beside the agent, from where programs are known to run.
+func (i *inspection) versionIn(ctx context.Context, archive string) (containerd.BinaryVersion, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return containerd.BinaryVersion{}, err
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(self), ".containerd-")
+	if err != nil {
+		return containerd.BinaryVersion{}, fmt.Errorf("look at the archive: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	binary := filepath.Join(dir, "containerd")
+	if err := bundle.UnpackOne(archive, "containerd", binary); err != nil {
+		return containerd.BinaryVersion{}, err
+	}
+	return containerd.Version(ctx, binary, i.h.Runner.Run)
+}
+
+// lookNearDocker finds a program in the usual directories or beside dockerd.
+func (i *inspection) lookNearDocker(ctx context.Context, name string) (string, error) {
+	dockerd, err := i.dockerd(ctx)
+	if err != nil {
+		return "", err
+	}
+	if path := filepath.Join(filepath.Dir(dockerd), name); dockerd != "" && !host.Absent(path) {
+		return path, nil
+	}
+	return host.LookPath(name)
+}
+
+// dockerd is the program of Docker's service, empty if it cannot be seen.
+func (i *inspection) dockerd(ctx context.Context) (string, error) {
+	p, err := i.h.Systemd.Show(ctx, dockerUnit, "MainPID")
+	if err != nil {
+		return "", err
+	}
+	pid, _ := strconv.Atoi(p["MainPID"])
+	process, err := host.ReadProcess(proc, pid)
+	if err != nil {
+		return "", nil //nolint:nilerr // it does not run
+	}
+	return process.Exe, nil
+}
+
+// planDocker takes the programs of the containerd that a Docker of static binaries brought. They are copied: who removes such a Docker
+// later removes its files. The reason tells why it cannot be done.
+func (i *inspection) planDocker(ctx context.Context) (n *installation, reason string) {
+	n = &installation{From: fromDocker}
+	var need int64
+	for _, name := range bundle.Names {
+		path, err := i.lookNearDocker(ctx, name)
+		if err != nil {
+			if name == "containerd" || name == bundle.Shim || name == "runc" {
+				return nil, "Docker has no containerd of its own that could be copied: " + err.Error()
+			}
+			continue
+		}
+		if info, err := os.Stat(path); err == nil {
+			need += info.Size()
+		}
+		n.Programs = append(n.Programs, path)
+	}
+	version, err := containerd.Version(ctx, n.Programs[0], i.h.Runner.Run)
+	if err == nil {
+		err = fits(i.setup.Version, version)
+	}
+	if err == nil {
+		n.Version = version.String()
+		err = n.into(installRoot, need)
+	}
+	if err != nil {
+		return nil, fmt.Sprintf("Docker's own containerd, %s, cannot be copied: %v", n.Programs[0], err)
+	}
+	return n, ""
+}
+
+func (h *Host) packageManager(report engine.Report) packages.Manager {
+	if h.Packages != nil {
+		return h.Packages
+	}
+	return packages.Find(h.Runner, host.LookPath, report.Info)
+}
+
+// errNoManager is for a host on which a package manager was found when it was inspected.
+var errNoManager = errors.New("the host's package manager is not there any more")

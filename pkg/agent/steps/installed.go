@@ -1,0 +1,320 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/bundle"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/packages"
+)
+
+const (
+	containerdUnitPath = "/etc/systemd/system/" + containerdUnit
+	replacementDropIn  = containerdUnitPath + ".d/40-kubectl-runtime.conf"
+)
+
+// installed is what containerd-install has to know to undo itself, beside what inspect found.
+type installed struct {
+	// Changes are the unit of a containerd that no package manager knows.
+	Changes []host.Change `json:"changes,omitempty"`
+	// Purge tells that configuration files which come with packages go with them: there were none.
+	Purge bool `json:"purge,omitempty"`
+}
+
+// containerdInstall brings a containerd where there is none, or a newer one where it is too old. A new one is held until it is configured:
+// a package would start it at once, and Docker, started again in between, would run its containers on it (steps/socket.go).
+func containerdInstall(h *Host) engine.Step {
+	return step[installed]{
+		id: containerdInstallID, title: "Install containerd",
+		record: func(context.Context, engine.Report) (installed, error) {
+			found, err := h.found()
+			if err != nil || found.Install == nil {
+				return installed{}, err
+			}
+			return h.recordInstall(*found.Install)
+		},
+		apply: func(ctx context.Context, memo installed, report engine.Report) error {
+			found, err := h.found()
+			if err != nil {
+				return err
+			}
+			n := found.Install
+			if n == nil {
+				report.Progress("containerd "+found.Facts.ContainerdVersion+" is there", 0, 0, "")
+				return nil
+			}
+			if n.new() {
+				if err := h.Systemd.Hold(ctx, "containerd is being set up.", containerdUnit); err != nil {
+					return err
+				}
+			}
+			report.Progress(n.String(), 0, 0, "")
+			if err := h.install(ctx, *n, memo, report); err != nil {
+				return err
+			}
+			if err := h.Systemd.DaemonReload(ctx); err != nil {
+				return err
+			}
+			return h.checkInstalled(ctx, found)
+		},
+		revert: func(ctx context.Context, memo installed, report engine.Report) error {
+			found, err := h.found()
+			if err != nil || found.Install == nil {
+				return err
+			}
+			return h.uninstall(ctx, *found.Install, memo, report)
+		},
+	}
+}
+
+const containerdInstallID = "containerd-install"
+
+func (h *Host) recordInstall(n installation) (installed, error) {
+	if n.From == fromPackages {
+		return installed{Purge: host.Absent(containerd.DefaultConfigPath)}, nil
+	}
+	path := append([]string{filepath.Join(n.Dir, "bin")}, n.Path...)
+	file, content := containerdUnitPath, containerd.Unit(n.Binary, path, n.NoFile)
+	if !n.new() {
+		file, content = replacementDropIn, containerd.Replacement(n.Binary, path, n.Args)
+	}
+	old, err := readFile(file)
+	if err != nil {
+		return installed{}, err
+	}
+	change, err := h.files().Plan(file, old, content)
+	return installed{Changes: []host.Change{change}}, err
+}
+
+func (h *Host) install(ctx context.Context, n installation, memo installed, report engine.Report) error {
+	switch n.From {
+	case fromPackages:
+		return h.installPackages(ctx, n, report)
+	case fromArchive:
+		if err := bundle.Unpack(n.Archive, n.SHA256, n.Dir); err != nil {
+			return err
+		}
+	case fromDocker:
+		if err := bundle.Copy(n.Programs, n.Dir); err != nil {
+			return err
+		}
+	}
+	if err := bundle.Label(n.Dir, n.Label); err != nil {
+		return err
+	}
+	for _, change := range memo.Changes {
+		if err := h.files().Apply(change); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Host) keptPackages() string { return filepath.Join(h.RunDir, "packages") }
+
+// installPackages looks again at what the manager would do: the host was inspected a moment ago, and an attempt of this step may have died
+// half-way, so that less is left to be done.
+func (h *Host) installPackages(ctx context.Context, n installation, report engine.Report) error {
+	m := h.packageManager(report)
+	if m == nil {
+		return errNoManager
+	}
+	if err := m.Mend(ctx); err != nil {
+		return err
+	}
+	want := slices.Concat(n.Transaction.Install, n.Transaction.Upgrade)
+	done, err := allInstalled(ctx, m, want)
+	if err != nil || done {
+		return err
+	}
+	if err := stillSafe(ctx, m, n, want); err != nil {
+		return fmt.Errorf("install %s by %s: %w", n.Package, m.Name(), err)
+	}
+	if err := m.Keep(ctx, h.keptPackages(), n.Transaction.Upgrade); err != nil {
+		return err
+	}
+	if err := m.Install(ctx, want); err != nil {
+		return withHint(fmt.Errorf("install %s by %s: %w", n.Transaction, m.Name(), err),
+			"see to it that the node reaches its package repositories, or copy upstream's archive to it and use --containerd-archive=PATH")
+	}
+	return nil
+}
+
+// stillSafe refuses what was not planned.
+func stillSafe(ctx context.Context, m packages.Manager, n installation, want []packages.Package) error {
+	version := ""
+	for _, p := range want {
+		if p.Name == n.Package {
+			version = p.New
+		}
+	}
+	t, err := m.Simulate(ctx, n.Package, version)
+	if err == nil {
+		err = t.Judge(n.Package)
+	}
+	if err != nil {
+		return err
+	}
+	for _, p := range slices.Concat(t.Install, t.Upgrade) {
+		if !slices.ContainsFunc(want, func(w packages.Package) bool { return w.Name == p.Name && w.New == p.New }) {
+			return fmt.Errorf("it would now install %s %s, too", p.Name, p.New)
+		}
+	}
+	return nil
+}
+
+func allInstalled(ctx context.Context, m packages.Manager, want []packages.Package) (bool, error) {
+	for _, p := range want {
+		version, whole, err := m.Installed(ctx, p.Name)
+		if err != nil || !whole || version != p.New {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+type hintError struct {
+	error
+	hint string
+}
+
+func (e *hintError) Unwrap() error { return e.error }
+func (e *hintError) Hint() string  { return e.hint }
+
+func withHint(err error, hint string) error { return &hintError{err, hint} }
+
+// checkInstalled makes sure that what is there now is what the later steps count on.
+func (h *Host) checkInstalled(ctx context.Context, found inventory) error {
+	unit, err := h.Systemd.State(ctx, containerdUnit)
+	if err != nil {
+		return err
+	}
+	if !unit.Exists() {
+		return fmt.Errorf("install containerd: there is no %s afterwards (it is %s)", containerdUnit, unit.Load)
+	}
+	version, err := containerd.Version(ctx, found.ContainerdBinary, h.Runner.Run)
+	if err != nil {
+		return err
+	}
+	kubelet, err := found.kubelet()
+	if err != nil {
+		return err
+	}
+	planned, err := containerd.ParseVersion("containerd - " + found.Facts.ContainerdVersion)
+	if err != nil {
+		return err
+	}
+	if version.Major != planned.Major {
+		return fmt.Errorf("install containerd: %s is version %s and not %s", found.ContainerdBinary, version, planned)
+	}
+	return fits(kubelet.Version, version)
+}
+
+// uninstall takes back what install did, whole or half-way.
+func (h *Host) uninstall(ctx context.Context, n installation, memo installed, report engine.Report) error {
+	if n.new() {
+		if err := h.retireContainerd(ctx); err != nil {
+			return err
+		}
+	}
+	if n.From == fromPackages {
+		if err := h.uninstallPackages(ctx, n, memo, report); err != nil {
+			return err
+		}
+	} else {
+		if err := h.undoFiles(memo.Changes, report); err != nil {
+			return err
+		}
+		if err := h.Systemd.DaemonReload(ctx); err != nil {
+			return err
+		}
+	}
+	if n.new() {
+		if err := h.Systemd.Unhold(ctx, containerdUnit); err != nil {
+			return err
+		}
+	} else if err := h.Systemd.Restart(ctx, containerdUnit); err != nil { // Docker's containers outlive it
+		return err
+	}
+	if n.Dir == "" {
+		return nil
+	}
+	return bundle.Remove(n.Dir)
+}
+
+// retireContainerd takes a service down that is about to vanish.
+func (h *Host) retireContainerd(ctx context.Context) error {
+	unit, err := h.Systemd.State(ctx, containerdUnit)
+	if err != nil || !unit.Exists() {
+		return err
+	}
+	err = h.Systemd.Stop(ctx, containerdUnit)
+	if unit.Enabled() {
+		err = errors.Join(err, h.Systemd.Disable(ctx, containerdUnit))
+	}
+	return err
+}
+
+// uninstallPackages brings back the versions from before and removes what is new, unless something else has come to need it.
+func (h *Host) uninstallPackages(ctx context.Context, n installation, memo installed, report engine.Report) error {
+	m := h.packageManager(report)
+	if m == nil {
+		return errNoManager
+	}
+	if err := m.Mend(ctx); err != nil {
+		report.Warn(err.Error()) // to remove such a package, or to replace it, is the cure
+	}
+	var changed []packages.Package
+	for _, p := range n.Transaction.Upgrade {
+		version, whole, err := m.Installed(ctx, p.Name)
+		if err != nil {
+			return err
+		}
+		if version != p.Old || !whole {
+			changed = append(changed, p)
+		}
+	}
+	if len(changed) > 0 {
+		report.Progress("back to "+changed[0].Name+" "+changed[0].Old, 0, 0, "")
+		if err := m.Restore(ctx, h.keptPackages(), changed); err != nil {
+			return fmt.Errorf("bring back packages by %s: %w", m.Name(), err)
+		}
+	}
+	var names []string
+	broken := false
+	for _, p := range n.Transaction.Install {
+		version, whole, err := m.Installed(ctx, p.Name)
+		if err != nil {
+			return err
+		}
+		if version != "" {
+			names = append(names, p.Name)
+			broken = broken || !whole
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	t, err := m.SimulateRemove(ctx, names)
+	if err != nil && !broken { // what is half installed may have to go without a simulation
+		return fmt.Errorf("remove packages by %s: %w", m.Name(), err)
+	}
+	for _, p := range t.Remove {
+		if !slices.Contains(names, p.Name) {
+			report.Warn(fmt.Sprintf("%s stay: %s was installed since, and needs them", strings.Join(names, ", "), p.Name))
+			return nil
+		}
+	}
+	report.Progress("remove "+strings.Join(names, ", "), 0, 0, "")
+	if err := m.Remove(ctx, names, memo.Purge); err != nil {
+		return fmt.Errorf("remove packages by %s: %w", m.Name(), err)
+	}
+	return nil
+}

@@ -1,0 +1,83 @@
+package steps
+
+import (
+	"path/filepath"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+)
+
+// A Docker that was not told of a containerd (--containerd) runs one of its own as its child, unless there is a file at containerd's usual
+// address when it starts: then it takes that one, whoever runs it (moby 20.10 to 28, cmd/dockerd/daemon.go, systemContainerdRunning). It would lose sight
+// of every container that it left running, the kubelet would start them a second time, and with that containerd they would all go down.
+// So beside such a Docker the containerd of the kubelet's has another address. When Docker is stopped and held, a link takes the usual
+// one, for what else looks there; it goes before Docker may start.
+const (
+	apartAddress = "/run/containerd/containerd-cri.sock"
+	// linkFile has systemd-tmpfiles make the link at each boot, since /run is empty then.
+	linkFile = "/etc/tmpfiles.d/kubectl-runtime-containerd.conf"
+)
+
+// privateContainerd reports whether a Docker runs a containerd of its own.
+func privateContainerd(proc string) (bool, error) {
+	daemons, err := host.FindProcesses(proc, "dockerd")
+	if err != nil {
+		return false, err
+	}
+	parents := map[int]bool{}
+	for _, daemon := range daemons {
+		parents[daemon.PID] = true
+	}
+	for _, name := range []string{"containerd", "docker-containerd"} { // the latter up to Docker 18.06
+		children, err := host.FindProcesses(proc, name)
+		if err != nil {
+			return false, err
+		}
+		for _, child := range children {
+			if parents[parentPID(proc, child.PID)] {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// keepApart gives the kubelet's containerd an address of its own where the usual one would draw Docker to it. One that runs already stays.
+func (i *inspection) keepApart(unit host.UnitState) error {
+	if i.ContainerdAddress != containerd.DefaultAddress || unit.Running() {
+		return nil
+	}
+	private, err := privateContainerd(proc)
+	if err == nil && private {
+		i.ContainerdAddress = apartAddress
+		i.warn("Docker runs a containerd of its own and must not find another: the kubelet's endpoint will be unix://%s, and %s a link to it once Docker is stopped",
+			apartAddress, containerd.DefaultAddress)
+	}
+	return err
+}
+
+// linkSocket gives containerd its usual address, too. Nothing of the agent's depends on it.
+func (h *Host) linkSocket(report engine.Report) {
+	found, err := h.found()
+	if err != nil || found.ContainerdAddress != apartAddress || h.Spec.KeepDocker {
+		return
+	}
+	target := filepath.Base(apartAddress)
+	err = host.Replace(linkFile, []byte("# Written by kubectl-runtime: Docker may not see this while it runs a containerd of its own.\n"+
+		"L "+containerd.DefaultAddress+" - - - - "+target+"\n"), 0o644)
+	if err == nil {
+		err = host.Link(containerd.DefaultAddress, target)
+	}
+	if err != nil {
+		report.Warn("containerd cannot be reached at its usual address as well: " + err.Error())
+	}
+}
+
+// unlinkSocket takes back what linkSocket did.
+func unlinkSocket() error {
+	if err := host.Remove(linkFile); err != nil {
+		return err
+	}
+	return host.Unlink(containerd.DefaultAddress, filepath.Base(apartAddress))
+}

@@ -398,6 +398,22 @@ func Remove(path string) error {
 	return nil
 }
 
+// ClearSocket makes room at a path where a daemon is about to listen. A runtime that starts a pod with a hostPath of no type makes a
+// directory of a socket that is not there, and then no daemon can bind to it. Only an empty one is removed; anything else stays.
+func ClearSocket(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
+		return nil
+	}
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err != nil {
+		return fmt.Errorf("make room for socket %s: %w", path, err)
+	}
+	return nil
+}
+
 // Absent reports whether there is nothing at path.
 func Absent(path string) bool {
 	_, err := os.Lstat(path)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -337,6 +338,41 @@ func TestPoll(t *testing.T) {
 	calls := 0
 	if err := Poll(context.Background(), time.Millisecond, func(context.Context) error { calls++; return Permanent(no) }); !errors.Is(err, no) || calls != 1 {
 		t.Errorf("%v after %d calls", err, calls)
+	}
+}
+
+func TestClearSocket(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for _, name := range []string{"empty", "full", "full/x"} {
+		if err := os.Mkdir(at(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, at("file"), "x", 0o600)
+	for name, fails := range map[string]bool{"absent": false, "file": false, "empty": false, "full": true} {
+		if err := ClearSocket(at(name)); (err != nil) != fails {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if !Absent(at("empty")) || Absent(at("file")) || Absent(at("full/x")) {
+		t.Error("not just the empty directory is gone")
+	}
+}
+
+func TestStarted(t *testing.T) {
+	before := time.Now()
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	started, err := Started("/proc", cmd.Process.Pid)
+	if err != nil || started.Before(before.Add(-2*time.Second)) || started.After(time.Now().Add(3*time.Second)) {
+		t.Errorf("started %s, made at %s (%v)", started, before, err)
+	}
+	if _, err := Started(t.TempDir(), 1); err == nil {
+		t.Error("a process that is not there has started")
 	}
 }
 

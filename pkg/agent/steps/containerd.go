@@ -217,6 +217,11 @@ func containerdService(h *Host) engine.Step {
 					return err
 				}
 			}
+			if !was.Running() {
+				if err := host.ClearSocket(found.ContainerdAddress); err != nil {
+					return err
+				}
+			}
 			// Also where the config was right already: nobody knows whether the daemon has read it. Docker's containers outlive it.
 			if err := h.Systemd.Restart(ctx, containerdUnit); err != nil {
 				return err

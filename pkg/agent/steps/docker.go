@@ -351,6 +351,9 @@ func dockerStop(h *Host) engine.Step {
 			if err := h.wakeContainerd(ctx, report); err != nil {
 				report.Warn(err.Error()) // Docker may run on another one
 			}
+			if err := h.clearDockerSockets(); err != nil {
+				report.Warn(err.Error()) // the unit's own failure counts
+			}
 			// Sockets were stopped first and come back first: docker.service requires its own. cri-dockerd needs Docker.
 			if err := h.Systemd.Unhold(ctx, namesOf(units)...); err != nil {
 				return err
@@ -366,6 +369,22 @@ func dockerStop(h *Host) engine.Step {
 			return errors.Join(errs...)
 		},
 	}
+}
+
+// clearDockerSockets makes room for the sockets that Docker and cri-dockerd are about to listen at: a log agent that mounts one of them
+// has left a directory there.
+func (h *Host) clearDockerSockets() error {
+	found, err := h.found()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, socket := range []string{docker.DefaultSocket, found.DockerSocket, found.Facts.OldEndpoint} {
+		if path, ok := strings.CutPrefix(socket, "unix://"); ok {
+			errs = append(errs, host.ClearSocket(path))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func namesOf(units []host.UnitState) []string {

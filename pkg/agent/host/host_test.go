@@ -103,6 +103,30 @@ func TestChangeAndUndo(t *testing.T) {
 	}
 }
 
+// TestModeIsNarrowed: a file that gets a secret may be read by no more than before, and by none that it is not meant for.
+func TestModeIsNarrowed(t *testing.T) {
+	f := Files{Dir: t.TempDir()}
+	path := filepath.Join(t.TempDir(), "f")
+	for old, want := range map[os.FileMode]uint32{0o644: 0o600, 0o400: 0o400} {
+		write(t, path, "old", old)
+		if err := os.Chmod(path, old); err != nil {
+			t.Fatal(err)
+		}
+		c := plan(t, f, path, []byte("old"), []byte("secret"))
+		c.NewMode = 0o600
+		apply(t, f, c)
+		if _, now, err := capture(path); err != nil || now.Mode != want {
+			t.Errorf("%o became %o, want %o (%v)", old, now.Mode, want, err)
+		}
+		if _, err := f.Undo(c); err != nil {
+			t.Fatal(err)
+		}
+		if _, now, err := capture(path); err != nil || now.Mode != uint32(old) {
+			t.Errorf("the undo left %o, want %o (%v)", now.Mode, old, err)
+		}
+	}
+}
+
 func TestAbsentFileAndDirectories(t *testing.T) {
 	dir := t.TempDir()
 	f := Files{Dir: filepath.Join(dir, "run")}

@@ -41,8 +41,10 @@ type inventory struct {
 	// Docker are the settings that others take over.
 	Docker       translate.Settings `json:"docker,omitzero"`
 	DockerSocket string             `json:"dockerSocket"`
-	CNIConfDir   string             `json:"cniConfDir"`
-	CNIBinDir    string             `json:"cniBinDir"`
+	// SandboxAuthFile holds credentials for the sandbox image's registry, if it needs any.
+	SandboxAuthFile string `json:"sandboxAuthFile,omitempty"`
+	CNIConfDir      string `json:"cniConfDir"`
+	CNIBinDir       string `json:"cniBinDir"`
 
 	ContainerdBinary  string `json:"containerdBinary"`
 	ContainerdConfig  string `json:"containerdConfig"`

@@ -52,7 +52,7 @@ crash-matrix: build lab ## have something go wrong at every step of a switch, on
 
 .PHONY: overlays
 overlays: build lab ## switch nodes with years of configuration on them, on both profiles, and look into their pods (half an hour); see test/e2e/overlays
-	KUBECTL_RUNTIME_OVERLAYS=1 go test -count=1 -v -parallel 8 -timeout 120m -run TestOverlays ./test/e2e/...
+	KUBECTL_RUNTIME_OVERLAYS=. go test -count=1 -v -parallel 8 -timeout 120m -run TestOverlays ./test/e2e/...
 
 .PHONY: lint
 lint: ## golangci-lint and shellcheck with the repo's settings

@@ -79,9 +79,13 @@ func wrapperRuns(t *testing.T, n *dressed, on runtime) {
 
 // logsRotate writes 5 MB where Docker kept three files of 1 MB.
 func logsRotate(t *testing.T, n *dressed, on runtime) {
+	pause := "0.3" // the kubelet looks every ten seconds
+	if on == onDocker {
+		pause = "0"
+	}
 	name, remove := n.create(t, pod{
 		name: "talks", image: "lab.local/busybox:1",
-		line: "i=0; while [ $i -lt 50 ]; do head -c 75000 /dev/zero | base64; i=$((i+1)); sleep 0.5; done; echo END",
+		line: "i=0; while [ $i -lt 50 ]; do head -c 75000 /dev/zero | base64; i=$((i+1)); sleep " + pause + "; done; echo END",
 	})
 	defer remove()
 	eventually(t, 2*time.Minute, func() string {
@@ -95,7 +99,6 @@ func logsRotate(t *testing.T, n *dressed, on runtime) {
 		files = "ls -l $(dirname $(docker inspect -f '{{.LogPath}}' $(docker ps -q --filter label=io.kubernetes.pod.name=" + name +
 			" --filter label=io.kubernetes.docker.type=container))) | awk '/json.log/ { print $5, $9 }'"
 	}
-	// The kubelet looks every ten seconds.
 	eventually(t, 30*time.Second, func() string {
 		listing := n.exec(t, n.node, files)
 		lines := strings.Split(listing, "\n")

@@ -235,16 +235,25 @@ func privateSandbox(t *testing.T, n *dressed) {
 		fi`)
 }
 
+// sandboxImage has the runtime pull that image itself, with the credentials that were carried over.
 func sandboxImage(t *testing.T, n *dressed, on runtime) {
-	n.runs(t, pod{name: "sandbox", image: "lab.local/busybox:1"})
 	if on == onDocker {
-		if out := n.exec(t, n.node, "docker ps --filter label=io.kubernetes.pod.name=sandbox-"+n.node+" --filter label=io.kubernetes.docker.type=podsandbox -a --format '{{.Image}}'"); !strings.Contains(out, privatePause) && out != "" {
+		name, remove := n.create(t, pod{name: "sandbox", image: "lab.local/busybox:1"})
+		defer remove()
+		eventually(t, 90*time.Second, func() string { return n.waits(t, name) })
+		out := n.exec(t, n.node, "docker ps --filter label=io.kubernetes.pod.name="+name+" --filter label=io.kubernetes.docker.type=podsandbox --format '{{.Image}}'")
+		if out != privatePause {
 			t.Errorf("the sandbox is made of %s", out)
 		}
 		return
 	}
-	if out := n.exec(t, n.node, "grep sandbox_image /etc/containerd/config.toml; crictl images | grep infra/pause"); !strings.Contains(out, privatePause) || !strings.Contains(out, "infra/pause ") {
-		t.Errorf("the sandbox image is not %s: %s", privatePause, out)
+	if out := n.exec(t, n.node, "crictl images | grep infra/pause; crictl rmi "+privatePause+"; stat -c %a /etc/containerd/config.toml"); !strings.HasPrefix(out, "10.88.0.1:5443/infra/pause ") || !strings.HasSuffix(out, "\n600") {
+		t.Errorf("the image and its password are kept so: %s", out)
+	}
+	seen := n.served(t, n.private, "/v2/infra/pause/blobs/")
+	n.runs(t, pod{name: "sandbox", image: "lab.local/busybox:1"})
+	if now := n.served(t, n.private, "/v2/infra/pause/blobs/"); now <= seen {
+		t.Errorf("containerd has pulled nothing: %d, %d before", now, seen)
 	}
 }
 

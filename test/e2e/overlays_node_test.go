@@ -168,18 +168,27 @@ func (n *dressed) runs(t *testing.T, p pod) string {
 // wantPulled checks that the registry served the image to the node itself.
 func (n *dressed) wantPulled(t *testing.T, r lab.Registry, repository, tag string) {
 	t.Helper()
+	for _, want := range []string{"/v2/" + repository + "/manifests/" + tag, "/v2/" + repository + "/blobs/sha256:"} {
+		if n.served(t, r, want) == 0 {
+			t.Errorf("%s does not show that %s was served to %s", r.AccessLog, want, n.node)
+		}
+	}
+}
+
+// served counts what of a path the registry has served to the node.
+func (n *dressed) served(t *testing.T, r lab.Registry, path string) int {
+	t.Helper()
 	data, err := os.ReadFile(r.AccessLog)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"/v2/" + repository + "/manifests/" + tag, "/v2/" + repository + "/blobs/sha256:"} {
-		served := slices.ContainsFunc(strings.Split(string(data), "\n"), func(line string) bool {
-			return strings.HasPrefix(line, n.NodeIP(n.node)+" ") && strings.Contains(line, want) && strings.Contains(line, `" 200 `)
-		})
-		if !served {
-			t.Errorf("%s does not show that %s was served to %s", r.AccessLog, want, n.node)
+	count := 0
+	for line := range strings.Lines(string(data)) {
+		if strings.HasPrefix(line, n.NodeIP(n.node)+" ") && strings.Contains(line, path) && strings.Contains(line, `" 200 `) {
+			count++
 		}
 	}
+	return count
 }
 
 // proxy sends what it is asked for over plain HTTP to one registry, and refuses to connect anyone to anything.

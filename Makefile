@@ -44,11 +44,15 @@ api: ## tests against a real API server and etcd
 .PHONY: e2e
 e2e: build lab ## the whole way on real nodes, both profiles
 	hack/can-run-nodes || exit $$(( $$? == 77 ? 0 : 1 )); \
-	go test -count=1 -v -timeout 60m ./test/e2e/...
+	go test -count=1 -v -parallel 8 -timeout 60m ./test/e2e/...
 
 .PHONY: crash-matrix
 crash-matrix: build lab ## have something go wrong at every step of a switch, on both profiles (hours); see docs/reliability.md
 	KUBECTL_RUNTIME_CRASH_MATRIX=1 go test -count=1 -v -timeout 300m -run TestCrashMatrix ./test/e2e/...
+
+.PHONY: overlays
+overlays: build lab ## switch nodes with years of configuration on them, on both profiles, and look into their pods (half an hour); see test/e2e/overlays
+	KUBECTL_RUNTIME_OVERLAYS=. go test -count=1 -v -parallel 8 -timeout 120m -run TestOverlays ./test/e2e/...
 
 .PHONY: lint
 lint: ## golangci-lint and shellcheck with the repo's settings

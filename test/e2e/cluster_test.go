@@ -37,6 +37,11 @@ type result struct {
 // up starts a lab cluster that ends with the test.
 func up(t *testing.T, profile string, nodes int) *cluster {
 	t.Helper()
+	return upWith(t, lab.Options{Profile: profile, Nodes: nodes})
+}
+
+func upWith(t *testing.T, options lab.Options) *cluster {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED: lab nodes need root")
 	}
@@ -48,7 +53,7 @@ func up(t *testing.T, profile string, nodes int) *cluster {
 		t.Fatalf("no build to test: %v: run `make build lab`", err)
 	}
 	started := time.Now()
-	l, err := lab.Up(t.Context(), lab.Options{Profile: profile, Nodes: nodes})
+	l, err := lab.Up(t.Context(), options)
 	if err != nil {
 		t.Fatalf("lab up: %v", err)
 	}

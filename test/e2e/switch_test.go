@@ -21,10 +21,15 @@ func TestDockershim(t *testing.T) { testProfile(t, lab.Dockershim) }
 
 func TestCRIDockerd(t *testing.T) { testProfile(t, lab.CRIDockerd) }
 
-// testProfile goes the whole way on one cluster: refusals first, then a cutover that fails, then the switch of every node.
+// testProfile goes the whole way on one cluster: refusals first, then a cutover that fails, then the switch of every node. The last
+// node is one with a history.
 func testProfile(t *testing.T, profile string) {
-	c := up(t, profile, 2)
+	history := registries()
+	c := upWith(t, lab.Options{
+		Profile: profile, Nodes: 2, RegistryAuth: true, Overlays: map[string]string{"node-2": history.compose(t, profile)},
+	})
 	c.deploy(t)
+	n := c.wardrobe(t, "node-1").dress(t, "node-2", history)
 	files := c.fingerprint(t, "node-1")
 
 	steps := []struct {
@@ -44,6 +49,10 @@ func testProfile(t *testing.T, profile string) {
 		{"Rollback", func(t *testing.T) { c.rollback(t, "node-1", files) }},
 		{"Crashes", c.testCrashes},
 		{"CordonedStaysCordoned", c.testCordoned},
+		{"Overlays", func(t *testing.T) {
+			n.holds(t, onContainerd)
+			n.back(t)
+		}},
 	}
 	for _, step := range steps {
 		if !t.Run(step.name, step.test) {

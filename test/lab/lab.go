@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,15 +25,18 @@ type Options struct {
 	RegistryAuth bool      // a second registry, with TLS and basic authentication
 	Keep         bool      // leave a lab that failed to come up, to look at it
 	Log          io.Writer // progress; default standard error
+	// Overlays are folders by node name ("node-1"), copied over that node's root after Overlay.
+	Overlays map[string]string
 }
 
 // Lab is a running cluster.
 type Lab struct {
-	cache   cache
-	profile profile
-	overlay string
-	log     io.Writer
-	pki     *pki
+	cache    cache
+	profile  profile
+	overlay  string
+	overlays map[string]string
+	log      io.Writer
+	pki      *pki
 
 	mu    sync.Mutex
 	state *state
@@ -83,7 +87,7 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{cache: c, profile: p, overlay: o.Overlay, log: o.Log}
+	l := &Lab{cache: c, profile: p, overlay: o.Overlay, overlays: o.Overlays, log: o.Log}
 	l.state = &state{
 		Name: o.Name, Repo: c.repo, CacheDir: c.dir, Profile: p.name, Driver: o.CgroupDriver, Started: time.Now(),
 		Sysctls: readSysctls(sharedSysctls), RegistryAuth: o.RegistryAuth,
@@ -134,6 +138,14 @@ func (o Options) validate() error {
 			return fmt.Errorf("overlay: %w", err)
 		}
 	}
+	for name, dir := range o.Overlays {
+		if i, err := strconv.Atoi(strings.TrimPrefix(name, "node-")); err != nil || i < 1 || i > o.Nodes || name != nodeNumbered(i, "").Name {
+			return fmt.Errorf("overlay of %s: there is no such node", name)
+		}
+		if _, err := os.Stat(dir); err != nil {
+			return fmt.Errorf("overlay of %s: %w", name, err)
+		}
+	}
 	return nil
 }
 
@@ -182,6 +194,10 @@ func (l *Lab) up(ctx context.Context, rootfs string, images []image) error {
 		return err
 	}
 	if err := networkUp(ctx, l.state); err != nil {
+		return err
+	}
+	// The nodes' systemds, kubelets and containers share what one user of the machine may have; kernels have 128.
+	if err := raiseSysctl("fs.inotify.max_user_instances", 256*len(l.state.Nodes)); err != nil {
 		return err
 	}
 	for name, build := range map[string]string{"kubectl": kubectlBuild, "crictl": "cri-tools"} {

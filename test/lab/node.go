@@ -72,8 +72,16 @@ func (l *Lab) create(ctx context.Context, n *node, rootfs string) error {
 	if _, err := output(ctx, "systemctl", append([]string{"--root=" + n.Root, "--quiet", "mask"}, unused...)...); err != nil {
 		return fmt.Errorf("create %s: %w", n.Name, err)
 	}
-	if l.overlay != "" {
-		if _, err := output(ctx, "cp", "-a", l.overlay+"/.", n.Root); err != nil {
+	for _, overlay := range []string{l.overlay, l.overlays[n.Name]} {
+		if overlay == "" {
+			continue
+		}
+		// Not the folder itself: a root that only its owner may enter would do the node no good.
+		entries, err := filepath.Glob(filepath.Join(overlay, "*"))
+		if err != nil || len(entries) == 0 {
+			continue
+		}
+		if _, err := output(ctx, "cp", append(append([]string{"-a", "--no-preserve=ownership"}, entries...), n.Root)...); err != nil {
 			return fmt.Errorf("create %s: copy the overlay: %w", n.Name, err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -31,6 +32,22 @@ func readSysctls(names []string) map[string]string {
 		}
 	}
 	return values
+}
+
+// raiseSysctl makes a number at least that large.
+func raiseSysctl(name string, least int) error {
+	path := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("raise %s: %w", name, err)
+	}
+	if now, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && now >= least {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(strconv.Itoa(least)), 0o644); err != nil {
+		return fmt.Errorf("raise %s: %w", name, err)
+	}
+	return nil
 }
 
 // restoreSysctls writes back what differs from the given values.

@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,7 +25,7 @@ type table = map[string]any
 // parse reads a config of any version and converts it to version 2, the one format that containerd 1.3 to 2.4 all take.
 func parse(data []byte) (table, error) {
 	config := table{}
-	if err := toml.Unmarshal(data, &config); err != nil {
+	if err := unmarshal(data, &config); err != nil {
 		return nil, fmt.Errorf("parse containerd config: %w", err)
 	}
 	version, err := versionOf(config)
@@ -42,6 +43,17 @@ func parse(data []byte) (table, error) {
 	}
 	config["version"] = int64(2)
 	return config, nil
+}
+
+// unmarshal is toml.Unmarshal whose errors tell the place.
+func unmarshal(data []byte, to *table) error {
+	err := toml.Unmarshal(data, to)
+	var at *toml.DecodeError
+	if errors.As(err, &at) {
+		line, column := at.Position()
+		return fmt.Errorf("line %d, column %d: %w", line, column, err)
+	}
+	return err
 }
 
 // versionOf reads the version key; a file without one is version 1 in every containerd.

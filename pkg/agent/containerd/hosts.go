@@ -167,10 +167,9 @@ func (r registries) certificates(out *bytes.Buffer, indent, host string) {
 	}
 }
 
-// DropIn returns the drop-in for containerd.service with environment variables and limits (a value such as "1024:4096" by a
-// systemd name such as "NOFILE"), nil if there are none.
-func DropIn(environment, limits []string) []byte {
-	if len(environment)+len(limits) == 0 {
+// DropIn returns the drop-in for containerd.service with environment variables, nil if there are none.
+func DropIn(environment []string) []byte {
+	if len(environment) == 0 {
 		return nil
 	}
 	var out bytes.Buffer
@@ -178,9 +177,6 @@ func DropIn(environment, limits []string) []byte {
 	escape := strings.NewReplacer("\\", "\\\\", "\"", "\\\"", "%", "%%", "\n", "\\n")
 	for _, variable := range environment {
 		fmt.Fprintf(&out, "Environment=\"%s\"\n", escape.Replace(variable))
-	}
-	for _, limit := range limits {
-		out.WriteString("Limit" + limit + "\n")
 	}
 	return out.Bytes()
 }

@@ -114,11 +114,11 @@ func TestRegistries(t *testing.T) {
 }
 
 func TestDropIn(t *testing.T) {
-	if got := containerd.DropIn(nil, nil); got != nil {
+	if got := containerd.DropIn(nil); got != nil {
 		t.Errorf("got %q for nothing", got)
 	}
-	want := "# Written by kubectl-runtime from Docker's configuration.\n[Service]\nEnvironment=\"HTTP_PROXY=http://u:p%%40\\\"\\\\@h\"\nLimitNOFILE=1:2\n"
-	if diff := cmp.Diff(want, string(containerd.DropIn([]string{`HTTP_PROXY=http://u:p%40"\@h`}, []string{"NOFILE=1:2"}))); diff != "" {
+	want := "# Written by kubectl-runtime from Docker's configuration.\n[Service]\nEnvironment=\"HTTP_PROXY=http://u:p%%40\\\"\\\\@h\"\n"
+	if diff := cmp.Diff(want, string(containerd.DropIn([]string{`HTTP_PROXY=http://u:p%40"\@h`}))); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 }

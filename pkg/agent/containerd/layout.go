@@ -9,8 +9,7 @@ type Layout struct {
 	SandboxImage string // empty: the release's own default
 	CNIBinDir    string
 	CNIConfDir   string
-	// RegistryDir is where hosts.toml files are looked for, empty if the config has the older inline registries, or a list of
-	// directories.
+	// RegistryDir is where hosts.toml files are, or will be, looked for; empty if the config has what Render refuses.
 	RegistryDir string
 	// NamesSnapshotter tells that the config says one.
 	NamesSnapshotter bool

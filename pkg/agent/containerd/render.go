@@ -15,6 +15,9 @@ type Settings struct {
 	CgroupDriver string
 	// SandboxImage is the pause image, which has to be on the node already.
 	SandboxImage string
+	// SandboxAuth is base64 of USER:PASSWORD for the sandbox image's registry: containerd pulls that image itself, without what the
+	// kubelet knows. A file with it should be for root's eyes alone.
+	SandboxAuth string
 	// CNIBinDirs is the one directory of CNI plugins; before containerd 2.1 there is no list.
 	CNIBinDirs string
 	// CNIConfDir is the directory of CNI configurations.
@@ -29,6 +32,8 @@ type Settings struct {
 	RestrictOOMScoreAdj bool
 	// Runtimes are handlers to be added; one that the file has already stays as it is there.
 	Runtimes []Runtime
+	// BaseSpec is the path of a file that containers' OCI specs begin with, for each runc handler that has none; see the function.
+	BaseSpec string
 	// DefaultRuntime is the handler of pods that name none.
 	DefaultRuntime string
 	// EnableSELinux is only ever turned on.
@@ -170,7 +175,7 @@ func mergeImported(config, imported table) error {
 // Imports returns the patterns of the existing file's `imports`; relative ones are relative to the file's directory.
 func Imports(existing []byte) ([]string, error) {
 	config := table{}
-	if err := toml.Unmarshal(existing, &config); err != nil {
+	if err := unmarshal(existing, &config); err != nil {
 		return nil, fmt.Errorf("parse containerd config: %w", err)
 	}
 	return stringList(config, "imports")
@@ -236,8 +241,8 @@ func setCNI(cri table, s Settings) error {
 	return nil
 }
 
-// setRegistry points at hosts.toml files unless the file has the older inline settings: CRI does not load with both.
-func setRegistry(cri table, _ Settings) error {
+// setRegistry points at hosts.toml files. InlineHosts says in such files what the older inline settings say that it takes out.
+func setRegistry(cri table, s Settings) error {
 	registry, err := subtable(cri, "registry")
 	if err != nil {
 		return err
@@ -248,30 +253,48 @@ func setRegistry(cri table, _ Settings) error {
 		if strings.Contains(path, ":") {
 			return &CannotKeepError{Key: "registry.config_path", Reason: "containerd 2.x does not read hosts.toml files from a list of directories"}
 		}
-		return nil
+		return setSandboxAuth(registry, s)
 	}
-	mirrors, err := subtable(registry, "mirrors")
+	if _, err := inlineHosts(registry); err != nil {
+		return err
+	}
+	delete(registry, "mirrors")
+	configs, err := subtable(registry, "configs")
 	if err != nil {
 		return err
+	}
+	for _, host := range sortedKeys(configs) {
+		config, err := subtable(configs, host)
+		if err != nil {
+			return err
+		}
+		if delete(config, "tls"); len(config) == 0 {
+			delete(configs, host)
+		}
+	}
+	if len(configs) == 0 {
+		delete(registry, "configs")
+	}
+	registry["config_path"] = RegistryConfigPath
+	return setSandboxAuth(registry, s)
+}
+
+// setSandboxAuth may stand beside config_path, which has no such setting; credentials that the file has for the registry stay.
+func setSandboxAuth(registry table, s Settings) error {
+	host, _, ok := strings.Cut(s.SandboxImage, "/")
+	if !ok || s.SandboxAuth == "" {
+		return nil
 	}
 	configs, err := subtable(registry, "configs")
 	if err != nil {
 		return err
 	}
-	inline := len(mirrors) > 0
-	for _, host := range configs {
-		if settings, ok := host.(table); ok && settings["tls"] != nil {
-			inline = true
-		}
+	config, err := subtable(configs, host)
+	if err != nil {
+		return err
 	}
-	if len(mirrors) == 0 {
-		delete(registry, "mirrors")
-	}
-	if len(configs) == 0 {
-		delete(registry, "configs")
-	}
-	if !inline {
-		registry["config_path"] = RegistryConfigPath
+	if config["auth"] == nil {
+		config["auth"] = table{"auth": s.SandboxAuth}
 	}
 	return nil
 }
@@ -391,6 +414,9 @@ func setRuntime(runtime table, s Settings) error {
 		if value, _ := runtime[key].(string); value == "" {
 			delete(runtime, key)
 		}
+	}
+	if have, _ := runtime["base_runtime_spec"].(string); s.BaseSpec != "" && have == "" {
+		runtime["base_runtime_spec"] = s.BaseSpec
 	}
 	if s.CgroupDriver == "" {
 		return nil

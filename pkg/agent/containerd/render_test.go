@@ -116,6 +116,9 @@ func TestRenderRefusesWhatItCannotKeep(t *testing.T) {
 			t.Errorf("%s: got %v, want a CannotKeepError for it", key, err)
 		}
 	}
+	if _, err := containerd.Render([]byte("version = 2\n  [plugins\n"), settings); err == nil || !strings.Contains(err.Error(), "line 2, column ") {
+		t.Errorf("no TOML: got %v", err)
+	}
 	s := settings
 	s.CNIBinDirs = ""
 	_, err := containerd.Render([]byte("version = 3\n[plugins.\"io.containerd.cri.v1.runtime\".cni]\nbin_dirs = [\"/a\", \"/b\"]\n"), s)
@@ -143,6 +146,21 @@ func TestRenderTurnsOOMScoreRestrictionOnOnly(t *testing.T) {
 		}
 		if is := bytes.Contains(got, []byte("restrict_oom_score_adj = true")); is != c.want {
 			t.Errorf("existing %q, set %v: got %v", c.existing, c.set, is)
+		}
+	}
+}
+
+func TestRenderSandboxAuth(t *testing.T) {
+	const own = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.configs.\"r:5000\".auth]\nauth = \"own\"\n"
+	for existing, want := range map[string]string{"": "\nauth = 'secret'\n", own: "\nauth = 'own'\n"} {
+		s := settings
+		s.SandboxImage, s.SandboxAuth = "r:5000/pause:1", "secret"
+		got, err := containerd.Render([]byte(existing), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Contains(got, []byte("configs.'r:5000'.auth]"+want)) || !bytes.Contains(got, []byte("config_path = ")) {
+			t.Errorf("got\n%s", got)
 		}
 	}
 }

@@ -43,7 +43,7 @@ type Change struct {
 	NewAbsent bool   `json:"newAbsent,omitempty"`
 	NewSHA256 string `json:"newSHA256,omitempty"`
 	NewCopy   string `json:"newCopy,omitempty"`
-	// NewMode are the permission bits of a file that did not exist; 0 means 0644.
+	// NewMode are the permission bits of a file that did not exist; 0 means 0644. One that did loses those that are not in it.
 	NewMode uint32 `json:"newMode,omitempty"`
 	// MadeDirs are parents that did not exist, outermost first; the undo removes them if they are empty.
 	MadeDirs []string `json:"madeDirs,omitempty"`
@@ -139,6 +139,9 @@ func (f Files) Apply(c Change) error {
 	}
 	state := c.Old
 	state.ModTime = time.Time{}
+	if c.NewMode != 0 {
+		state.Mode &= c.NewMode
+	}
 	if c.Old.Absent {
 		state = State{Mode: 0o644, UID: os.Getuid(), GID: os.Getgid()}
 		if c.NewMode != 0 {
@@ -437,6 +440,22 @@ func Replace(path string, content []byte, mode fs.FileMode) error {
 func Remove(path string) error {
 	if err := remove(path); err != nil {
 		return fmt.Errorf("remove %s: %w", path, err)
+	}
+	return nil
+}
+
+// ClearSocket makes room at a path where a daemon is about to listen. A runtime that starts a pod with a hostPath of no type makes a
+// directory of a socket that is not there, and then no daemon can bind to it. Only an empty one is removed; anything else stays.
+func ClearSocket(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
+		return nil
+	}
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err != nil {
+		return fmt.Errorf("make room for socket %s: %w", path, err)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -99,6 +100,30 @@ func TestChangeAndUndo(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(dir, ".*kubectl-runtime*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestModeIsNarrowed: a file that gets a secret may be read by no more than before, and by none that it is not meant for.
+func TestModeIsNarrowed(t *testing.T) {
+	f := Files{Dir: t.TempDir()}
+	path := filepath.Join(t.TempDir(), "f")
+	for old, want := range map[os.FileMode]uint32{0o644: 0o600, 0o400: 0o400} {
+		write(t, path, "old", old)
+		if err := os.Chmod(path, old); err != nil {
+			t.Fatal(err)
+		}
+		c := plan(t, f, path, []byte("old"), []byte("secret"))
+		c.NewMode = 0o600
+		apply(t, f, c)
+		if _, now, err := capture(path); err != nil || now.Mode != want {
+			t.Errorf("%o became %o, want %o (%v)", old, now.Mode, want, err)
+		}
+		if _, err := f.Undo(c); err != nil {
+			t.Fatal(err)
+		}
+		if _, now, err := capture(path); err != nil || now.Mode != uint32(old) {
+			t.Errorf("the undo left %o, want %o (%v)", now.Mode, old, err)
+		}
 	}
 }
 
@@ -337,6 +362,41 @@ func TestPoll(t *testing.T) {
 	calls := 0
 	if err := Poll(context.Background(), time.Millisecond, func(context.Context) error { calls++; return Permanent(no) }); !errors.Is(err, no) || calls != 1 {
 		t.Errorf("%v after %d calls", err, calls)
+	}
+}
+
+func TestClearSocket(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for _, name := range []string{"empty", "full", "full/x"} {
+		if err := os.Mkdir(at(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, at("file"), "x", 0o600)
+	for name, fails := range map[string]bool{"absent": false, "file": false, "empty": false, "full": true} {
+		if err := ClearSocket(at(name)); (err != nil) != fails {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if !Absent(at("empty")) || Absent(at("file")) || Absent(at("full/x")) {
+		t.Error("not just the empty directory is gone")
+	}
+}
+
+func TestStarted(t *testing.T) {
+	before := time.Now()
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	started, err := Started("/proc", cmd.Process.Pid)
+	if err != nil || started.Before(before.Add(-2*time.Second)) || started.After(time.Now().Add(3*time.Second)) {
+		t.Errorf("started %s, made at %s (%v)", started, before, err)
+	}
+	if _, err := Started(t.TempDir(), 1); err == nil {
+		t.Error("a process that is not there has started")
 	}
 }
 

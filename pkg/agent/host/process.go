@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,6 +45,42 @@ func ReadProcess(proc string, pid int) (Process, error) {
 	}
 	p.Cgroup = string(cgroup)
 	return p, nil
+}
+
+// userHZ is what times in /proc/<pid>/stat are counted in (proc(5), sysconf(_SC_CLK_TCK)); every architecture of Linux that Go has
+// says 100.
+const userHZ = 100
+
+// Started returns when a process started, rounded up to a second.
+func Started(proc string, pid int) (time.Time, error) {
+	stat, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read process %d: %w", pid, err)
+	}
+	// What follows the name, which can hold anything, begins with field 3.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	const startTime = 22 - 3
+	if len(fields) <= startTime {
+		return time.Time{}, fmt.Errorf("read process %d: its stat has %d fields", pid, len(fields))
+	}
+	ticks, err := strconv.ParseInt(fields[startTime], 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read process %d: %w", pid, err)
+	}
+	system, err := os.ReadFile(filepath.Join(proc, "stat"))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the time of the boot: %w", err)
+	}
+	for line := range strings.Lines(string(system)) {
+		if text, ok := strings.CutPrefix(line, "btime "); ok {
+			boot, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+			if err != nil {
+				return time.Time{}, fmt.Errorf("read the time of the boot: %w", err)
+			}
+			return time.Unix(boot+ticks/userHZ+1, 0), nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("read the time of the boot: %s has no btime", filepath.Join(proc, "stat"))
 }
 
 // FindProcesses lists the processes whose program is called name.

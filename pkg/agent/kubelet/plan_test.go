@@ -253,7 +253,7 @@ func TestPlanRefuses(t *testing.T) {
 			[]string{"--container-runtime=remote", "no"},
 		},
 		{
-			"config in one line", "v1.37.2", kubeadm(map[string]string{config124: `{"kind": "KubeletConfiguration", "containerRuntimeEndpoint": "unix:///run/cri-dockerd.sock"}`}),
+			"config in YAML's other style", "v1.37.2", kubeadm(map[string]string{config124: `{kind: KubeletConfiguration, containerRuntimeEndpoint: "unix:///run/cri-dockerd.sock"}`}),
 			nil,
 			[]string{config124},
 		},

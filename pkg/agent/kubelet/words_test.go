@@ -141,6 +141,8 @@ func FuzzPlan(f *testing.F) {
 }
 
 func FuzzSetYAML(f *testing.F) {
+	f.Add([]byte("{\"a\": [1, {\"containerRuntimeEndpoint\": 2}], \"containerRuntimeEndpoint\" : null}"))
+	f.Add([]byte("{\n\t\"a\": 1}"))
 	for _, seed := range []string{"", "a: b\n", "x: |\n  containerRuntimeEndpoint: y\n", "{}", "containerRuntimeEndpoint: a # b\r\nc: d", "--- \na: 1\n...\n"} {
 		f.Add([]byte(seed))
 	}

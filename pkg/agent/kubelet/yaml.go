@@ -2,16 +2,19 @@ package kubelet
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 
 	"sigs.k8s.io/yaml"
 )
 
-// setYAML sets a top-level field, a string or a number, of a YAML file and leaves every other line as it is: a serialiser would drop comments. What
-// it made is parsed again and compared, so that a form it does not understand is an error, not damage.
+// setYAML sets a top-level field, a string or a number, of a YAML or JSON file and leaves all else as it is: a serialiser would drop
+// comments. What it made is parsed again and compared, so that a form it does not understand is an error, not damage.
 func setYAML(data []byte, field, value string) ([]byte, error) {
 	var before map[string]any
 	if err := yaml.Unmarshal(data, &before); err != nil {
@@ -20,6 +23,28 @@ func setYAML(data []byte, field, value string) ([]byte, error) {
 	if now, ok := before[field]; ok && fmt.Sprint(now) == value {
 		return data, nil
 	}
+	set := setLine
+	if json.Valid(data) { // as in Amazon's images
+		set = setMember
+	}
+	made := set(data, field, value)
+	var after map[string]any
+	if err := yaml.Unmarshal(made, &after); err != nil {
+		return nil, fmt.Errorf("cannot set %s line by line: %w", field, err)
+	}
+	if now, ok := after[field]; !ok || fmt.Sprint(now) != value {
+		return nil, fmt.Errorf("cannot set %s line by line", field)
+	}
+	delete(before, field)
+	delete(after, field)
+	if len(before)+len(after) > 0 && !reflect.DeepEqual(before, after) {
+		return nil, fmt.Errorf("cannot set %s line by line without changing other fields", field)
+	}
+	return made, nil
+}
+
+// setLine sets a field of a YAML file in block style, by its line or a new one at the end.
+func setLine(data []byte, field, value string) []byte {
 	line := field + ": " + value
 	var out [][]byte
 	found := false
@@ -40,19 +65,42 @@ func setYAML(data []byte, field, value string) ([]byte, error) {
 		}
 		made = append(made, line+"\n"...)
 	}
-	var after map[string]any
-	if err := yaml.Unmarshal(made, &after); err != nil {
-		return nil, fmt.Errorf("cannot set %s line by line: %w", field, err)
+	return made
+}
+
+// setMember sets a member of a JSON object: in its place, or as the first, set like the one that was the first. What is no object stays
+// as it is.
+func setMember(data []byte, field, value string) []byte {
+	if _, err := strconv.Atoi(value); err != nil {
+		value = strconv.Quote(value)
 	}
-	if now, ok := after[field]; !ok || fmt.Sprint(now) != value {
-		return nil, fmt.Errorf("cannot set %s line by line", field)
+	splice := func(from, to int, with string) []byte {
+		return slices.Concat(data[:from], []byte(with), data[to:])
 	}
-	delete(before, field)
-	delete(after, field)
-	if len(before)+len(after) > 0 && !reflect.DeepEqual(before, after) {
-		return nil, fmt.Errorf("cannot set %s line by line without changing other fields", field)
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	if open, err := decoder.Token(); err != nil || open != json.Delim('{') {
+		return data
 	}
-	return made, nil
+	start := int(decoder.InputOffset())
+	for decoder.More() {
+		key, err := decoder.Token()
+		var member json.RawMessage
+		if err == nil {
+			err = decoder.Decode(&member)
+		}
+		if err != nil {
+			return data
+		}
+		if end := int(decoder.InputOffset()); key == field {
+			return splice(end-len(member), end, value)
+		}
+	}
+	rest := bytes.TrimLeft(data[start:], " \t\r\n")
+	if rest[0] == '}' {
+		return splice(start, start, strconv.Quote(field)+": "+value)
+	}
+	indent := string(data[start : len(data)-len(rest)])
+	return splice(start, start, indent+strconv.Quote(field)+": "+value+",")
 }
 
 // config is what the agent needs of a KubeletConfiguration.

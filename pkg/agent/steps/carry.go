@@ -6,12 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
@@ -23,6 +27,7 @@ const (
 	dockerCertsDir   = "/etc/docker/certs.d"
 	containerdDropIn = "/etc/systemd/system/containerd.service.d/50-kubectl-runtime.conf"
 	wrapperDir       = "/etc/containerd/kubectl-runtime"
+	baseSpecFile     = wrapperDir + "/base-spec.json"
 	// maxCertificate is far above any certificate file, in bytes.
 	maxCertificate = 1 << 20
 )
@@ -36,7 +41,8 @@ func isCarried(path string) bool {
 
 // lookAtDockerConfig reads how Docker was set up, from daemon.json and from the process that runs.
 func (i *inspection) lookAtDockerConfig(ctx context.Context) error {
-	in := translate.Input{}
+	in := translate.Input{Version: i.Facts.DockerVersion}
+	var started time.Time
 	p, err := i.h.Systemd.Show(ctx, dockerUnit, "MainPID")
 	if err != nil {
 		return err
@@ -51,15 +57,25 @@ func (i *inspection) lookAtDockerConfig(ctx context.Context) error {
 			return fmt.Errorf("read dockerd's environment: %w", err)
 		}
 		in.Args, in.Environ = process.Args, strings.Split(string(environ), "\x00")
+		if started, err = host.Started(proc, pid); err != nil {
+			return err
+		}
 	}
 	in.File = translate.ConfigFile(in.Args)
 	if in.Data, err = readFile(in.File); err != nil {
 		return err
 	}
+	if in.Edited, err = changedSince(in.File, started); err != nil {
+		return err
+	}
+	if in.Edited {
+		i.warn("%s was changed since dockerd started: what it says now counts, also where dockerd has not read it", in.File)
+	}
 	settings, findings, err := translate.Docker(in)
 	if err != nil {
 		return refuse("correct it, and restart Docker", "dockerd would not start with its configuration again, and there would be no way back: %v", err)
 	}
+	settings.Insecure = append(settings.Insecure, i.insecureIn(ctx, settings.InsecureNetworks)...)
 	i.Docker = settings
 	for _, finding := range findings {
 		if finding.Verdict == translate.Warned {
@@ -69,8 +85,25 @@ func (i *inspection) lookAtDockerConfig(ctx context.Context) error {
 	return nil
 }
 
+// changedSince looks at the inode's time, which a copy or a rename sets anew and nobody can set back; a file that does not exist has
+// not changed.
+func changedSince(path string, when time.Time) (bool, error) {
+	var stat unix.Stat_t
+	err := unix.Stat(path, &stat)
+	if errors.Is(err, fs.ErrNotExist) || when.IsZero() {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at %s: %w", path, err)
+	}
+	return time.Unix(stat.Ctim.Unix()).After(when), nil
+}
+
 // lookAtCarried tries what containerd-config will do, so that what cannot be done refuses the switch and warnings come first.
 func (i *inspection) lookAtCarried(ctx context.Context) error {
+	if err := i.lookForSandboxAuth(ctx); err != nil {
+		return err
+	}
 	config, err := readFile(i.ContainerdConfig)
 	if err != nil {
 		return err
@@ -100,6 +133,9 @@ func carrySettings(s *containerd.Settings, found inventory, old []byte) error {
 		}
 		s.Runtimes = append(s.Runtimes, containerd.Runtime{Name: r.Name, Binary: binary, Type: r.Type, Options: r.Options})
 	}
+	if len(docker.Ulimits) > 0 {
+		s.BaseSpec = baseSpecFile
+	}
 	// Docker's own names of its own runc need nothing.
 	if slices.ContainsFunc(docker.Runtimes, func(r translate.Runtime) bool { return r.Name == docker.DefaultRuntime }) {
 		s.DefaultRuntime = docker.DefaultRuntime
@@ -125,27 +161,41 @@ func carryFiles(ctx context.Context, h *Host, found inventory) (files []containe
 		return nil, nil, err
 	}
 	docker := found.Docker
-	switch {
-	case len(docker.Mirrors)+len(docker.Insecure)+len(certs) == 0:
-	case layout.RegistryDir == "":
-		warnings = append(warnings, found.ContainerdConfig+" has registries of its own, in the older way: Docker's mirrors, insecure registries and certificates are not added to them")
-	default:
-		have, err := readHosts(layout.RegistryDir)
-		if err != nil {
-			return nil, nil, err
-		}
-		files, warnings = containerd.Registries(layout.RegistryDir, docker.Mirrors, docker.Insecure, certs, have)
+	imported, err := importedBy(found, config)
+	if err != nil {
+		return nil, nil, err
 	}
+	inline, err := containerd.InlineHosts(config, imported)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", found.ContainerdConfig, err)
+	}
+	have, err := readHosts(layout.RegistryDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, host := range slices.Sorted(maps.Keys(inline)) {
+		files = append(files, containerd.File{Path: filepath.Join(layout.RegistryDir, host, "hosts.toml"), Data: inline[host]["hosts.toml"], Mode: 0o644})
+		have[host] = inline[host]
+	}
+	dockers, warnings := containerd.Registries(layout.RegistryDir, docker.Mirrors, docker.Insecure, certs, have)
+	files = append(files, dockers...)
 	for _, r := range docker.Runtimes {
 		if len(r.Args) > 0 {
 			files = append(files, containerd.File{Path: filepath.Join(wrapperDir, r.Name), Data: containerd.Wrapper(r.Path, r.Args), Mode: 0o755})
 		}
 	}
+	spec, err := baseSpec(ctx, h, found)
+	if err != nil {
+		return nil, nil, err
+	}
+	if spec != nil {
+		files = append(files, *spec)
+	}
 	environment, err := proxyEnvironment(ctx, h, found)
 	if err != nil {
 		return nil, nil, err
 	}
-	if dropIn := containerd.DropIn(environment, limits(docker.Ulimits)); dropIn != nil {
+	if dropIn := containerd.DropIn(environment); dropIn != nil {
 		// systemd shows its properties to everyone, so the mode hides nothing there; but backups read the file.
 		files = append(files, containerd.File{Path: containerdDropIn, Data: dropIn, Mode: 0o600})
 	}
@@ -183,19 +233,23 @@ func readHosts(dir string) (containerd.HostFiles, error) {
 	return hosts, nil
 }
 
-// limits are what follows Limit in a unit file.
-func limits(ulimits []translate.Limit) []string {
-	number := func(n int64) string {
-		if n == -1 {
-			return "infinity"
-		}
-		return strconv.FormatInt(n, 10)
+// baseSpec is the file that gives containers the limits that Docker gave them, nil if there are none.
+func baseSpec(ctx context.Context, h *Host, found inventory) (*containerd.File, error) {
+	if len(found.Docker.Ulimits) == 0 || found.ContainerdBinary == "" {
+		return nil, nil
 	}
-	var out []string
-	for _, l := range ulimits {
-		out = append(out, strings.ToUpper(l.Name)+"="+number(l.Soft)+":"+number(l.Hard))
+	// Every package of containerd has ctr beside it; its defaults are those of that release.
+	ctr := filepath.Join(filepath.Dir(found.ContainerdBinary), "ctr")
+	defaults, err := h.Runner.Run(ctx, ctr, "oci", "spec")
+	if err != nil {
+		return nil, fmt.Errorf("find what containers of containerd %s begin with, to add Docker's default-ulimits: %w", found.Facts.ContainerdVersion, err)
 	}
-	return out
+	var limits []containerd.Rlimit
+	for _, l := range found.Docker.Ulimits {
+		limits = append(limits, containerd.Rlimit(l))
+	}
+	data, err := containerd.BaseSpec([]byte(defaults), limits)
+	return &containerd.File{Path: baseSpecFile, Data: data, Mode: 0o644}, err
 }
 
 // proxyEnvironment is what containerd needs to reach registries as dockerd does; nothing if it has proxies of its own. CNI plugins

@@ -88,7 +88,7 @@ func containerdConfig(h *Host) engine.Step {
 				return nil, err
 			}
 			changes := []host.Change{}
-			for _, file := range append(files, containerd.File{Path: found.ContainerdConfig, Data: config, Mode: 0o644}) {
+			for _, file := range append(files, containerd.File{Path: found.ContainerdConfig, Data: config, Mode: configMode(found)}) {
 				old, err := readFile(file.Path)
 				if err != nil {
 					return nil, err
@@ -107,32 +107,7 @@ func containerdConfig(h *Host) engine.Step {
 			}
 			return changes, nil
 		},
-		apply: func(ctx context.Context, changes []host.Change, report engine.Report) error {
-			found, err := h.found()
-			if err != nil {
-				return err
-			}
-			// The config comes last; without a change it is the one on the host.
-			at := found.ContainerdConfig
-			if last := changes[len(changes)-1]; !isCarried(last.Path) {
-				at = last.NewCopy
-			}
-			config, err := os.ReadFile(at)
-			if err != nil {
-				return err
-			}
-			report.Progress("try it on a throw-away containerd", 0, 0, "")
-			if err := containerd.Try(ctx, found.ContainerdBinary, config); err != nil {
-				return err
-			}
-			for _, change := range changes {
-				if err := h.files().Apply(change); err != nil {
-					return err
-				}
-			}
-			report.Progress(pathsOf(changes), 0, 0, "")
-			return h.Systemd.DaemonReload(ctx) // one of them may be a drop-in
-		},
+		apply:      h.applyContainerdConfig,
 		revertible: h.undoable,
 		revert: func(ctx context.Context, changes []host.Change, report engine.Report) error {
 			if err := h.undoFiles(changes, report); err != nil {
@@ -151,6 +126,47 @@ func containerdConfig(h *Host) engine.Step {
 	}
 }
 
+// applyContainerdConfig writes the config last, after a throw-away daemon has taken it.
+func (h *Host) applyContainerdConfig(ctx context.Context, changes []host.Change, report engine.Report) error {
+	found, err := h.found()
+	if err != nil {
+		return err
+	}
+	// The config comes last; without a change it is the one on the host.
+	at := found.ContainerdConfig
+	if last := changes[len(changes)-1]; !isCarried(last.Path) {
+		at = last.NewCopy
+	}
+	config, err := os.ReadFile(at)
+	if err != nil {
+		return err
+	}
+	// What the config names has to be there when it is tried; nobody else reads it yet.
+	apply := func(carried bool) error {
+		for _, change := range changes {
+			if isCarried(change.Path) != carried {
+				continue
+			}
+			if err := h.files().Apply(change); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := apply(true); err != nil {
+		return err
+	}
+	report.Progress("try it on a throw-away containerd", 0, 0, "")
+	if err := containerd.Try(ctx, found.ContainerdBinary, config); err != nil {
+		return err
+	}
+	if err := apply(false); err != nil {
+		return err
+	}
+	report.Progress(pathsOf(changes), 0, 0, "")
+	return h.Systemd.DaemonReload(ctx) // one of them may be a drop-in
+}
+
 func renderContainerd(found inventory, old []byte) ([]byte, error) {
 	settings := containerd.Settings{
 		CgroupDriver:        found.Facts.CgroupDriver,
@@ -163,16 +179,35 @@ func renderContainerd(found inventory, old []byte) ([]byte, error) {
 	if err := carrySettings(&settings, found, old); err != nil {
 		return nil, err
 	}
-	version, err := containerd.ParseVersion("containerd - " + found.Facts.ContainerdVersion)
-	if err != nil {
+	if found.SandboxAuthFile != "" {
+		auth, err := registryAuth(found.SandboxAuthFile, found.Facts.SandboxImage)
+		if err != nil {
+			return nil, fmt.Errorf("read credentials for the sandbox image: %w", err)
+		}
+		settings.SandboxAuth = auth
+	}
+	var err error
+	if settings.Imported, err = importedBy(found, old); err != nil {
 		return nil, err
 	}
-	if !version.AtLeast(2, 0) {
-		if settings.Imported, err = readImports(old, filepath.Dir(found.ContainerdConfig)); err != nil {
-			return nil, err
-		}
-	}
 	return containerd.Render(old, settings)
+}
+
+// configMode is for root's eyes alone where the config holds a password.
+func configMode(found inventory) uint32 {
+	if found.SandboxAuthFile != "" {
+		return 0o600
+	}
+	return 0o644
+}
+
+// importedBy reads what has to be merged into the config: see containerd.Settings.
+func importedBy(found inventory, config []byte) ([][]byte, error) {
+	version, err := containerd.ParseVersion("containerd - " + found.Facts.ContainerdVersion)
+	if err != nil || version.AtLeast(2, 0) {
+		return nil, err
+	}
+	return readImports(config, filepath.Dir(found.ContainerdConfig))
 }
 
 // readImports reads the files that a config imports, in the order in which containerd loads them.
@@ -221,6 +256,11 @@ func containerdService(h *Host) engine.Step {
 			}
 			if !was.Enabled() && was.File != "static" {
 				if err := h.Systemd.Enable(ctx, containerdUnit); err != nil {
+					return err
+				}
+			}
+			if !was.Running() {
+				if err := host.ClearSocket(found.ContainerdAddress); err != nil {
 					return err
 				}
 			}

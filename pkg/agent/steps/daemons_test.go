@@ -1,12 +1,15 @@
 package steps
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 )
 
 // TestExpectService: a Docker that docker.service does not run would go on after that unit was stopped.
@@ -82,4 +85,34 @@ func TestOtherProcess(t *testing.T) {
 			t.Errorf("%s: %+v, %v", test.name, got, err)
 		}
 	}
+}
+
+// TestLookAtUnits: a tie between units that only starts them together does no harm while one of them is held.
+func TestLookAtUnits(t *testing.T) {
+	for _, test := range []struct{ kubelet, docker, refused, warned string }{
+		{kubelet: "Requires=system.slice sysinit.target", docker: "Requires=docker.socket"},
+		{kubelet: "Requires=docker.service", warned: "kubelet.service has Requires=docker.service"},
+		{kubelet: "BindsTo=docker.service", refused: "kubelet.service has BindsTo=docker.service"},
+		{kubelet: "Requisite=docker.service", refused: "kubelet.service has Requisite=docker.service"},
+		{kubelet: "PartOf=docker.service"},
+		{docker: "BindsTo=containerd.service", refused: "docker.service has BindsTo=containerd.service"},
+		{docker: "Requires=containerd.service", refused: "docker.service has Requires=containerd.service"},
+	} {
+		units := unitsSay{"kubelet.service": test.kubelet + "\nFragmentPath=/etc/k.service\n", "docker.service": test.docker + "\n"}
+		i := &inspection{h: &Host{Systemd: host.Systemd{Run: units}}}
+		err := i.lookAtUnits(t.Context())
+		if (err == nil) != (test.refused == "") || err != nil && !strings.Contains(err.Error(), test.refused) {
+			t.Errorf("%+v: refused with %v", test, err)
+		}
+		if warnings := strings.Join(i.Facts.Warnings, "\n"); (warnings == "") != (test.warned == "") || !strings.Contains(warnings, test.warned) {
+			t.Errorf("%+v: warnings %q", test, warnings)
+		}
+	}
+}
+
+// unitsSay is a systemctl that shows a text for each unit, its last argument.
+type unitsSay map[string]string
+
+func (u unitsSay) Run(_ context.Context, _ string, args ...string) (string, error) {
+	return u[args[len(args)-1]], nil
 }

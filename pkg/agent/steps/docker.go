@@ -361,11 +361,14 @@ func dockerStop(h *Host) engine.Step {
 			if err := unlinkSocket(); err != nil {
 				return err
 			}
+			if err := h.clearDockerSockets(); err != nil {
+				report.Warn(err.Error()) // the unit's own failure counts
+			}
 			// Sockets were stopped first and come back first: docker.service requires its own. cri-dockerd needs Docker.
 			if err := h.Systemd.Unhold(ctx, namesOf(units)...); err != nil {
 				return err
 			}
-			errs := []error{h.clearSockets(ctx, units, report)}
+			var errs []error
 			for _, names := range [][]string{dockerUnits, criDockerUnits} {
 				for _, unit := range units {
 					if slices.Contains(names, unit.Name) {
@@ -392,6 +395,22 @@ func endDockerShims(ctx context.Context, proc string, kill func(pid int) error) 
 		}
 	}
 	return nil
+}
+
+// clearDockerSockets makes room for the sockets that Docker and cri-dockerd are about to listen at: a log agent that mounts one of them
+// has left a directory there.
+func (h *Host) clearDockerSockets() error {
+	found, err := h.found()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, socket := range []string{docker.DefaultSocket, found.DockerSocket, found.Facts.OldEndpoint} {
+		if path, ok := strings.CutPrefix(socket, "unix://"); ok {
+			errs = append(errs, host.ClearSocket(path))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func namesOf(units []host.UnitState) []string {

@@ -2,13 +2,8 @@ package steps
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
 	"strings"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 )
 
@@ -46,31 +41,4 @@ func execPath(text string) string {
 	_, rest, _ := strings.Cut(text, "path=")
 	path, _, _ := strings.Cut(rest, " ;")
 	return strings.TrimSpace(path)
-}
-
-// clearSockets removes folders that lie where the units' sockets listen: a pod that mounts Docker's socket as a hostPath without a type had
-// its runtime make one after a reboot, and a socket unit cannot be started on it. One that holds anything stays, and is an error.
-func (h *Host) clearSockets(ctx context.Context, units []host.UnitState, report engine.Report) error {
-	for _, unit := range units {
-		if !strings.HasSuffix(unit.Name, ".socket") {
-			continue
-		}
-		p, err := h.Systemd.Show(ctx, unit.Name, "Listen")
-		if err != nil {
-			return err
-		}
-		path, _, _ := strings.Cut(p["Listen"], " ") // "/run/docker.sock (Stream)"
-		info, err := os.Lstat(path)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
-			continue
-		}
-		if err == nil {
-			err = os.Remove(path)
-		}
-		if err != nil {
-			return fmt.Errorf("make room for %s: there is a directory where it listens: %w", unit.Name, err)
-		}
-		report.Warn(path + " was a directory, which a pod's mount had made where " + unit.Name + " listens; it was empty and is removed. That pod does not see the socket before it is started anew")
-	}
-	return nil
 }

@@ -26,14 +26,6 @@ func (f fakeUnits) Run(_ context.Context, name string, args ...string) (string, 
 	return out, nil
 }
 
-// warnings is a Report that keeps these.
-type warnings struct {
-	quiet
-	list []string
-}
-
-func (w *warnings) Warn(text string) { w.list = append(w.list, text) }
-
 func TestDockerThere(t *testing.T) {
 	dir := t.TempDir()
 	program, root := filepath.Join(dir, "dockerd"), filepath.Join(dir, "docker")
@@ -61,32 +53,6 @@ func TestDockerThere(t *testing.T) {
 				t.Errorf("%v, want %q", err, test.want)
 			}
 		})
-	}
-}
-
-// TestClearSockets: a directory where a socket was, which a runtime made for a hostPath without a type.
-func TestClearSockets(t *testing.T) {
-	dir := t.TempDir()
-	empty, full, gone := filepath.Join(dir, "empty.sock"), filepath.Join(dir, "full.sock"), filepath.Join(dir, "gone.sock")
-	for _, path := range []string{empty, filepath.Join(full, "x")} {
-		if err := os.MkdirAll(path, 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
-	clear := func(path string) (string, error) {
-		h := &Host{Systemd: host.Systemd{Run: fakeUnits{"docker.socket": "Listen=" + path + " (Stream)\n"}}}
-		var said warnings
-		err := h.clearSockets(t.Context(), []host.UnitState{{Name: "docker.service"}, {Name: "docker.socket"}}, &said)
-		return strings.Join(said.list, "; "), err
-	}
-	if said, err := clear(empty); err != nil || !host.Absent(empty) || !strings.Contains(said, empty+" was a directory") {
-		t.Errorf("empty: %v, said %q", err, said)
-	}
-	if _, err := clear(full); err == nil || host.Absent(filepath.Join(full, "x")) {
-		t.Errorf("one that holds something: %v", err)
-	}
-	if said, err := clear(gone); err != nil || said != "" {
-		t.Errorf("gone: %v, said %q", err, said)
 	}
 }
 

@@ -15,7 +15,9 @@ that dockerd itself would refuse (not JSON, a key twice, a wrong type, the same 
 would not start again, and there would be no way back.
 
 Beside daemon.json: /etc/docker/certs.d is copied to containerd's certs.d; HTTP_PROXY, HTTPS_PROXY and NO_PROXY of
-docker.service go to a drop-in of containerd.service. Where containerd's own files say something already, they win.
+docker.service go to a drop-in of containerd.service; credentials with which Docker's side of the kubelet pulls a private
+sandbox image go to containerd's config, which is then root's alone. Where containerd's own files say something already, they
+win; registries that its config has inline move to certs.d, the only place that all of them can be in.
 
 | key | verdict | what becomes of it |
 |---|---|---|

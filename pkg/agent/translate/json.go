@@ -17,6 +17,8 @@ const (
 	maxFile = 1 << 20
 	// maxDepth is far above what dockerd knows: four.
 	maxDepth = 32
+	// byteOrderMark is UTF-8's, which dockerd ignores from 23.0 on.
+	byteOrderMark = "\ufeff"
 )
 
 // SyntaxError is a place in a file that dockerd would not take either: after a stop it would not start again.
@@ -66,8 +68,7 @@ func (f file) readObject() ([]entry, error) {
 		}
 		i += size
 	}
-	// dockerd ignores the byte order mark of UTF-8 from 23.0 on.
-	start := len(f.data) - len(bytes.TrimPrefix(f.data, []byte("\ufeff")))
+	start := len(f.data) - len(bytes.TrimPrefix(f.data, []byte(byteOrderMark)))
 	if len(bytes.TrimSpace(f.data[start:])) == 0 {
 		return nil, nil // an empty file is one without settings
 	}

@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -16,6 +17,10 @@ type Input struct {
 	// File is the path of daemon.json and Data its content, nil if there is none.
 	File string
 	Data []byte
+	// Edited tells that the file was changed since dockerd started: that dockerd runs is then no proof that it takes the file.
+	Edited bool
+	// Version is dockerd's, such as "20.10.24"; empty if it is not known.
+	Version string
 	// Args are the running dockerd's, the program first; systemd has put $DOCKER_OPTS and the like in already.
 	Args []string
 	// Environ is the running dockerd's, as NAME=VALUE: with what drop-ins and environment files set.
@@ -25,8 +30,11 @@ type Input struct {
 // Settings are those that something on the host gets.
 type Settings struct {
 	// Mirrors are URLs for docker.io, in order. Insecure are hosts or host:port.
-	Mirrors  []string  `json:"mirrors,omitempty"`
-	Insecure []string  `json:"insecure,omitempty"`
+	Mirrors  []string `json:"mirrors,omitempty"`
+	Insecure []string `json:"insecure,omitempty"`
+	// InsecureNetworks (CIDR) have registries that are insecure, too. containerd takes only single ones.
+	InsecureNetworks []string `json:"insecureNetworks,omitempty"`
+
 	Proxy    Proxy     `json:"proxy,omitzero"`
 	Runtimes []Runtime `json:"runtimes,omitempty"`
 	// DefaultRuntime is empty for Docker's own default.
@@ -90,6 +98,9 @@ func (s setting) decode(to any) error {
 // no way back.
 func Docker(in Input) (Settings, []Finding, error) {
 	f := file{in.File, in.Data}
+	if bytes.HasPrefix(in.Data, []byte(byteOrderMark)) && in.before23() {
+		return Settings{}, nil, f.fail(0, "the file begins with a byte order mark, which Docker takes from 23.0 on")
+	}
 	entries, err := f.readObject()
 	if err != nil {
 		return Settings{}, nil, err
@@ -98,6 +109,9 @@ func Docker(in Input) (Settings, []Finding, error) {
 	var set []setting
 	for _, e := range entries {
 		key, ok := keyNamed(e.name)
+		if !ok && in.Edited {
+			return Settings{}, nil, f.fail(e.offset, "unknown key %q; the file was changed since dockerd started, and dockerd does not start with a key that it does not know", e.name)
+		}
 		if !ok {
 			t.find(e.name, Warned, "unknown key in "+in.File+": what it does for pods is not known")
 			continue
@@ -128,6 +142,13 @@ func Docker(in Input) (Settings, []Finding, error) {
 		}
 	}
 	return t.Settings, t.findings, nil
+}
+
+// before23 tells whether dockerd is one that reads daemon.json byte by byte (daemon/config of 20.10 and 23.0).
+func (in Input) before23() bool {
+	major, _, _ := strings.Cut(in.Version, ".")
+	n, err := strconv.Atoi(major)
+	return err == nil && n < 23
 }
 
 // check tells whether the value is of the type that dockerd takes.
@@ -280,7 +301,9 @@ func (t *translation) takeInsecure(s setting) error {
 		host = strings.TrimSuffix(host, "/")
 		if prefix, err := netip.ParsePrefix(host); err == nil {
 			if !prefix.Addr().IsLoopback() { // containerd trusts localhost anyway
-				t.find(s.Name, Warned, "containerd knows insecure registries by host alone, not the network "+host+": name the registries in it in a hosts.toml each")
+				t.InsecureNetworks = append(t.InsecureNetworks, prefix.Masked().String())
+				t.find(s.Name, Warned, "containerd knows insecure registries by host alone, not the network "+host+
+					": of the registries in it those are carried over that images on this node come from; name others in a hosts.toml each")
 			}
 			continue
 		}
@@ -335,8 +358,10 @@ func (t *translation) takeRuntimes(s setting) error {
 	return nil
 }
 
-// systemdLimits are the limits that may be set on containerd's service for containers to inherit.
-var systemdLimits = []string{"core", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rtprio", "rttime", "sigpending", "stack"}
+// rlimits are the names that Docker knows (github.com/docker/go-units, ulimit.go) and OCI's RLIMIT_… take.
+var rlimits = []string{
+	"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack",
+}
 
 func (t *translation) takeUlimits(s setting) error {
 	var limits map[string]struct{ Soft, Hard int64 }
@@ -348,9 +373,8 @@ func (t *translation) takeUlimits(s setting) error {
 		if limit.Hard != -1 && (limit.Soft > limit.Hard || limit.Soft == -1) {
 			return s.fail("ulimit %s: the soft limit is above the hard one", name)
 		}
-		if !slices.Contains(systemdLimits, name) {
-			t.find(s.Name, Warned, fmt.Sprintf("ulimit %s is lost: containers would have to inherit it from containerd, which it would cripple", name))
-			continue
+		if !slices.Contains(rlimits, name) {
+			return s.fail("there is no ulimit %q", name)
 		}
 		t.Ulimits = append(t.Ulimits, limit)
 	}

@@ -33,7 +33,7 @@ func TestDocker(t *testing.T) {
 		"mirrors":                      {json: `{"registry-mirrors": ["https://a", "http://b:5000"]}`, want: S{Mirrors: []string{"https://a", "http://b:5000"}}},
 		"mirror by flag":               {args: "--registry-mirror=https://a --registry-mirror https://b", want: S{Mirrors: []string{"https://a", "https://b"}}},
 		"insecure":                     {json: `{"insecure-registries": ["r:5000", "http://s/", "127.0.0.0/8"]}`, want: S{Insecure: []string{"r:5000", "s"}}},
-		"insecure network":             {json: `{"insecure-registries": ["10.0.0.0/8"]}`, warnings: []string{"insecure-registries"}},
+		"insecure network":             {json: `{"insecure-registries": ["10.1.2.3/8"]}`, want: S{InsecureNetworks: []string{"10.0.0.0/8"}}, warnings: []string{"insecure-registries"}},
 		"proxies":                      {json: `{"proxies": {"http-proxy": "http://p", "no-proxy": "x"}}`, want: S{Proxy: translate.Proxy{HTTP: "http://p", No: "x"}}},
 		"proxies over the environment": {json: `{"proxies": {"http-proxy": "http://p"}}`, environ: []string{"HTTP_PROXY=http://e", "https_proxy=http://s"}, want: S{Proxy: translate.Proxy{HTTP: "http://p", HTTPS: "http://s"}}},
 		"proxies by flag":              {args: "--https-proxy http://p", want: S{Proxy: translate.Proxy{HTTPS: "http://p"}}},
@@ -42,8 +42,8 @@ func TestDocker(t *testing.T) {
 		"shim":             {json: `{"runtimes": {"gvisor": {"runtimeType": "io.containerd.runsc.v1"}}}`, want: S{Runtimes: []translate.Runtime{{Name: "gvisor", Type: "io.containerd.runsc.v1"}}}},
 		"runtime by flag":  {args: "--add-runtime=nvidia=/usr/bin/nvidia-container-runtime --default-runtime nvidia", want: S{DefaultRuntime: "nvidia", Runtimes: []translate.Runtime{{Name: "nvidia", Path: "/usr/bin/nvidia-container-runtime"}}}},
 		"ulimits":          {json: `{"default-ulimits": {"nofile": {"Name": "nofile", "Soft": 1024, "Hard": 16384}}}`, want: S{Ulimits: []translate.Limit{{Name: "nofile", Soft: 1024, Hard: 16384}}}},
-		"ulimit by flag":   {args: "--default-ulimit nofile=10:20 --default-ulimit=nproc=5", want: S{Ulimits: []translate.Limit{{Name: "nofile", Soft: 10, Hard: 20}, {Name: "nproc", Soft: 5, Hard: 5}}}},
-		"crippling ulimit": {json: `{"default-ulimits": {"fsize": {"Name": "fsize", "Soft": 1, "Hard": 1}}}`, warnings: []string{"default-ulimits"}},
+		"ulimit by flag":   {args: "--default-ulimit nofile=1000:20000 --default-ulimit=nproc=5", want: S{Ulimits: []translate.Limit{{Name: "nofile", Soft: 1000, Hard: 20000}, {Name: "nproc", Soft: 5, Hard: 5}}}},
+		"other ulimits":    {json: `{"default-ulimits": {"fsize": {"Name": "fsize", "Soft": 1, "Hard": -1}}}`, want: S{Ulimits: []translate.Limit{{Name: "fsize", Soft: 1, Hard: -1}}}},
 		"log options":      {json: `{"log-driver": "json-file", "log-opts": {"max-size": "10m", "max-file": "3"}}`, want: S{LogMaxSize: 10_000_000, LogMaxFiles: 3}},
 		"one log file":     {json: `{"log-opts": {"max-size": "1g", "max-file": "1", "tag": "x"}}`, want: S{LogMaxSize: 1e9, LogMaxFiles: 2}, warnings: []string{"log-opts", "log-opts"}},
 		"log driver":       {json: `{"log-driver": "journald"}`, warnings: []string{"log-driver"}},
@@ -112,6 +112,7 @@ func TestDockerTellsWhereAFileIsWrong(t *testing.T) {
 		"deep":             {"{\"a\":" + strings.Repeat("[", 100000), "nested too deeply"},
 		"size":             {`{"log-opts": {"max-size": "lots"}}`, "not a size"},
 		"ulimit":           {`{"default-ulimits": {"nofile": {"Soft": 9, "Hard": 1}}}`, "above the hard one"},
+		"no ulimit":        {`{"default-ulimits": {"files": {"Soft": 1, "Hard": 1}}}`, "there is no ulimit"},
 		"runc":             {`{"runtimes": {"runc": {"path": "/x"}}}`, "Docker's own"},
 		"flag, too":        {"{\"max-concurrent-uploads\": 1}", "also a flag"},
 	} {
@@ -122,6 +123,17 @@ func TestDockerTellsWhereAFileIsWrong(t *testing.T) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 		})
+	}
+	var syntax *translate.SyntaxError
+	in := translate.Input{File: "d.json", Data: []byte("{\n \"frob\": 1}"), Edited: true, Version: "26.1.5"}
+	if _, _, err := translate.Docker(in); !errors.As(err, &syntax) || syntax.Line != 2 || !strings.Contains(err.Error(), "frob") {
+		t.Errorf("unknown key that dockerd has not read: got %v", err)
+	}
+	for version, refused := range map[string]bool{"20.10.24+dfsg1": true, "19.03.15": true, "23.0.0": false, "29.1": false, "": false} {
+		_, _, err := translate.Docker(translate.Input{File: "d.json", Data: []byte("\ufeff{}"), Version: version})
+		if got := errors.As(err, &syntax); got != refused {
+			t.Errorf("byte order mark on %q: got %v", version, err)
+		}
 	}
 	var flagErr *translate.FlagError
 	for _, args := range []string{"--debug=maybe", "--default-ulimit nofile=x", "--max-concurrent-downloads=x"} {

@@ -3,6 +3,7 @@
 # their upstream Go modules, one folder here each with its own go.mod, so that the product's stays clean.
 # Cold builds take minutes; results are kept in $KUBECTL_RUNTIME_CACHE/bin/<name>-<hash of its inputs> and reused.
 #   build.sh [NAME…]   builds the named folders (all without names), prints nothing but progress on stderr
+#   build.sh critest   CRI's conformance tests, which no lab needs by itself: see test/lab/README.md
 #   build.sh --path NAME   prints the folder that holds NAME's binaries
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,9 +17,10 @@ path() {
 	echo "$cache/bin/$1-$hash"
 }
 
-# build NAME: `go build` of every main package listed in build.flags (default "."), with the ldflags listed there.
+# build NAME: `go build` of every main package listed in build.flags (default "."), with the ldflags listed there; or, of packages
+# listed as tests, the tests as a program.
 build() {
-	local name=$1 out tmp started packages=. ldflags=""
+	local name=$1 out tmp started packages=. tests="" ldflags=""
 	out=$(path "$name")
 	[ -e "$out/.complete" ] && return 0
 	mkdir -p "$cache/bin"
@@ -31,7 +33,12 @@ build() {
 	# shellcheck disable=SC1090,SC1091
 	[ -f "$here/$name/build.flags" ] && . "$here/$name/build.flags"
 	# shellcheck disable=SC2086
-	(cd "$here/$name" && CGO_ENABLED=0 GOFLAGS="-mod=mod -trimpath" go build -o "$tmp/" -ldflags "-s -w $ldflags" $packages)
+	(
+		cd "$here/$name"
+		export CGO_ENABLED=0 GOFLAGS="-mod=mod -trimpath"
+		[ -z "$packages" ] || go build -o "$tmp/" -ldflags "-s -w $ldflags" $packages
+		for package in $tests; do go test -c -o "$tmp/${package##*/}" -ldflags "-s -w $ldflags" "$package"; done
+	)
 	touch "$tmp/.complete"
 	rm -rf "$out" && mv "$tmp" "$out"
 	echo "lab: built $name in $((SECONDS - started)) s" >&2

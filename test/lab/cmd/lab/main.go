@@ -21,7 +21,7 @@ import (
 const usage = `lab runs real Kubernetes nodes on this machine. It needs root.
 
   lab up --profile dockershim|cri-dockerd [--name NAME] [--nodes N] [--cgroup-driver systemd|cgroupfs]
-         [--overlay DIR] [--registry-auth] [--keep]
+         [--overlay [NODE=]DIR]… [--registry-auth] [--keep]
   lab down [NAME]               removes everything; with a name, only the lab of that name
   lab status
   lab kubeconfig                prints the path of the admin's kubeconfig
@@ -143,7 +143,18 @@ func up(ctx context.Context, args []string) error {
 	flags.StringVar(&o.Name, "name", "", "shown by status (default the profile)")
 	flags.IntVar(&o.Nodes, "nodes", 2, "number of nodes")
 	flags.StringVar(&o.CgroupDriver, "cgroup-driver", "systemd", "of Docker and the kubelet: systemd or cgroupfs")
-	flags.StringVar(&o.Overlay, "overlay", "", "folder whose files are copied over every node's root before it boots")
+	flags.Func("overlay", "folder whose files are copied over every node's root before it boots, or NODE=DIR for one node", func(value string) error {
+		node, dir, ok := strings.Cut(value, "=")
+		switch {
+		case !ok:
+			o.Overlay = value
+		case o.Overlays == nil:
+			o.Overlays = map[string]string{node: dir}
+		default:
+			o.Overlays[node] = dir
+		}
+		return nil
+	})
 	flags.BoolVar(&o.RegistryAuth, "registry-auth", false, "a second registry with TLS and basic authentication")
 	flags.BoolVar(&o.Keep, "keep", false, "leave a lab that failed to come up")
 	if err := flags.Parse(args); err != nil {

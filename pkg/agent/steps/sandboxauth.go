@@ -1,0 +1,89 @@
+package steps
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+)
+
+// lookForSandboxAuth finds the file with credentials for the sandbox image's registry. The kubelet with dockershim, or cri-dockerd, pulls
+// that image with what it finds there; containerd does not look. The places are those of pkg/credentialprovider/config.go of
+// Kubernetes, whose first file that can be read is the one.
+func (i *inspection) lookForSandboxAuth(ctx context.Context) error {
+	p, err := i.h.Systemd.Show(ctx, kubelet.Unit, "MainPID")
+	if err != nil {
+		return err
+	}
+	pid := p["MainPID"]
+	if !i.dockershim() {
+		processes, err := host.FindProcesses(proc, "cri-dockerd")
+		if err != nil {
+			return err
+		}
+		if len(processes) > 0 {
+			pid = strconv.Itoa(processes[0].PID)
+		}
+	}
+	rootDir, _ := i.setup.Flag("root-dir")
+	i.SandboxAuthFile = sandboxAuthFile(credentialFiles(proc, pid, rootDir), i.Facts.SandboxImage)
+	return nil
+}
+
+func credentialFiles(proc, pid, rootDir string) []string {
+	if rootDir == "" {
+		rootDir = "/var/lib/kubelet"
+	}
+	files := []string{filepath.Join(rootDir, "config.json"), "/config.json"}
+	environ, _ := os.ReadFile(filepath.Join(proc, pid, "environ"))
+	for variable := range strings.SplitSeq(string(environ), "\x00") {
+		if home, ok := strings.CutPrefix(variable, "HOME="); ok {
+			files = append(files, filepath.Join(home, ".docker/config.json"))
+		}
+	}
+	return append(files, "/.docker/config.json")
+}
+
+func sandboxAuthFile(files []string, image string) string {
+	for _, file := range files {
+		auth, err := registryAuth(file, image)
+		if err == nil && auth != "" {
+			return file
+		}
+		if err == nil {
+			return ""
+		}
+	}
+	return ""
+}
+
+// registryAuth returns what a file in the format of docker login has for an image's registry, empty for Docker Hub and for helpers,
+// which Kubernetes does not read either.
+func registryAuth(file, image string) (string, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	var config struct {
+		Auths map[string]struct {
+			Auth string `json:"auth"`
+		} `json:"auths"`
+	}
+	if err := json.Unmarshal(data, &config); err != nil {
+		return "", err
+	}
+	hosts := registriesOf([]string{image})
+	for name, entry := range config.Auths {
+		name = strings.TrimPrefix(strings.TrimPrefix(name, "https://"), "http://")
+		name, _, _ = strings.Cut(name, "/")
+		if len(hosts) == 1 && name == hosts[0] && entry.Auth != "" {
+			return entry.Auth, nil
+		}
+	}
+	return "", nil
+}

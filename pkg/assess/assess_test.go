@@ -246,8 +246,8 @@ func TestCleanCluster(t *testing.T) {
 	if len(in.Pods) != 13 || len(in.Budgets) != 1 {
 		t.Fatalf("%d pods and %d budgets were read", len(in.Pods), len(in.Budgets))
 	}
-	metrics := Finding{"drain-empty-dir", Drain, Blocker, "n", "Deployment", "kube-system", "metrics-server", "volume tmp-dir"}
-	exporter := Finding{"workload-docker-parent", Workloads, Info, "n", "DaemonSet", "monitoring", "node-exporter", "/"}
+	metrics := Finding{"drain-empty-dir", Drain, Blocker, "n", "Deployment", "kube-system", "metrics-server", "volume tmp-dir", ""}
+	exporter := Finding{"workload-docker-parent", Workloads, Info, "n", "DaemonSet", "monitoring", "node-exporter", "/", ""}
 	if got, want := Run(in), []Finding{metrics, exporter}; !slices.Equal(got, want) {
 		t.Errorf("found %+v, want %+v", got, want)
 	}

@@ -48,6 +48,12 @@ type Check struct {
 	Why      string   `json:"why"`
 	Remedy   string   `json:"remedy"`
 
+	// OnHost: the agent finds it on the host, not Run in the API.
+	OnHost bool `json:"onHost,omitempty"`
+
+	// fixed: the switch itself refuses what the check finds, so that to ignore it would help nobody. Flag is the switch's that accepts it.
+	fixed bool
+	flag  string
 	// accepted says whether the switch's flags accept what the check finds: it is of Info then.
 	accepted func(Flags) bool
 	node     func(*corev1.Node) string
@@ -82,10 +88,12 @@ type Finding struct {
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name,omitempty"`
 	Detail    string `json:"detail"`
+	// Hint is what to do about this one, where the check's remedy is not enough.
+	Hint string `json:"hint,omitempty"`
 }
 
 // Checks are all checks, in the order of the output.
-func Checks() []Check { return slices.Concat(nodeChecks, drainChecks, workloadChecks) }
+func Checks() []Check { return slices.Concat(nodeChecks, hostChecks, drainChecks, workloadChecks) }
 
 // CheckByID is the check of a finding; the zero Check if there is none of that ID.
 func CheckByID(id string) Check {
@@ -111,11 +119,17 @@ type Input struct {
 	Ignore []string
 }
 
-// ValidateIDs refuses IDs that no check has.
+// ValidateIDs refuses IDs that no check has, and checks that the switch would refuse by anyway.
 func ValidateIDs(ids []string) error {
 	for _, id := range ids {
-		if CheckByID(id).ID == "" {
+		check := CheckByID(id)
+		switch {
+		case check.ID == "":
 			return fmt.Errorf("no check is called %q: docs/checks.md lists them", id)
+		case check.flag != "":
+			return fmt.Errorf("%s cannot be ignored: a switch refuses what it finds, unless %s accepts it", id, check.flag)
+		case check.fixed:
+			return fmt.Errorf("%s cannot be ignored: a switch refuses what it finds", id)
 		}
 	}
 	return nil
@@ -184,7 +198,7 @@ func sorted(found map[Finding]int) []Finding {
 	}
 	slices.SortFunc(findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(found[a], found[b]), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Namespace, b.Namespace),
-			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Detail, b.Detail))
+			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Detail, b.Detail), cmp.Compare(a.Hint, b.Hint))
 	})
 	return findings
 }
@@ -215,7 +229,18 @@ func Markdown() string {
 	var text strings.Builder
 	text.WriteString("# Checks of `kubectl runtime plan`\n\nGenerated from pkg/assess: `go test ./pkg/assess -update` writes it anew.\n")
 	for _, check := range Checks() {
-		fmt.Fprintf(&text, "\n## %s\n\n%s, %s: %s.\n\n- Why: %s.\n- What to do: %s.\n", check.ID, check.Category, check.Severity, check.Title, check.Why, check.Remedy)
+		where, ignored := "", "."
+		if check.OnHost {
+			where = ", found on the host"
+		}
+		switch {
+		case check.flag != "":
+			ignored = "; it cannot be ignored, only accepted with `" + check.flag + "`."
+		case check.fixed:
+			ignored = "; it cannot be ignored."
+		}
+		fmt.Fprintf(&text, "\n## %s\n\n%s, %s%s: %s.\n\n- Why: %s.\n- What to do: %s%s\n",
+			check.ID, check.Category, check.Severity, where, check.Title, check.Why, check.Remedy, ignored)
 	}
 	return text.String()
 }

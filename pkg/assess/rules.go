@@ -20,13 +20,13 @@ const checkOnlyNode = "node-only-one"
 
 var nodeChecks = []Check{
 	{
-		ID: "node-not-switchable", Category: Node, Severity: Blocker, Title: "The node cannot be switched in place",
+		ID: "node-not-switchable", Category: Node, Severity: Blocker, fixed: true, Title: "The node cannot be switched in place",
 		Why:    "its platform or its distribution decides on the runtime, and a change on the host would not last",
 		Remedy: "do what the finding says, mostly replace the node",
 		node:   func(node *corev1.Node) string { return inventory.Refusal(node).Text },
 	},
 	{
-		ID: "node-not-ready", Category: Node, Severity: Blocker, Title: "The node is not Ready",
+		ID: "node-not-ready", Category: Node, Severity: Blocker, fixed: true, Title: "The node is not Ready",
 		Why:    "only a node that works can be proven to work afterwards",
 		Remedy: "repair the node first",
 		node: func(node *corev1.Node) string {
@@ -38,7 +38,7 @@ var nodeChecks = []Check{
 		},
 	},
 	{
-		ID: "node-unfinished", Category: Node, Severity: Blocker, Title: "An earlier switch or rollback of the node is not over",
+		ID: "node-unfinished", Category: Node, Severity: Blocker, fixed: true, Title: "An earlier switch or rollback of the node is not over",
 		Why:    "the host is between two runtimes, and what a new switch would find there is not known",
 		Remedy: "see what `kubectl runtime status` says on the node, and docs/recovery.md",
 		node: func(node *corev1.Node) string {
@@ -52,6 +52,7 @@ var nodeChecks = []Check{
 		ID: checkOnlyNode, Category: Node, Severity: Blocker, Title: "The node is the only one of the cluster",
 		Why:      "its pods have nowhere to go while it is drained, so a switch refuses it unless it is forced",
 		Remedy:   "add a node, or give `--force` to the switch",
+		flag:     "--force",
 		accepted: func(f Flags) bool { return f.Force },
 		node:     func(*corev1.Node) string { return "there is no other node" },
 	},
@@ -68,6 +69,7 @@ var drainChecks = []Check{
 		ID: "drain-bare-pod", Category: Drain, Severity: Blocker, Title: "No controller would create the pod anew",
 		Why:      "a drain refuses to remove such a pod unless it is forced, and the pod is then gone for good",
 		Remedy:   "delete the pod, give it a controller, or give `--force` to the switch",
+		flag:     "--force",
 		accepted: func(f Flags) bool { return f.Force },
 		pod: drained(func(s *subject) string {
 			if metav1.GetControllerOf(s.Pod) != nil {
@@ -80,6 +82,7 @@ var drainChecks = []Check{
 		ID: "drain-empty-dir", Category: Drain, Severity: Blocker, Title: "The pod has an emptyDir volume",
 		Why:      "what is in it is lost when the pod is evicted, and a switch refuses that unless told otherwise",
 		Remedy:   "see that the data can be lost, then give `--delete-emptydir-data` to the switch",
+		flag:     "--delete-emptydir-data",
 		accepted: func(f Flags) bool { return f.DeleteEmptyDirData },
 		pod: drained(volume(func(v *corev1.Volume) string {
 			if v.EmptyDir == nil {

@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -11,24 +12,17 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/printers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
-
-// podListsAtMost is for how many nodes the pods are listed node by node; for more, all pods of the cluster are.
-const podListsAtMost = 8
 
 // planKind is the kind of what `plan -o json` prints.
 const planKind = "Plan"
@@ -37,11 +31,14 @@ const planKind = "Plan"
 type PlanOptions struct {
 	factory   *Factory
 	selection NodeSelection
-	consent   drain.Options
+	rollout   rollout.Options
+	pull      string
+	apiOnly   bool
 	ignore    []string
 	output    string
 
 	client  kubernetes.Interface
+	config  *rest.Config
 	printer printers.ResourcePrinter // nil prints for people
 }
 
@@ -53,7 +50,7 @@ type Plan struct {
 	Findings   []PlanFinding     `json:"findings"`
 	// IgnoredChecks were not run.
 	IgnoredChecks []string `json:"ignoredChecks,omitempty"`
-	// HostsInspected is false: the plan comes from the API alone.
+	// HostsInspected tells whether an agent has looked at the host of every node that is on Docker; each node has it for itself.
 	HostsInspected bool `json:"hostsInspected"`
 	// Errors says why the plan is not whole, a sentence each. Nothing follows from missing findings then.
 	Errors []string `json:"errors,omitempty"`
@@ -68,12 +65,17 @@ type PlanFinding struct {
 }
 
 const planLong = `Shows, before a node is touched, what depends on Docker and what a switch would refuse or be held up by, by category and with what
-to do about it. It reads Nodes, Pods and PodDisruptionBudgets and changes nothing. It does not look at the hosts.
+to do about it; then the steps of a switch, and a diff of every file that it would change. It reads Nodes, Pods and PodDisruptionBudgets,
+and has a Job on each node look at the host, which changes nothing there; --api-only does without.
 
---force and --delete-emptydir-data are those of switch: what they accept does not block. Exit code 2 says that something blocks.`
+--force, --delete-emptydir-data, --keep-docker and --images are those of switch: what they accept does not block. Exit code 2 says that
+something blocks.`
 
 const planExample = `  # What depends on Docker, and what blocks, on all nodes
   kubectl runtime plan
+
+  # From the API alone: no Job on any node
+  kubectl runtime plan --api-only
 
   # One pool, as a switch with this flag would find it
   kubectl runtime plan -l pool=blue --delete-emptydir-data
@@ -86,7 +88,7 @@ func NewPlanCommand(f *Factory) *cobra.Command {
 	o := &PlanOptions{factory: f}
 	cmd := &cobra.Command{
 		Use:                   "plan [NODE…]",
-		Short:                 "Show what depends on Docker and what blocks a switch, from the API alone",
+		Short:                 "Show what depends on Docker, what blocks a switch, and what it would change",
 		Long:                  planLong,
 		Example:               planExample,
 		DisableFlagsInUseLine: true,
@@ -103,7 +105,10 @@ func NewPlanCommand(f *Factory) *cobra.Command {
 	}
 	formats := genericclioptions.NewJSONYamlPrintFlags().AllowedFormats()
 	cmd.Flags().StringVarP(&o.selection.LabelSelector, "selector", "l", "", "Only nodes with these labels, e.g. pool=blue,!gpu")
-	addConsentFlags(cmd.Flags(), &o.consent)
+	addConsentFlags(cmd.Flags(), &o.rollout.Drain)
+	addAgentFlags(cmd.Flags(), &o.rollout, &o.pull)
+	addHostFlags(cmd.Flags(), &o.rollout)
+	cmd.Flags().BoolVar(&o.apiOnly, "api-only", false, "Do not look at the hosts: create no Job")
 	cmd.Flags().StringSliceVar(&o.ignore, "ignore-checks", nil, "IDs of checks that are not run; docs/checks.md lists them")
 	cmd.Flags().StringVarP(&o.output, "output", "o", "", "Output format. One of: ("+strings.Join(formats, ", ")+")")
 	var checks []cobra.Completion
@@ -130,13 +135,26 @@ func (o *PlanOptions) Complete(args []string) error {
 			return fmt.Errorf("--output %q is not a format: give one of %s", o.output, strings.Join(flags.AllowedFormats(), ", "))
 		}
 	}
+	o.rollout.PullPolicy = corev1.PullPolicy(o.pull)
+	o.rollout.Image = cmp.Or(o.rollout.Image, o.factory.agentImage())
 	var err error
+	if o.config, err = o.factory.RESTConfig(); err != nil {
+		return err
+	}
 	o.client, err = o.factory.Clientset()
 	return err
 }
 
 // Validate judges the flags.
 func (o *PlanOptions) Validate() error {
+	if !o.apiOnly {
+		if err := validateAgent(o.rollout); err != nil {
+			return fmt.Errorf("%w; or look at the API alone with --api-only", err)
+		}
+	}
+	if err := validateHost(o.rollout); err != nil {
+		return err
+	}
 	if err := assess.ValidateIDs(o.ignore); err != nil {
 		return fmt.Errorf("--ignore-checks: %w", err)
 	}
@@ -149,9 +167,20 @@ func (o *PlanOptions) Run(ctx context.Context) error {
 	if err != nil && (o.printer == nil || ctx.Err() != nil) {
 		return err
 	}
+	hosts := hostLooks{}
 	var findings []assess.Finding
 	if err == nil {
 		findings = assess.Run(in)
+		if !o.apiOnly {
+			if hosts, err = o.lookAtHosts(ctx, in.Nodes); err != nil {
+				return err
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(hosts)) {
+		if plan := hosts[name].plan; plan != nil {
+			findings = assess.Merge(findings, assess.FromHost(name, plan.Findings, o.ignore))
+		}
 	}
 	blockers := 0
 	blocked := map[string]bool{}
@@ -161,7 +190,7 @@ func (o *PlanOptions) Run(ctx context.Context) error {
 			blocked[finding.Node] = true
 		}
 	}
-	if printErr := o.print(planNodes(in.Nodes, blocked, err == nil), findings, err); printErr != nil {
+	if printErr := o.print(planNodes(in.Nodes, blocked, hosts, err == nil), findings, hosts, err); printErr != nil {
 		return fmt.Errorf("print plan: %w", printErr)
 	}
 	switch {
@@ -172,106 +201,28 @@ func (o *PlanOptions) Run(ctx context.Context) error {
 	case blockers > 0:
 		return Exitf(ExitRefused, "%d findings block a switch, on %d of %d nodes", blockers, len(blocked), len(in.Nodes))
 	}
-	return nil
-}
-
-// read asks the server for what the checks need. Pods on nodes that are not on Docker are left out.
-func (o *PlanOptions) read(ctx context.Context) (assess.Input, error) {
-	in := assess.Input{
-		Ignore: o.ignore, Keep: nodejob.Labels(), Flags: assess.Flags{Force: o.consent.Force, DeleteEmptyDirData: o.consent.DeleteEmptyDirData},
-	}
-	nodes, err := findSomeNodes(ctx, o.factory, o.client, o.selection)
-	if err != nil {
-		return in, err
-	}
-	in.Nodes = nodes
-	var onDocker []string
-	for i := range nodes {
-		if assess.OnDocker(&nodes[i]) {
-			onDocker = append(onDocker, nodes[i].Name)
-		}
-	}
-	if len(onDocker) == 0 {
-		return in, nil
-	}
-	some, err := o.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: 2})
-	if err != nil {
-		return in, o.factory.explain("list", "nodes", "", err)
-	}
-	in.Alone = len(some.Items) < 2
-	selectors := []string{""}
-	if len(onDocker) <= podListsAtMost {
-		selectors = nil
-		for _, name := range onDocker {
-			selectors = append(selectors, fields.OneTermEqualSelector("spec.nodeName", name).String())
-		}
-	}
-	for _, selector := range selectors {
-		pods, _, err := listChunks(ctx, o.factory, "pods", metav1.ListOptions{FieldSelector: selector}, o.listPods(ctx, onDocker))
-		if err != nil {
-			return in, err
-		}
-		in.Pods = append(in.Pods, pods...)
-	}
-	in.Budgets, err = o.listBudgets(ctx)
-	return in, err
-}
-
-// listPods lists one chunk, of which it keeps the pods of these nodes; their names are sorted.
-func (o *PlanOptions) listPods(ctx context.Context, nodes []string) func(metav1.ListOptions) ([]corev1.Pod, metav1.ListMeta, error) {
-	return func(options metav1.ListOptions) ([]corev1.Pod, metav1.ListMeta, error) {
-		list, err := o.client.CoreV1().Pods(corev1.NamespaceAll).List(ctx, options)
-		if err != nil {
-			return nil, metav1.ListMeta{}, err
-		}
-		return slices.DeleteFunc(list.Items, func(pod corev1.Pod) bool {
-			_, found := slices.BinarySearch(nodes, pod.Spec.NodeName)
-			return !found
-		}), list.ListMeta, nil
-	}
-}
-
-// listBudgets lists all PodDisruptionBudgets. Kubernetes before 1.21 has policy/v1beta1 alone, where an empty selector selects no pod.
-func (o *PlanOptions) listBudgets(ctx context.Context) ([]policyv1.PodDisruptionBudget, error) {
-	budgets, _, err := listChunks(ctx, o.factory, "poddisruptionbudgets.policy", metav1.ListOptions{}, func(options metav1.ListOptions) ([]policyv1.PodDisruptionBudget, metav1.ListMeta, error) {
-		list, err := o.client.PolicyV1().PodDisruptionBudgets(corev1.NamespaceAll).List(ctx, options)
-		if err != nil {
-			return nil, metav1.ListMeta{}, err
-		}
-		return list.Items, list.ListMeta, nil
-	})
-	if !apierrors.IsNotFound(err) {
-		return budgets, err
-	}
-	old, err := o.client.PolicyV1beta1().PodDisruptionBudgets(corev1.NamespaceAll).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, o.factory.explain("list", "poddisruptionbudgets.policy", "", err)
-	}
-	for i := range old.Items {
-		b := &old.Items[i]
-		budget := policyv1.PodDisruptionBudget{ObjectMeta: b.ObjectMeta}
-		if b.Spec.Selector != nil && len(b.Spec.Selector.MatchLabels)+len(b.Spec.Selector.MatchExpressions) > 0 {
-			budget.Spec.Selector = b.Spec.Selector
-		}
-		budget.Status.DisruptionsAllowed = b.Status.DisruptionsAllowed
-		budget.Status.CurrentHealthy, budget.Status.DesiredHealthy = b.Status.CurrentHealthy, b.Status.DesiredHealthy
-		budgets = append(budgets, budget)
-	}
-	return budgets, nil
+	return hosts.failure()
 }
 
 // planNodes gives each node its verdict; judged says that the checks were run.
-func planNodes(nodes []corev1.Node, blocked map[string]bool, judged bool) []render.PlanNode {
+func planNodes(nodes []corev1.Node, blocked map[string]bool, hosts hostLooks, judged bool) []render.PlanNode {
 	var all []render.PlanNode
 	for i := range nodes {
 		node := render.PlanNode{Name: nodes[i].Name, Runtime: nodes[i].Status.NodeInfo.ContainerRuntimeVersion, Verdict: render.VerdictNotOnDocker}
+		look := hosts[node.Name]
 		switch {
 		case node.Runtime == "", !judged:
 			node.Verdict = render.VerdictUnknown
 		case blocked[node.Name]:
 			node.Verdict = render.VerdictBlocked
+		case look.err != nil:
+			node.Verdict = render.VerdictUnknown
 		case assess.OnDocker(&nodes[i]):
 			node.Verdict = render.VerdictNotBlocked
+		}
+		node.HostNote = look.note()
+		if look.plan != nil {
+			node.HostInspected, node.Steps, node.Files = true, look.plan.Steps, look.plan.Files
 		}
 		all = append(all, node)
 	}
@@ -279,13 +230,13 @@ func planNodes(nodes []corev1.Node, blocked map[string]bool, judged bool) []rend
 }
 
 // print prints the plan for people, or as one object with what went wrong.
-func (o *PlanOptions) print(nodes []render.PlanNode, findings []assess.Finding, failure error) error {
+func (o *PlanOptions) print(nodes []render.PlanNode, findings []assess.Finding, hosts hostLooks, failure error) error {
 	out := o.factory.Streams.Out
 	if o.printer == nil {
 		_, err := io.WriteString(out, render.Plan(render.DetectStyle(out, os.Getenv), nodes, findings, o.ignore))
 		return err
 	}
-	plan := Plan{APIVersion: statusAPIVersion, Kind: planKind, Nodes: nodes, Findings: []PlanFinding{}, IgnoredChecks: o.ignore}
+	plan := Plan{APIVersion: statusAPIVersion, Kind: planKind, Nodes: nodes, Findings: []PlanFinding{}, IgnoredChecks: o.ignore, HostsInspected: hosts.all()}
 	if nodes == nil {
 		plan.Nodes = []render.PlanNode{}
 	}
@@ -296,6 +247,7 @@ func (o *PlanOptions) print(nodes []render.PlanNode, findings []assess.Finding, 
 	if failure != nil {
 		plan.Errors = []string{failure.Error()}
 	}
+	plan.Errors = append(plan.Errors, hosts.errors()...)
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&plan)
 	if err != nil {
 		return err

@@ -4,15 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
 
@@ -67,8 +64,7 @@ func (o *SwitchOptions) addFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.all, "all", false, "Switch all nodes that are on Docker")
 	o.addSharedFlags(flags)
 	flags.DurationVar(&o.rollout.CutoverTimeout, "cutover-timeout", 5*time.Minute, "How long the host may take to switch; later it undoes the cutover by itself")
-	flags.BoolVar(&o.rollout.KeepDocker, "keep-docker", false, "Leave Docker running, for containers that Kubernetes does not manage")
-	flags.StringVar(&o.rollout.ImageSet, "images", protocol.ImagesUsed, "Which images to bring from Docker: used (by pods, or by workloads that may come), all, or none")
+	addHostFlags(flags, &o.rollout)
 }
 
 // Validate judges the flags.
@@ -86,8 +82,9 @@ func (o *SwitchOptions) Validate() error {
 		return errors.New("node names, --selector and --all cannot be combined: use one of them")
 	case o.rollout.CutoverTimeout < 30*time.Second:
 		return fmt.Errorf("--cutover-timeout=%s: a kubelet takes up to 30s to report its new runtime; give it more", o.rollout.CutoverTimeout)
-	case !slices.Contains(protocol.ImageSets(), o.rollout.ImageSet):
-		return fmt.Errorf("--images=%s: use one of %s", o.rollout.ImageSet, strings.Join(protocol.ImageSets(), ", "))
+	}
+	if err := validateHost(o.rollout); err != nil {
+		return err
 	}
 	return o.validate()
 }

@@ -61,6 +61,8 @@ type FileChange struct {
 	Action ChangeAction `json:"action"`
 	// Mode are the permission bits of a file that is made, in octal.
 	Mode string `json:"mode,omitempty"`
+	// Link is where a link points; it is empty for a file.
+	Link string `json:"link,omitempty"`
 	// Diff is a unified diff with secrets taken out. It is empty for a link, and where only what was taken out differs.
 	Diff string `json:"diff,omitempty"`
 	// Continues: Diff goes on in the next event.

@@ -5,13 +5,20 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 // HostsNote says what a plan made from the API alone does not know.
 const HostsNote = "The hosts themselves were not looked at: their disks, files, packages, daemon.json, and the containers that " +
 	"Kubernetes does not manage. Nor was it checked whether other nodes have room for the pods, and whether you may switch nodes."
+
+// hostsSeenNote says what a plan does not know even so.
+const hostsSeenNote = "Nothing was changed on any node. What only a switch tries, before it drains a node: whether containerd takes its new " +
+	"configuration, and whether it runs a pod sandbox. The agent keeps its journal, a backup of each changed file and itself below " +
+	"/var/lib/kubectl-runtime."
 
 // Verdict is what a plan says of a node.
 type Verdict string
@@ -30,6 +37,12 @@ type PlanNode struct {
 	Name    string  `json:"name"`
 	Runtime string  `json:"runtime,omitempty"`
 	Verdict Verdict `json:"verdict"`
+	// HostInspected tells whether an agent has looked at the host, HostNote why it has not where it should have.
+	HostInspected bool   `json:"hostInspected"`
+	HostNote      string `json:"hostNote,omitempty"`
+	// Steps are those of a switch, and Files what they change, in their order. Files are unknown where something on the host blocks.
+	Steps []protocol.PlanStep   `json:"steps,omitempty"`
+	Files []protocol.FileChange `json:"files,omitempty"`
 }
 
 // Plan is what people read of a plan: the nodes, the findings by category, and what was not looked at. Ignored are IDs of checks that
@@ -71,9 +84,77 @@ func Plan(style Style, nodes []PlanNode, findings []assess.Finding, ignored []st
 			}
 		}
 	}
+	note := HostsNote
+	for i, node := range nodes {
+		if node.HostNote != "" {
+			fmt.Fprintf(&text, "\n%s %s: the host was not looked at: %s\n", style.sign(signWarning), node.Name, clean(node.HostNote))
+		}
+		if node.HostInspected {
+			note = hostsSeenNote
+		}
+		if same := sameSteps(nodes, i); len(same) > 0 {
+			planSteps(&text, same, node)
+		}
+	}
 	text.WriteString("\n")
-	wrap(&text, style, "", "", HostsNote)
+	wrap(&text, style, "", "", note)
 	return text.String()
+}
+
+// sameSteps are the names of the nodes that are to have the same done as the one at an index, if it is the first of them.
+func sameSteps(nodes []PlanNode, at int) []string {
+	var names []string
+	for i, node := range nodes {
+		if len(node.Steps) == 0 || !slices.Equal(node.Steps, nodes[at].Steps) || !slices.Equal(node.Files, nodes[at].Files) {
+			continue
+		}
+		if i < at {
+			return nil
+		}
+		names = append(names, node.Name)
+	}
+	return names
+}
+
+// planSteps are a node's steps with the files that each changes, and then the diffs.
+func planSteps(text *strings.Builder, names []string, node PlanNode) {
+	fmt.Fprintf(text, "\nSteps on %s\n", strings.Join(names, ", "))
+	var rows [][]string
+	for _, step := range node.Steps {
+		rows = append(rows, []string{string(step.Phase), step.ID, step.Title})
+		for _, file := range node.Files {
+			if file.Step == step.ID {
+				rows = append(rows, []string{"", "", "  " + string(file.Action) + " " + clean(file.Path)})
+			}
+		}
+	}
+	table(text, "  ", rows)
+	if len(node.Files) == 0 {
+		text.WriteString("  The files are not known before what blocks on the host is cured.\n")
+		return
+	}
+	fmt.Fprintf(text, "\nFiles on %s\n", strings.Join(names, ", "))
+	for _, file := range node.Files {
+		switch {
+		case file.Link != "":
+			fmt.Fprintf(text, "  %s link %s -> %s\n", file.Action, clean(file.Path), clean(file.Link))
+		case file.Diff == "":
+			fmt.Fprintf(text, "  %s %s: only secrets differ, which are not shown\n", file.Action, clean(file.Path))
+		}
+		for line := range strings.Lines(file.Diff) {
+			text.WriteString("  " + printable(strings.TrimSuffix(line, "\n")) + "\n")
+		}
+	}
+}
+
+// printable replaces what a terminal would take for a command.
+func printable(line string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\t' {
+			return '?'
+		}
+		return r
+	}, line)
 }
 
 const planIndent = "             "
@@ -89,9 +170,13 @@ func planCheck(text *strings.Builder, style Style, findings []assess.Finding) {
 		rows = [][]string{{"NODE", "FOUND"}}
 	}
 	for _, f := range findings {
-		row := []string{f.Node, f.Namespace, f.Kind + "/" + f.Name, clean(f.Detail)}
+		detail := clean(f.Detail)
+		if f.Hint != "" {
+			detail += " (" + clean(f.Hint) + ")"
+		}
+		row := []string{f.Node, f.Namespace, f.Kind + "/" + f.Name, detail}
 		if f.Name == "" {
-			row = []string{f.Node, clean(f.Detail)}
+			row = []string{f.Node, detail}
 		}
 		rows = append(rows, row)
 	}

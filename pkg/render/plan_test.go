@@ -4,14 +4,15 @@ import (
 	"testing"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 func TestPlan(t *testing.T) {
 	nodes := []PlanNode{
-		{"done", "containerd://1.7.24", VerdictNotOnDocker},
-		{"n1", "docker://20.10.24", VerdictBlocked},
-		{"n2", "docker://20.10.24", VerdictNotBlocked},
-		{"silent", "", VerdictUnknown},
+		{Name: "done", Runtime: "containerd://1.7.24", Verdict: VerdictNotOnDocker},
+		{Name: "n1", Runtime: "docker://20.10.24", Verdict: VerdictBlocked},
+		{Name: "n2", Runtime: "docker://20.10.24", Verdict: VerdictNotBlocked},
+		{Name: "silent", Verdict: VerdictUnknown},
 	}
 	findings := []assess.Finding{
 		{Check: "drain-budget", Category: assess.Drain, Severity: assess.Warning, Node: "n1", Kind: "StatefulSet", Namespace: "shop", Name: "db", Detail: "PodDisruptionBudget db: 3 healthy, needs 3"},
@@ -27,4 +28,26 @@ func TestPlan(t *testing.T) {
 	}
 	golden(t, "plan-nothing.txt", Plan(Style{Width: width}, nodes[2:3], nil, nil))
 	golden(t, "plan-no-docker.txt", Plan(Style{Width: width}, nodes[:1], nil, nil))
+	golden(t, "plan-hosts.txt", Plan(Style{Width: width}, hostNodes(), []assess.Finding{
+		{Check: protocol.CheckForeign, Category: assess.Node, Severity: assess.Blocker, Node: "n3", Detail: "Docker runs 1 container(s): db", Hint: "stop them"},
+		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n1", Detail: "kubelet v1.23.17"},
+	}, nil))
+}
+
+// hostNodes are two that are alike, one whose files are not known, and one that was not looked at.
+func hostNodes() []PlanNode {
+	steps := []protocol.PlanStep{
+		{Phase: protocol.PhasePrepare, ID: "containerd-config", Title: "Configure containerd"},
+		{Phase: protocol.PhaseCutover, ID: "docker-stop", Title: "Stop Docker"},
+	}
+	files := []protocol.FileChange{
+		{Step: "containerd-config", Path: "/etc/containerd/config.toml", Action: protocol.ActionUpdate, Diff: "--- /etc/containerd/config.toml\n+++ /etc/containerd/config.toml\n@@ -1,1 +1,1 @@\n-  a = \"\x1b[31m\"\n+\tb = 1\n"},
+		{Step: "containerd-config", Path: "/etc/containerd/certs.d/r/hosts.toml", Action: protocol.ActionUpdate},
+		{Step: "docker-stop", Path: "/etc/systemd/system/multi-user.target.wants/docker.service", Action: protocol.ActionRemove, Link: "/lib/systemd/system/docker.service"},
+	}
+	node := PlanNode{Name: "n1", Runtime: "docker://20.10.24", Verdict: VerdictNotBlocked, HostInspected: true, Steps: steps, Files: files}
+	same, blocked := node, node
+	same.Name = "n2"
+	blocked.Name, blocked.Verdict, blocked.Files = "n3", VerdictBlocked, nil
+	return []PlanNode{node, same, blocked, {Name: "n4", Runtime: "docker://20.10.24", Verdict: VerdictUnknown, HostNote: "pod does not start"}}
 }

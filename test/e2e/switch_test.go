@@ -35,7 +35,9 @@ func testProfile(t *testing.T, profile string) {
 		{"BadInput", c.testBadInput},
 		{"RehearsalFails", c.testRehearsalFails},
 		{"CutoverFails", c.testCutoverFails},
+		{"Plan", c.testPlan},
 		{"Switch", c.testSwitch},
+		{"PlanHeld", c.testPlanHeld},
 		{"AlreadyOnContainerd", func(t *testing.T) {
 			if r := c.switchNode(t, 0, "node-1"); !strings.Contains(r.stdout+r.stderr, "already") {
 				t.Errorf("does not say that the node is on containerd already:\n%s%s", r.stdout, r.stderr)

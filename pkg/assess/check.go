@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -61,7 +62,7 @@ type Check struct {
 }
 
 // Flags are those of the switch that cure findings.
-type Flags struct{ Force, DeleteEmptyDirData bool }
+type Flags struct{ Force, DeleteEmptyDirData, DisableEviction bool }
 
 // severity is what a finding means with these flags.
 func (c Check) severity(flags Flags) Severity {
@@ -75,6 +76,11 @@ func (c Check) severity(flags Flags) Severity {
 type subject struct {
 	*corev1.Pod
 	budgets []policyv1.PodDisruptionBudget
+	// evicted: a drain would remove it.
+	evicted bool
+	// siblings are how many pods of the same owner the cluster has, itself included; 0 where that is not known.
+	siblings int
+	local    map[string]string // what ties a claim to a node, by namespace/name
 }
 
 // Finding is one check that hit one object on one node.
@@ -82,7 +88,8 @@ type Finding struct {
 	Check    string   `json:"check"`
 	Category Category `json:"category"`
 	Severity Severity `json:"severity"`
-	Node     string   `json:"node"`
+	// Node is empty for what is not on a node yet.
+	Node string `json:"node"`
 	// Kind, Namespace and Name are those of the pod's owner, and empty for the node itself.
 	Kind      string `json:"kind,omitempty"`
 	Namespace string `json:"namespace,omitempty"`
@@ -110,6 +117,16 @@ type Input struct {
 	Nodes   []corev1.Node
 	Pods    []corev1.Pod
 	Budgets []policyv1.PodDisruptionBudget
+	// Claims and Volumes tell which pods' data is on one node alone; nil where nobody looked.
+	Claims  []corev1.PersistentVolumeClaim
+	Volumes []corev1.PersistentVolume
+	// Everything says that Pods are all of the cluster's, and AllNodes its nodes: without, nothing is said of room and replicas.
+	Everything bool
+	AllNodes   []corev1.Node
+	// Templates are what is not a pod yet, such as a CronJob's template: the checks of Workloads are run on them, for no node.
+	Templates []Template
+	// Evicted selects the pods that a drain removes, by their labels; nil for all.
+	Evicted labels.Selector
 	// Alone says that the cluster has no other node.
 	Alone bool
 	Flags Flags
@@ -117,6 +134,12 @@ type Input struct {
 	Keep map[string]string
 	// Ignore are IDs of checks that are not run.
 	Ignore []string
+}
+
+// Template is a pod that a workload will make.
+type Template struct {
+	Kind, Namespace, Name string
+	Spec                  corev1.PodSpec
 }
 
 // ValidateIDs refuses IDs that no check has, and checks that the switch would refuse by anyway.
@@ -155,6 +178,7 @@ func Run(in Input) []Finding {
 		}
 	}
 	onDocker := map[string]bool{}
+	room := newRoom(in)
 	for i := range in.Nodes {
 		node := &in.Nodes[i]
 		if !OnDocker(node) {
@@ -162,29 +186,41 @@ func Run(in Input) []Finding {
 		}
 		onDocker[node.Name] = true
 		for order, check := range checks {
-			if check.node != nil {
+			switch {
+			case check.node != nil:
 				add(order, Finding{Node: node.Name, Detail: check.node(node)})
+			case check.ID == checkRoom:
+				add(order, Finding{Node: node.Name, Detail: room.lacks(node.Name)})
 			}
 		}
 	}
-	budgets := map[string][]policyv1.PodDisruptionBudget{}
-	for _, budget := range in.Budgets {
-		budgets[budget.Namespace] = append(budgets[budget.Namespace], budget)
-	}
+	cluster := newSurroundings(in)
 	for i := range in.Pods {
 		pod := &in.Pods[i]
-		if !onDocker[pod.Spec.NodeName] || finished(pod) || len(in.Keep) > 0 && labels.SelectorFromSet(in.Keep).Matches(labels.Set(pod.Labels)) {
+		if !onDocker[pod.Spec.NodeName] || in.passedOver(pod) {
 			continue
 		}
+		kind, name := Owner(pod)
+		subject := cluster.of(pod)
 		for order, check := range checks {
 			if check.pod != nil {
-				kind, name := Owner(pod)
-				detail := check.pod(&subject{pod, budgets[pod.Namespace]})
-				add(order, Finding{Node: pod.Spec.NodeName, Kind: kind, Namespace: pod.Namespace, Name: name, Detail: detail})
+				add(order, Finding{Node: pod.Spec.NodeName, Kind: kind, Namespace: pod.Namespace, Name: name, Detail: check.pod(subject)})
+			}
+		}
+	}
+	for _, t := range in.Templates {
+		for order, check := range checks {
+			if check.Category == Workloads {
+				add(order, Finding{Kind: t.Kind, Namespace: t.Namespace, Name: t.Name, Detail: check.pod(&subject{Pod: &corev1.Pod{Spec: t.Spec}})})
 			}
 		}
 	}
 	return sorted(found)
+}
+
+// passedOver tells pods that no longer run, and the switch's own.
+func (in Input) passedOver(pod *corev1.Pod) bool {
+	return finished(pod) || len(in.Keep) > 0 && labels.SelectorFromSet(in.Keep).Matches(labels.Set(pod.Labels))
 }
 
 func finished(pod *corev1.Pod) bool {
@@ -216,7 +252,25 @@ func Owner(pod *corev1.Pod) (kind, name string) {
 			return "Deployment", name
 		}
 	}
+	if owner.Kind == "Job" {
+		if name, ok := cronJob(pod, owner.Name); ok {
+			return "CronJob", name
+		}
+	}
 	return owner.Kind, owner.Name
+}
+
+// cronJob takes a CronJob's name from its Job's, which ends in the minute that it was scheduled for (kubernetes
+// pkg/controller/cronjob/utils.go, getJobName). A number that is not near the pod's creation is somebody's own.
+func cronJob(pod *corev1.Pod, job string) (string, bool) {
+	at := strings.LastIndexByte(job, '-')
+	minute, err := strconv.ParseInt(job[at+1:], 10, 64)
+	if at < 0 || err != nil {
+		return "", false
+	}
+	const week = 7 * 24 * 60
+	age := pod.CreationTimestamp.Unix()/60 - minute
+	return job[:at], age >= -1 && age < week
 }
 
 func isStatic(pod *corev1.Pod) bool {

@@ -37,6 +37,9 @@ type PlanOptions struct {
 	ignore    []string
 	output    string
 
+	// allPods is up to how many nodes the cluster's pods are all listed.
+	allPods int
+
 	client  kubernetes.Interface
 	config  *rest.Config
 	printer printers.ResourcePrinter // nil prints for people
@@ -52,6 +55,8 @@ type Plan struct {
 	IgnoredChecks []string `json:"ignoredChecks,omitempty"`
 	// HostsInspected tells whether an agent has looked at the host of every node that is on Docker; each node has it for itself.
 	HostsInspected bool `json:"hostsInspected"`
+	// Notes say what was not looked at, a sentence each.
+	Notes []string `json:"notes,omitempty"`
 	// Errors says why the plan is not whole, a sentence each. Nothing follows from missing findings then.
 	Errors []string `json:"errors,omitempty"`
 }
@@ -85,14 +90,17 @@ const planExample = `  # What depends on Docker, and what blocks, on all nodes
 
 // NewPlanCommand is `kubectl runtime plan`. It only reads.
 func NewPlanCommand(f *Factory) *cobra.Command {
-	o := &PlanOptions{factory: f}
+	return newPlanCommand(&PlanOptions{factory: f, allPods: allPodsAtMost})
+}
+
+func newPlanCommand(o *PlanOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:                   "plan [NODE…]",
 		Short:                 "Show what depends on Docker, what blocks a switch, and what it would change",
 		Long:                  planLong,
 		Example:               planExample,
 		DisableFlagsInUseLine: true,
-		ValidArgsFunction:     completeNodes(f),
+		ValidArgsFunction:     completeNodes(o.factory),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.Complete(args); err != nil {
 				return err
@@ -109,17 +117,12 @@ func NewPlanCommand(f *Factory) *cobra.Command {
 	addAgentFlags(cmd.Flags(), &o.rollout, &o.pull)
 	addHostFlags(cmd.Flags(), &o.rollout)
 	cmd.Flags().BoolVar(&o.apiOnly, "api-only", false, "Do not look at the hosts: create no Job")
-	cmd.Flags().StringSliceVar(&o.ignore, "ignore-checks", nil, "IDs of checks that are not run; docs/checks.md lists them")
+	addIgnoreFlag(cmd.Flags(), &o.ignore)
 	cmd.Flags().StringVarP(&o.output, "output", "o", "", "Output format. One of: ("+strings.Join(formats, ", ")+")")
-	var checks []cobra.Completion
-	for _, check := range assess.Checks() {
-		checks = append(checks, cobra.CompletionWithDesc(check.ID, check.Title))
+	if err := cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		cobra.CompDebugln(err.Error(), false)
 	}
-	for flag, values := range map[string][]cobra.Completion{"output": formats, "ignore-checks": checks} {
-		if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-			cobra.CompDebugln(err.Error(), false)
-		}
-	}
+	completeChecks(cmd)
 	return cmd
 }
 
@@ -155,15 +158,15 @@ func (o *PlanOptions) Validate() error {
 	if err := validateHost(o.rollout); err != nil {
 		return err
 	}
-	if err := assess.ValidateIDs(o.ignore); err != nil {
-		return fmt.Errorf("--ignore-checks: %w", err)
+	if err := validateIgnored(o.ignore); err != nil {
+		return err
 	}
 	return o.selection.Validate()
 }
 
 // Run prints the plan; what blocks ends in exit code 2, after it was printed.
 func (o *PlanOptions) Run(ctx context.Context) error {
-	in, err := o.read(ctx)
+	in, notes, err := o.read(ctx)
 	if err != nil && (o.printer == nil || ctx.Err() != nil) {
 		return err
 	}
@@ -190,7 +193,7 @@ func (o *PlanOptions) Run(ctx context.Context) error {
 			blocked[finding.Node] = true
 		}
 	}
-	if printErr := o.print(planNodes(in.Nodes, blocked, hosts, err == nil), findings, hosts, err); printErr != nil {
+	if printErr := o.print(planNodes(in.Nodes, blocked, hosts, err == nil), findings, hosts, notes, err); printErr != nil {
 		return fmt.Errorf("print plan: %w", printErr)
 	}
 	switch {
@@ -202,6 +205,17 @@ func (o *PlanOptions) Run(ctx context.Context) error {
 		return Exitf(ExitRefused, "%d findings block a switch, on %d of %d nodes", blockers, len(blocked), len(in.Nodes))
 	}
 	return hosts.failure()
+}
+
+// read reads what the checks need, and says what it could not.
+func (o *PlanOptions) read(ctx context.Context) (assess.Input, []string, error) {
+	nodes, err := findSomeNodes(ctx, o.factory, o.client, o.selection)
+	if err != nil {
+		return assess.Input{}, nil, err
+	}
+	r := &clusterReader{factory: o.factory, client: o.client, drain: o.rollout.Drain, ignore: o.ignore, allPods: o.allPods}
+	in, err := r.forPlan(ctx, nodes)
+	return in, r.notes, err
 }
 
 // planNodes gives each node its verdict; judged says that the checks were run.
@@ -230,13 +244,13 @@ func planNodes(nodes []corev1.Node, blocked map[string]bool, hosts hostLooks, ju
 }
 
 // print prints the plan for people, or as one object with what went wrong.
-func (o *PlanOptions) print(nodes []render.PlanNode, findings []assess.Finding, hosts hostLooks, failure error) error {
+func (o *PlanOptions) print(nodes []render.PlanNode, findings []assess.Finding, hosts hostLooks, notes []string, failure error) error {
 	out := o.factory.Streams.Out
 	if o.printer == nil {
-		_, err := io.WriteString(out, render.Plan(render.DetectStyle(out, os.Getenv), nodes, findings, o.ignore))
+		_, err := io.WriteString(out, render.Plan(render.DetectStyle(out, os.Getenv), nodes, findings, o.ignore, notes))
 		return err
 	}
-	plan := Plan{APIVersion: statusAPIVersion, Kind: planKind, Nodes: nodes, Findings: []PlanFinding{}, IgnoredChecks: o.ignore, HostsInspected: hosts.all()}
+	plan := Plan{APIVersion: statusAPIVersion, Kind: planKind, Nodes: nodes, Findings: []PlanFinding{}, IgnoredChecks: o.ignore, HostsInspected: hosts.all(), Notes: notes}
 	if nodes == nil {
 		plan.Nodes = []render.PlanNode{}
 	}

@@ -120,7 +120,7 @@ func TestPlanOfTheOnlyNode(t *testing.T) {
 	}
 }
 
-// TestPlanAsksForFewPods: few nodes are asked for their own pods, many for all pods at once, and without Docker none.
+// TestPlanAsksForFewPods: few nodes of a large cluster are asked for their own pods, others for all pods at once, and without Docker none.
 func TestPlanAsksForFewPods(t *testing.T) {
 	s := server.Get(t)
 	var many []*corev1.Node
@@ -129,18 +129,21 @@ func TestPlanAsksForFewPods(t *testing.T) {
 	}
 	s.CreateNodes(t, append(many, apiserver.Node("done", "containerd://1.7.24", "v1.23.17"))...)
 	admin := apiserver.Kubeconfig(t, s.Admin())
+	few, all := "GET /api/v1/pods?fieldSelector=spec.nodeName%3Dmany-0&limit=500", "GET /api/v1/pods?limit=500"
 	for _, test := range []struct {
-		args []string
-		want []string
+		args    []string
+		allPods int
+		want    []string
 	}{
-		{[]string{"many-0", "done"}, []string{"GET /api/v1/pods?fieldSelector=spec.nodeName%3Dmany-0&limit=500"}},
-		{nil, []string{"GET /api/v1/pods?limit=500"}},
-		{[]string{"done"}, nil},
+		{[]string{"many-0", "done"}, podListsAtMost, []string{few}},
+		{[]string{"many-0", "done"}, allPodsAtMost, []string{all}},
+		{nil, podListsAtMost, []string{all}},
+		{[]string{"done"}, allPodsAtMost, nil},
 	} {
 		factory := NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "test")
 		*factory.Flags.KubeConfig = admin
 		asked := countRequests(factory)
-		cmd := NewPlanCommand(factory)
+		cmd := newPlanCommand(&PlanOptions{factory: factory, allPods: test.allPods})
 		cmd.SetArgs(append(test.args, "--api-only", "-o", "json"))
 		if err := cmd.ExecuteContext(t.Context()); err != nil {
 			t.Errorf("%v: %v", test.args, err)

@@ -47,6 +47,8 @@ type runOptions struct {
 	wait      bool
 	rollout   rollout.Options
 	pull      string
+	// ignore are IDs of checks that are not run.
+	ignore []string
 
 	// flags are those that the user set, for the command line that goes on after a failure.
 	flags    []string
@@ -63,6 +65,8 @@ type move struct {
 	preflight func(r *rollout.Rollout, ctx context.Context, nodes []corev1.Node, alone bool) ([]rollout.Finding, error)
 	plan      func(r *rollout.Rollout, finding rollout.Finding) []string
 	do        func(r *rollout.Rollout, ctx context.Context, node string) (*rollout.Report, error)
+	// assesses: the checks of plan are run on the nodes that pass the preflight, and what blocks refuses.
+	assesses bool
 	// would says what a dry run stands for; wayBack is the closing report's sentence on how to undo it, if there is one.
 	would   func(finding rollout.Finding) string
 	wayBack func(node, run string) string
@@ -142,7 +146,11 @@ func (o *runOptions) complete(cmd *cobra.Command, args []string) error {
 	o.rollout.Image = cmp.Or(o.rollout.Image, o.factory.agentImage())
 	cmd.Flags().Visit(func(flag *pflag.Flag) {
 		if cmd.InheritedFlags().Lookup(flag.Name) == nil && !slices.Contains([]string{"selector", "all", "dry-run"}, flag.Name) {
-			o.flags = append(o.flags, "--"+flag.Name+"="+flag.Value.String())
+			value := flag.Value.String()
+			if list, ok := flag.Value.(pflag.SliceValue); ok {
+				value = strings.Join(list.GetSlice(), ",")
+			}
+			o.flags = append(o.flags, "--"+flag.Name+"="+value)
 		}
 	})
 	in, ok := o.factory.Streams.In.(*os.File)
@@ -294,7 +302,10 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *rollout.Rollout, 
 	if len(refused) > 0 {
 		return nil, Exitf(ExitRefused, "%s", strings.Join(refused, "\n")).WithHint("nothing was changed")
 	}
-	return findings, nil
+	if m.assesses {
+		err = o.assess(ctx, nodes, findings)
+	}
+	return findings, err
 }
 
 // printPlan is the dry run.

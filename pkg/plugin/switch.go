@@ -24,7 +24,10 @@ serves, drains it, lets the host switch by itself, proves the result with a cana
 A node that was cordoned before stays cordoned. After any interruption, run it again: it goes on from where things are.
 
 The drain's flags are those of kubectl drain. As there, --timeout bounds the drain alone; --cutover-timeout bounds the cutover.
-DaemonSet pods always stay on the node.`
+DaemonSet pods always stay on the node.
+
+Before anything is changed, the checks of plan are run on the nodes' pods and PodDisruptionBudgets: what blocks refuses, warnings are
+counted. What the agent finds on the host refuses in the preparation, while the node serves.`
 
 const switchExample = `  # What would be done
   kubectl runtime switch node-1 --dry-run=client
@@ -56,6 +59,7 @@ func NewSwitchCommand(f *Factory) *cobra.Command {
 		},
 	}
 	o.addFlags(cmd.Flags())
+	completeChecks(cmd)
 	return cmd
 }
 
@@ -65,6 +69,7 @@ func (o *SwitchOptions) addFlags(flags *pflag.FlagSet) {
 	o.addSharedFlags(flags)
 	flags.DurationVar(&o.rollout.CutoverTimeout, "cutover-timeout", 5*time.Minute, "How long the host may take to switch; later it undoes the cutover by itself")
 	addHostFlags(flags, &o.rollout)
+	addIgnoreFlag(flags, &o.ignore)
 }
 
 // Validate judges the flags.
@@ -86,13 +91,16 @@ func (o *SwitchOptions) Validate() error {
 	if err := validateHost(o.rollout); err != nil {
 		return err
 	}
+	if err := validateIgnored(o.ignore); err != nil {
+		return err
+	}
 	return o.validate()
 }
 
 // Run switches the nodes one after the other and stops at the first that fails.
 func (o *SwitchOptions) Run(ctx context.Context) error {
 	return o.run(ctx, move{
-		name: "switch", question: "Switch", target: inventory.RuntimeContainerd, done: "switched to",
+		name: "switch", assesses: true, question: "Switch", target: inventory.RuntimeContainerd, done: "switched to",
 		preflight: (*rollout.Rollout).Preflight,
 		plan:      (*rollout.Rollout).Plan,
 		do:        (*rollout.Rollout).Switch,

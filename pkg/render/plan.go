@@ -13,7 +13,7 @@ import (
 
 // HostsNote says what a plan made from the API alone does not know.
 const HostsNote = "The hosts themselves were not looked at: their disks, files, packages, daemon.json, and the containers that " +
-	"Kubernetes does not manage. Nor was it checked whether other nodes have room for the pods, and whether you may switch nodes."
+	"Kubernetes does not manage. Nor was it checked whether you may switch nodes."
 
 // hostsSeenNote says what a plan does not know even so.
 const hostsSeenNote = "Nothing was changed on any node. What only a switch tries, before it drains a node: whether containerd takes its new " +
@@ -46,8 +46,8 @@ type PlanNode struct {
 }
 
 // Plan is what people read of a plan: the nodes, the findings by category, and what was not looked at. Ignored are IDs of checks that
-// were not run; findings are in assess.Run's order.
-func Plan(style Style, nodes []PlanNode, findings []assess.Finding, ignored []string) string {
+// were not run, notes sentences on what was not looked at; findings are in assess.Run's order.
+func Plan(style Style, nodes []PlanNode, findings []assess.Finding, ignored, notes []string) string {
 	var text strings.Builder
 	rows := [][]string{{"NODE", "RUNTIME", "PLAN"}}
 	onDocker := false
@@ -97,7 +97,7 @@ func Plan(style Style, nodes []PlanNode, findings []assess.Finding, ignored []st
 		}
 	}
 	text.WriteString("\n")
-	wrap(&text, style, "", "", note)
+	wrap(&text, style, "", "", strings.Join(append([]string{note}, notes...), " "))
 	return text.String()
 }
 
@@ -169,7 +169,7 @@ func planCheck(text *strings.Builder, style Style, findings []assess.Finding) {
 	if findings[0].Name == "" {
 		rows = [][]string{{"NODE", "FOUND"}}
 	}
-	for _, f := range findings {
+	for _, f := range together(findings) {
 		detail := clean(f.Detail)
 		if f.Hint != "" {
 			detail += " (" + clean(f.Hint) + ")"
@@ -181,6 +181,33 @@ func planCheck(text *strings.Builder, style Style, findings []assess.Finding) {
 		rows = append(rows, row)
 	}
 	table(text, planIndent, rows)
+}
+
+// namedAtMost bounds the nodes that are named in one cell.
+const namedAtMost = 3
+
+// together puts findings that differ in nothing but the node into one.
+func together(findings []assess.Finding) []assess.Finding {
+	var all []assess.Finding
+	nodes := map[assess.Finding][]string{}
+	for _, f := range findings {
+		node := f.Node
+		f.Node = ""
+		if nodes[f] == nil {
+			all = append(all, f)
+		}
+		nodes[f] = append(nodes[f], node)
+	}
+	for i, f := range all {
+		names := nodes[f]
+		if more := len(names) - namedAtMost; more > 0 {
+			names = append(slices.Clone(names[:namedAtMost]), fmt.Sprintf("+%d", more))
+		}
+		if all[i].Node = strings.Join(names, ","); all[i].Node == "" {
+			all[i].Node = "<none>"
+		}
+	}
+	return all
 }
 
 var (

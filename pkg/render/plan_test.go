@@ -24,14 +24,18 @@ func TestPlan(t *testing.T) {
 	for name, style := range map[string]Style{
 		"plan-ascii.txt": {Width: width}, "plan-unicode.txt": {Width: width, Unicode: true},
 	} {
-		golden(t, name, Plan(style, nodes, findings, []string{"drain-bare-pod"}))
+		golden(t, name, Plan(style, nodes, findings, []string{"drain-bare-pod"}, nil))
 	}
-	golden(t, "plan-nothing.txt", Plan(Style{Width: width}, nodes[2:3], nil, nil))
-	golden(t, "plan-no-docker.txt", Plan(Style{Width: width}, nodes[:1], nil, nil))
+	golden(t, "plan-nothing.txt", Plan(Style{Width: width}, nodes[2:3], nil, nil, nil))
+	golden(t, "plan-no-docker.txt", Plan(Style{Width: width}, nodes[:1], nil, nil, nil))
 	golden(t, "plan-hosts.txt", Plan(Style{Width: width}, hostNodes(), []assess.Finding{
 		{Check: protocol.CheckForeign, Category: assess.Node, Severity: assess.Blocker, Node: "n3", Detail: "Docker runs 1 container(s): db", Hint: "stop them"},
 		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n1", Detail: "kubelet v1.23.17"},
-	}, nil))
+		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n2", Detail: "kubelet v1.23.17"},
+		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n3", Detail: "kubelet v1.23.17"},
+		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n4", Detail: "kubelet v1.23.17"},
+		{Check: "workload-docker-socket", Category: assess.Workloads, Severity: assess.Warning, Kind: "CronJob", Namespace: "ops", Name: "nightly", Detail: "/run/docker.sock"},
+	}, nil, []string{"You may not list CronJobs."}))
 }
 
 // hostNodes are two that are alike, one whose files are not known, and one that was not looked at.

@@ -51,6 +51,10 @@ type Plan struct {
 	Kind       string            `json:"kind"`
 	Nodes      []render.PlanNode `json:"nodes"`
 	Findings   []PlanFinding     `json:"findings"`
+	// Order is that in which the nodes that are on Docker are switched, one after the other.
+	Order []string `json:"order,omitempty"`
+	// Expected is how long that takes; it is left out where no switch in the cluster has been measured.
+	Expected *PlanTimes `json:"expected,omitempty"`
 	// IgnoredChecks were not run.
 	IgnoredChecks []string `json:"ignoredChecks,omitempty"`
 	// HostsInspected tells whether an agent has looked at the host of every node that is on Docker; each node has it for itself.
@@ -59,6 +63,15 @@ type Plan struct {
 	Notes []string `json:"notes,omitempty"`
 	// Errors says why the plan is not whole, a sentence each. Nothing follows from missing findings then.
 	Errors []string `json:"errors,omitempty"`
+}
+
+// PlanTimes are expected times in seconds: medians of MeasuredNodes, which were switched without a pause.
+type PlanTimes struct {
+	MeasuredNodes       int64 `json:"measuredNodes"`
+	PrepareSeconds      int64 `json:"prepareSeconds"`
+	OutOfServiceSeconds int64 `json:"outOfServiceSeconds"`
+	NodeSeconds         int64 `json:"nodeSeconds"`
+	TotalSeconds        int64 `json:"totalSeconds"`
 }
 
 // PlanFinding is a finding with its check's texts.
@@ -193,7 +206,11 @@ func (o *PlanOptions) Run(ctx context.Context) error {
 			blocked[finding.Node] = true
 		}
 	}
-	if printErr := o.print(planNodes(in.Nodes, blocked, hosts, err == nil), findings, hosts, notes, err); printErr != nil {
+	shown := render.PlanView{
+		Nodes: planNodes(in.Nodes, blocked, hosts, err == nil), Findings: findings, Ignored: o.ignore, Notes: notes, Order: orderOf(in.Nodes),
+	}
+	shown.Times, shown.Measured = rollout.Measured(in.AllNodes)
+	if printErr := o.print(shown, hosts, err); printErr != nil {
 		return fmt.Errorf("print plan: %w", printErr)
 	}
 	switch {
@@ -243,18 +260,40 @@ func planNodes(nodes []corev1.Node, blocked map[string]bool, hosts hostLooks, ju
 	return all
 }
 
+// orderOf are the names of the nodes that are on Docker, in the order in which they are switched.
+func orderOf(nodes []corev1.Node) []string {
+	nodes = slices.Clone(nodes)
+	rollout.Order(nodes)
+	var names []string
+	for i := range nodes {
+		if assess.OnDocker(&nodes[i]) {
+			names = append(names, nodes[i].Name)
+		}
+	}
+	return names
+}
+
 // print prints the plan for people, or as one object with what went wrong.
-func (o *PlanOptions) print(nodes []render.PlanNode, findings []assess.Finding, hosts hostLooks, notes []string, failure error) error {
+func (o *PlanOptions) print(view render.PlanView, hosts hostLooks, failure error) error {
 	out := o.factory.Streams.Out
 	if o.printer == nil {
-		_, err := io.WriteString(out, render.Plan(render.DetectStyle(out, os.Getenv), nodes, findings, o.ignore, notes))
+		_, err := io.WriteString(out, render.Plan(render.DetectStyle(out, os.Getenv), view))
 		return err
 	}
-	plan := Plan{APIVersion: statusAPIVersion, Kind: planKind, Nodes: nodes, Findings: []PlanFinding{}, IgnoredChecks: o.ignore, HostsInspected: hosts.all(), Notes: notes}
-	if nodes == nil {
+	plan := Plan{
+		APIVersion: statusAPIVersion, Kind: planKind, Nodes: view.Nodes, Findings: []PlanFinding{}, Order: view.Order,
+		IgnoredChecks: view.Ignored, HostsInspected: hosts.all(), Notes: view.Notes,
+	}
+	if plan.Nodes == nil {
 		plan.Nodes = []render.PlanNode{}
 	}
-	for _, finding := range findings {
+	if t := view.Times; view.Measured > 0 {
+		plan.Expected = &PlanTimes{
+			MeasuredNodes: int64(view.Measured), PrepareSeconds: int64(t.Prepare.Seconds()), OutOfServiceSeconds: int64(t.OutOfService().Seconds()),
+			NodeSeconds: int64(t.Total().Seconds()), TotalSeconds: int64(t.Total().Seconds()) * int64(len(view.Order)),
+		}
+	}
+	for _, finding := range view.Findings {
 		check := assess.CheckByID(finding.Check)
 		plan.Findings = append(plan.Findings, PlanFinding{finding, check.Title, check.Why, check.Remedy})
 	}

@@ -289,6 +289,7 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *rollout.Rollout, 
 	if err != nil {
 		return nil, o.factory.explain("list", "nodes", "", err)
 	}
+	rollout.Order(nodes)
 	findings, err := m.preflight(r, ctx, nodes, len(some.Items) < 2)
 	if err != nil {
 		return nil, o.factory.explain("check", "nodes", "", err)

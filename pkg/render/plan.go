@@ -5,10 +5,12 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 	"unicode"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
 
 // HostsNote says what a plan made from the API alone does not know.
@@ -45,9 +47,21 @@ type PlanNode struct {
 	Files []protocol.FileChange `json:"files,omitempty"`
 }
 
-// Plan is what people read of a plan: the nodes, the findings by category, and what was not looked at. Ignored are IDs of checks that
-// were not run, notes sentences on what was not looked at; findings are in assess.Run's order.
-func Plan(style Style, nodes []PlanNode, findings []assess.Finding, ignored, notes []string) string {
+// PlanView is all that people read of a plan.
+type PlanView struct {
+	Nodes []PlanNode
+	// Findings are in assess.Run's order. Ignored are IDs of checks that were not run, Notes sentences on what was not looked at.
+	Findings       []assess.Finding
+	Ignored, Notes []string
+	// Order are the nodes on Docker as they are switched. Times are medians of Measured nodes.
+	Order    []string
+	Times    rollout.Times
+	Measured int
+}
+
+// Plan is the nodes, the findings by category, the order and the steps, and what was not looked at.
+func Plan(style Style, view PlanView) string {
+	nodes, findings, ignored := view.Nodes, view.Findings, view.Ignored
 	var text strings.Builder
 	rows := [][]string{{"NODE", "RUNTIME", "PLAN"}}
 	onDocker := false
@@ -84,6 +98,7 @@ func Plan(style Style, nodes []PlanNode, findings []assess.Finding, ignored, not
 			}
 		}
 	}
+	planOrder(&text, style, view)
 	note := HostsNote
 	for i, node := range nodes {
 		if node.HostNote != "" {
@@ -97,8 +112,31 @@ func Plan(style Style, nodes []PlanNode, findings []assess.Finding, ignored, not
 		}
 	}
 	text.WriteString("\n")
-	wrap(&text, style, "", "", strings.Join(append([]string{note}, notes...), " "))
+	wrap(&text, style, "", "", strings.Join(append([]string{note}, view.Notes...), " "))
 	return text.String()
+}
+
+// orderedAtMost bounds the names of an order.
+const orderedAtMost = 20
+
+// planOrder says which node comes when, and how long it takes.
+func planOrder(text *strings.Builder, style Style, view PlanView) {
+	names := view.Order
+	if more := len(names) - orderedAtMost; more > 0 {
+		names = append(slices.Clone(names[:orderedAtMost]), fmt.Sprintf("and %d more", more))
+	}
+	text.WriteString("\nOrder and time\n")
+	wrap(text, style, "  ", "  ", "one after the other: "+strings.Join(names, ", "))
+	if view.Measured == 0 {
+		wrap(text, style, "  ", "  ", "time: unknown, since no node of this cluster has been switched and measured yet")
+		return
+	}
+	of := "the median of the nodes that were"
+	if view.Measured == 1 {
+		of = "as on the one that was"
+	}
+	wrap(text, style, "  ", "  ", fmt.Sprintf("time: about %s a node, of which it is out of service for %s, %s switched here (%d); %s for %d",
+		Duration(view.Times.Total()), Duration(view.Times.OutOfService()), of, view.Measured, Duration(view.Times.Total()*time.Duration(len(view.Order))), len(view.Order)))
 }
 
 // sameSteps are the names of the nodes that are to have the same done as the one at an index, if it is the first of them.

@@ -1,10 +1,13 @@
 package render
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
 
 func TestPlan(t *testing.T) {
@@ -24,18 +27,22 @@ func TestPlan(t *testing.T) {
 	for name, style := range map[string]Style{
 		"plan-ascii.txt": {Width: width}, "plan-unicode.txt": {Width: width, Unicode: true},
 	} {
-		golden(t, name, Plan(style, nodes, findings, []string{"drain-bare-pod"}, nil))
+		golden(t, name, Plan(style, PlanView{Nodes: nodes, Findings: findings, Ignored: []string{"drain-bare-pod"}, Order: []string{"n2", "n1"}}))
 	}
-	golden(t, "plan-nothing.txt", Plan(Style{Width: width}, nodes[2:3], nil, nil, nil))
-	golden(t, "plan-no-docker.txt", Plan(Style{Width: width}, nodes[:1], nil, nil, nil))
-	golden(t, "plan-hosts.txt", Plan(Style{Width: width}, hostNodes(), []assess.Finding{
+	golden(t, "plan-nothing.txt", Plan(Style{Width: width}, PlanView{Nodes: nodes[2:3], Order: []string{"n2"}, Measured: 1, Times: rollout.Times{Prepare: time.Minute, Drain: time.Second, Cutover: 20 * time.Second, Verify: 9 * time.Second}}))
+	golden(t, "plan-no-docker.txt", Plan(Style{Width: width}, PlanView{Nodes: nodes[:1]}))
+	var many []string
+	for i := range orderedAtMost + 2 {
+		many = append(many, fmt.Sprintf("w%d", i))
+	}
+	golden(t, "plan-hosts.txt", Plan(Style{Width: width}, PlanView{Nodes: hostNodes(), Order: many, Notes: []string{"You may not list CronJobs."}, Findings: []assess.Finding{
 		{Check: protocol.CheckForeign, Category: assess.Node, Severity: assess.Blocker, Node: "n3", Detail: "Docker runs 1 container(s): db", Hint: "stop them"},
 		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n1", Detail: "kubelet v1.23.17"},
 		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n2", Detail: "kubelet v1.23.17"},
 		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n3", Detail: "kubelet v1.23.17"},
 		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n4", Detail: "kubelet v1.23.17"},
 		{Check: "workload-docker-socket", Category: assess.Workloads, Severity: assess.Warning, Kind: "CronJob", Namespace: "ops", Name: "nightly", Detail: "/run/docker.sock"},
-	}, nil, []string{"You may not list CronJobs."}))
+	}, Measured: 2, Times: rollout.Times{Prepare: time.Minute, Cutover: 20 * time.Second}}))
 }
 
 // hostNodes are two that are alike, one whose files are not known, and one that was not looked at.

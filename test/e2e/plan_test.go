@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/steps"
 )
@@ -29,7 +30,7 @@ type planned struct {
 // testPlan has a plan made of node-1, which changes nothing there, and keeps it for testPlanHeld.
 func (c *cluster) testPlan(t *testing.T) {
 	const touched = `cd / && find etc usr opt root var/lib/kubectl-runtime var/lib/kubelet/config.yaml var/lib/kubelet/*.env -newer run/plan-begins 2>/dev/null | sort; ` +
-		`systemctl list-units --all --plain --no-legend 'kubectl-runtime*'; systemctl list-unit-files --no-legend 'kubectl-runtime*'`
+		`systemctl list-units --all --plain --no-legend 'kubectl-runtime*'; systemctl list-unit-files --no-legend 'kubectl-runtime*' || true`
 	pods := c.podIDs(t, "node-1")
 	files := c.fingerprint(t, "node-1")
 	c.exec(t, "node-1", "touch /run/plan-begins; sleep 0.1")
@@ -67,6 +68,8 @@ func (c *cluster) testPlan(t *testing.T) {
 			t.Errorf("%s is not in the plan for people", file.Path)
 		}
 	}
+	// The switch's test compares Docker's data from before and after.
+	eventually(t, 3*time.Minute, func() string { return c.exec(t, "node-1", "docker ps -a --filter name=runtime-plan --format '{{.Names}}'") })
 }
 
 // testPlanHeld: the switch changed the files that the plan had shown, all of them, as shown, and no other.

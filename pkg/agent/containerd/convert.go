@@ -23,9 +23,9 @@ type table = map[string]any
 
 // parse reads a config of any version and converts it to version 2, the one format that containerd 1.3 to 2.4 all take.
 func parse(data []byte) (table, error) {
-	config := table{}
-	if err := toml.Unmarshal(data, &config); err != nil {
-		return nil, fmt.Errorf("parse containerd config: %w", err)
+	config, err := readTOML(data)
+	if err != nil {
+		return nil, err
 	}
 	version, err := versionOf(config)
 	if err != nil {
@@ -41,6 +41,20 @@ func parse(data []byte) (table, error) {
 		return nil, err
 	}
 	config["version"] = int64(2)
+	return config, nil
+}
+
+// maxFile is far above any config of containerd's, in bytes.
+const maxFile = 1 << 20
+
+func readTOML(data []byte) (table, error) {
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("parse containerd config: it has %d bytes; no config has more than %d", len(data), maxFile)
+	}
+	config := table{}
+	if err := toml.Unmarshal(data, &config); err != nil {
+		return nil, fmt.Errorf("parse containerd config: %w", err)
+	}
 	return config, nil
 }
 

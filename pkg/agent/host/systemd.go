@@ -92,8 +92,17 @@ func (s Systemd) LinksToBe(ctx context.Context, unit string) (map[string]string,
 		return nil, fmt.Errorf("read unit %s: %w", unit, err)
 	}
 	links := map[string]string{}
+	for _, link := range installLinks(string(text), unit) {
+		links[filepath.Join(s.dir(), link)] = p["FragmentPath"]
+	}
+	return links, nil
+}
+
+// installLinks are the names of the links that an [Install] section asks for.
+func installLinks(text, unit string) []string {
+	var links []string
 	section := ""
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		if strings.HasPrefix(line, "[") {
 			section = line
@@ -104,10 +113,12 @@ func (s Systemd) LinksToBe(ctx context.Context, unit string) (map[string]string,
 			continue
 		}
 		for by := range strings.FieldsSeq(value) {
-			links[filepath.Join(s.dir(), by+folder, unit)] = p["FragmentPath"]
+			if !strings.Contains(by, "/") {
+				links = append(links, by+folder+"/"+unit)
+			}
 		}
 	}
-	return links, nil
+	return links
 }
 
 // relink gives the links that systemctl has made the text that they had.

@@ -80,7 +80,7 @@ func (s Setup) endpoint(flags []Flag, read Reader) (string, error) {
 		return "", err
 	}
 	for _, file := range files {
-		data, err := read(file)
+		data, err := read.bounded(file)
 		if err != nil {
 			return "", fmt.Errorf("read kubelet config: %w", err)
 		}
@@ -225,7 +225,7 @@ func (s Setup) planConfig(changed map[string][]byte, flags []Flag, endpoint stri
 		instance = DefaultInstanceConfig
 	}
 	for _, file := range append(files, instance) {
-		data, err := s.Read(file)
+		data, err := s.Read.bounded(file)
 		if errors.Is(err, fs.ErrNotExist) && file == instance {
 			continue
 		}
@@ -360,7 +360,7 @@ func (s Setup) eachConfig(visit func(config)) error {
 		return err
 	}
 	for _, file := range files {
-		data, err := s.Read(file)
+		data, err := s.Read.bounded(file)
 		if err != nil {
 			return fmt.Errorf("read kubelet config: %w", err)
 		}

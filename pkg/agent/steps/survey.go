@@ -49,11 +49,15 @@ func Look(ctx context.Context, h Host) (Survey, error) {
 			return Survey{}, fmt.Errorf("look at the host: %w", ctx.Err())
 		}
 	}
+	i.lookForRoom(ctx)
 	if f := i.Facts; f.KubeletVersion+f.DockerVersion+f.ContainerdVersion != "" {
 		i.note(protocol.CheckVersions, "kubelet %s, Docker %s, containerd %s, %s, kernel %s",
 			orUnknown(f.KubeletVersion), orUnknown(f.DockerVersion), orUnknown(f.ContainerdVersion), orUnknown(f.OS), orUnknown(f.Kernel))
 	}
 	s := Survey{Facts: i.Facts, Findings: i.findings}
+	for n, f := range s.Findings { // what a setting holds may be in a message
+		s.Findings[n].Message, s.Findings[n].Hint = string(redact.Text([]byte(f.Message))), string(redact.Text([]byte(f.Hint)))
+	}
 	memo, err := json.Marshal(i.inventory)
 	if err != nil {
 		return s, fmt.Errorf("record what was found: %w", err)
@@ -63,6 +67,12 @@ func Look(ctx context.Context, h Host) (Survey, error) {
 	}
 	known := !slices.ContainsFunc(filesNeed, func(check string) bool { return slices.Contains(i.failed, check) })
 	return s, s.askSteps(ctx, &h, known)
+}
+
+// lookForRoom looks for the space that the host unit wants to have free on each file system that it writes to, before a phase begins.
+func (i *inspection) lookForRoom(ctx context.Context) {
+	room := host.NewSpare(existing(host.Dir), "/etc", "/var/lib/kubelet")
+	_ = i.take(ctx, look{check: protocol.CheckSpace, at: func(*inspection, context.Context) error { return room.Enough() }})
 }
 
 func orUnknown(text string) string {

@@ -33,6 +33,7 @@ func testProfile(t *testing.T, profile string) {
 	}{
 		{"Status", c.testStatus},
 		{"BadInput", c.testBadInput},
+		{"PlanFinds", c.testPlanFinds},
 		{"RehearsalFails", c.testRehearsalFails},
 		{"CutoverFails", c.testCutoverFails},
 		{"Plan", c.testPlan},

@@ -39,12 +39,13 @@ func (c *cluster) testPlanFinds(t *testing.T) {
 	if lacks := c.lacks(r.stdout, func(string) bool { return true }); lacks != "" {
 		t.Error(lacks)
 	}
-	text := c.runtime(t, 2, "plan", "node-2", "--image", agentImage, "--force", "--delete-emptydir-data", "--keep-docker")
-	for _, want := range []string{"Deployment/socket", "DaemonSet/logs", "CronJob/gpu", "no-such-key", "Requires=docker.service", "2 findings block a switch"} {
+	text := c.runtime(t, 2, "plan", "node-2", "--image", agentImage, "--force", "--delete-emptydir-data")
+	for _, want := range []string{"Deployment/socket", "DaemonSet/logs", "CronJob/gpu", "no-such-key", "Requires=docker.service", "3 findings block a switch"} {
 		if !strings.Contains(text.stdout+text.stderr, want) {
 			t.Errorf("the plan for people does not say %q", want)
 		}
 	}
+	c.nothingLeft(t, "node-2")
 	pods := c.podIDs(t, "node-2")
 	if r := c.switchNode(t, 2, "node-2"); !strings.Contains(r.stderr, "dependent/bare") || strings.Contains(r.stderr, "budget-never") {
 		t.Errorf("what a drain refuses is to be said first, as ever:\n%s", r.stderr)

@@ -297,6 +297,7 @@ func (c *cluster) checkEvidence(t *testing.T, stderr string) {
 
 func (c *cluster) testSwitch(t *testing.T) {
 	data := c.exec(t, "node-1", "cat /var/lib/lab-data/first")
+	c.exec(t, "node-1", "docker container prune -f") // the kubelet would, of pods that are gone, in the middle of it
 	layers := c.exec(t, "node-1", "ls /var/lib/docker/overlay2 | wc -l; ls /var/lib/docker/image/overlay2/imagedb/content/sha256 | sort | sha256sum")
 	pods := c.watch(t, "-n", "kubectl-runtime", "get", "pods", "-w", "-o", `jsonpath={.metadata.name}={.spec.automountServiceAccountToken}={.spec.volumes[*].projected}{"\n"}`)
 

@@ -102,13 +102,14 @@ func (c *cluster) seed(t *testing.T, node, other string) func() {
 	if err := os.WriteFile(path, []byte(strings.NewReplacer("NODE", node, "OTHER", other, "LARGE", large).Replace(string(manifest))), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	const dropIn = "/etc/systemd/system/kubelet.service.d/50-seeded.conf"
+	const dropIns = "/etc/systemd/system/kubelet.service.d"
+	const dropIn = dropIns + "/50-seeded.conf"
 	undo := func() {
-		c.exec(t, node, "rm -f "+dropIn+" /etc/kubernetes/manifests/seeded.yaml; mv /etc/docker/daemon.json.seeded /etc/docker/daemon.json; docker rm -f foreign >/dev/null; systemctl daemon-reload")
+		c.exec(t, node, "rm -f "+dropIn+"; rmdir --ignore-fail-on-non-empty "+dropIns+"; rm -f /etc/kubernetes/manifests/seeded.yaml; mv /etc/docker/daemon.json.seeded /etc/docker/daemon.json; docker rm -f foreign >/dev/null; systemctl daemon-reload")
 		c.kubectl(t, "delete", "-f", path, "--timeout", "3m")
 		c.waitPods(t)
 	}
-	c.exec(t, node, `printf '[Unit]\nRequires=docker.service\n' > `+dropIn+` && systemctl daemon-reload
+	c.exec(t, node, `set -e; mkdir -p `+dropIns+`; printf '[Unit]\nRequires=docker.service\n' > `+dropIn+` && systemctl daemon-reload
 		cp -a /etc/docker/daemon.json /etc/docker/daemon.json.seeded && sed -i '0,/{/s//{"no-such-key": 1,/' /etc/docker/daemon.json
 		docker run -d --name foreign lab.local/busybox:1 /bin/busybox sleep 100000 >/dev/null
 		mkdir -p /var/lib/lab-dependent

@@ -96,6 +96,17 @@ func (c *cluster) testPlanHeld(t *testing.T) {
 	if got, want := slices.Sorted(maps.Keys(changed)), slices.Sorted(maps.Keys(shown)); !slices.Equal(got, want) {
 		t.Errorf("changed: %q\nshown:   %q", got, want)
 	}
+	// That switch is what the next one is expected to be like.
+	var next struct {
+		Order    []string
+		Expected struct{ MeasuredNodes, OutOfServiceSeconds, NodeSeconds, TotalSeconds int }
+	}
+	if err := json.Unmarshal([]byte(c.runtime(t, 0, "plan", "--api-only", "-o", "json").stdout), &next); err != nil {
+		t.Fatal(err)
+	}
+	if e := next.Expected; !slices.Equal(next.Order, []string{"node-2"}) || e.MeasuredNodes != 1 || e.OutOfServiceSeconds < 1 || e.NodeSeconds <= e.OutOfServiceSeconds || e.TotalSeconds != e.NodeSeconds {
+		t.Errorf("%+v", next)
+	}
 }
 
 // configuration maps the files and links of /etc and the kubelet's files to what tells a change of each.

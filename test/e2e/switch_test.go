@@ -297,8 +297,7 @@ func (c *cluster) checkEvidence(t *testing.T, stderr string) {
 
 func (c *cluster) testSwitch(t *testing.T) {
 	data := c.exec(t, "node-1", "cat /var/lib/lab-data/first")
-	c.exec(t, "node-1", "docker container prune -f") // the kubelet would, of pods that are gone, in the middle of it
-	layers := c.exec(t, "node-1", "ls /var/lib/docker/overlay2 | wc -l; ls /var/lib/docker/image/overlay2/imagedb/content/sha256 | sort | sha256sum")
+	layers := c.exec(t, "node-1", "ls /var/lib/docker/image/overlay2/layerdb/sha256 | wc -l; ls /var/lib/docker/image/overlay2/imagedb/content/sha256 | sort | sha256sum")
 	pods := c.watch(t, "-n", "kubectl-runtime", "get", "pods", "-w", "-o", `jsonpath={.metadata.name}={.spec.automountServiceAccountToken}={.spec.volumes[*].projected}{"\n"}`)
 
 	c.switchNode(t, 0, "node-1")
@@ -320,7 +319,7 @@ func (c *cluster) testSwitch(t *testing.T) {
 	if out := c.kubectl(t, "-n", "work", "exec", "data-node-1-0", "--", "/bin/busybox", "cat", "/data/first"); strings.TrimSpace(out) != data {
 		t.Errorf("the pod sees %q, want %q", out, data)
 	}
-	after := c.exec(t, "node-1", "ls /var/lib/docker/overlay2 | wc -l; ls /var/lib/docker/image/overlay2/imagedb/content/sha256 | sort | sha256sum")
+	after := c.exec(t, "node-1", "ls /var/lib/docker/image/overlay2/layerdb/sha256 | wc -l; ls /var/lib/docker/image/overlay2/imagedb/content/sha256 | sort | sha256sum")
 	if layersOf(after) < layersOf(layers) || strings.Fields(after)[1] != strings.Fields(layers)[1] {
 		t.Errorf("Docker's data changed: %s, was %s", after, layers)
 	}

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,7 +28,7 @@ func command() *cobra.Command {
 			DisableDefaultCmd: true,
 		},
 	}
-	root.AddCommand(superviseCommand(), runCommand(), statusCommand(), resumeCommand(), rollbackCommand(), evidenceCommand(), canaryCommand(), sleepCommand(),
+	root.AddCommand(superviseCommand(), planCommand(), runCommand(), statusCommand(), resumeCommand(), rollbackCommand(), evidenceCommand(), canaryCommand(), sleepCommand(),
 		&cobra.Command{
 			Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
@@ -46,15 +44,12 @@ func superviseCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "supervise", Short: "In the Job's pod: have the host do a phase, and report", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var spec protocol.Spec
-			if err := json.Unmarshal([]byte(specJSON), &spec); err != nil {
-				return fmt.Errorf("read --spec: %w", err)
-			}
-			if pod := (protocol.PodRef{Namespace: os.Getenv("POD_NAMESPACE"), Name: os.Getenv("POD_NAME"), UID: os.Getenv("POD_UID")}); pod.UID != "" {
-				spec.Pod = pod
-			}
-			if err := spec.Validate(); err != nil {
+			spec, err := readSpec(specJSON)
+			if err != nil {
 				return err
+			}
+			if spec.Phase == protocol.PhasePlan {
+				return fmt.Errorf("read --spec: phase %s changes nothing on the host and is not for this command", spec.Phase)
 			}
 			return superviseIn(cmd.Context(), root, spec, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -78,11 +73,8 @@ func superviseIn(ctx context.Context, root string, spec protocol.Spec, out, errO
 	}
 	// Where the pod has one; the event on the standard output is what counts.
 	termination, terminationErr := os.OpenFile("/dev/termination-log", os.O_WRONLY, 0)
-	if err := syscall.Chroot(root); err != nil {
-		return fmt.Errorf("change root to %s: %w", root, err)
-	}
-	if err := os.Chdir("/"); err != nil {
-		return fmt.Errorf("change root to %s: %w", root, err)
+	if err := enter(root); err != nil {
+		return err
 	}
 	s := &supervise.Supervisor{
 		Spec: spec, Layout: unit.Layout{Root: "/"}, Systemd: host.Systemd{Run: host.Exec{}},

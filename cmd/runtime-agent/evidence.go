@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,11 +30,8 @@ func evidenceCommand() *cobra.Command {
 				return err
 			}
 			if root != "" {
-				if err := syscall.Chroot(root); err != nil {
-					return fmt.Errorf("change root to %s: %w", root, err)
-				}
-				if err := os.Chdir("/"); err != nil {
-					return fmt.Errorf("change root to %s: %w", root, err)
+				if err := enter(root); err != nil {
+					return err
 				}
 			}
 			if err := gather(cmd.Context(), run, out); err != nil {

@@ -110,6 +110,16 @@ func TestPodChecks(t *testing.T) {
 		{"bare", ownedPod("", "b", func(p *corev1.Pod) { p.OwnerReferences = nil }), []string{"drain-bare-pod"}},
 		{"static", ownedPod("Node", "n", func(p *corev1.Pod) {
 			p.OwnerReferences, p.Annotations = nil, map[string]string{corev1.MirrorPodAnnotationKey: "x"}
+		}), []string{"workload-static-pod"}},
+		{"digest", ownedPod("DaemonSet", "d", func(p *corev1.Pod) { p.Spec.Containers[0].Image = "r.example/app:1@sha256:0123" }), []string{"workload-image-digest"}},
+		{"log agent", ownedPod("DaemonSet", "d", func(p *corev1.Pod) {
+			p.Spec.Containers[0].Image = "cr.fluentbit.io/fluent/fluent-bit:2.2"
+			mount("/var/log")(p)
+		}), []string{"workload-log-agent"}},
+		{"log agent that gets logs by network", ownedPod("ReplicaSet", "r", func(p *corev1.Pod) { p.Spec.Containers[0].Image = "fluent/fluentd:v1.16" }), nil},
+		{"log agent that knows the formats", ownedPod("DaemonSet", "d", func(p *corev1.Pod) {
+			p.Spec.Containers[0].Image = "grafana/promtail:2.9.0"
+			mount("/var/log")(p)
 		}), nil},
 		{"emptyDir", ownedPod("ReplicaSet", "r", emptyDir), []string{"drain-empty-dir"}},
 		{"emptyDir that stays", ownedPod("DaemonSet", "d", emptyDir), nil},
@@ -163,12 +173,19 @@ func TestNodeChecks(t *testing.T) {
 
 func TestOwner(t *testing.T) {
 	hash := func(p *corev1.Pod) { p.Labels["pod-template-hash"] = "5d4f" }
+	born := func(minute int64) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.CreationTimestamp = metav1.Unix(minute*60, 0) }
+	}
 	static := func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"} }
 	for want, pod := range map[string]corev1.Pod{
 		"Deployment web":      ownedPod("ReplicaSet", "web-5d4f", hash),
 		"ReplicaSet web-5d4f": ownedPod("ReplicaSet", "web-5d4f", nil),
 		"StatefulSet db":      ownedPod("StatefulSet", "db", nil),
 		"Pod n-x":             ownedPod("Node", "n", static),
+		"CronJob nightly":     ownedPod("Job", "nightly-28493480", born(28493481)),
+		"Job x-28493480":      ownedPod("Job", "x-28493480", born(28000000)),
+		"Job x-1":             ownedPod("Job", "x-1", born(28493481)),
+		"Job load":            ownedPod("Job", "load", born(28493481)),
 	} {
 		if kind, name := Owner(&pod); kind+" "+name != want {
 			t.Errorf("got %s %s, want %s", kind, name, want)
@@ -246,14 +263,17 @@ func TestCleanCluster(t *testing.T) {
 	if len(in.Pods) != 13 || len(in.Budgets) != 1 {
 		t.Fatalf("%d pods and %d budgets were read", len(in.Pods), len(in.Budgets))
 	}
-	metrics := Finding{"drain-empty-dir", Drain, Blocker, "n", "Deployment", "kube-system", "metrics-server", "volume tmp-dir"}
-	exporter := Finding{"workload-docker-parent", Workloads, Info, "n", "DaemonSet", "monitoring", "node-exporter", "/"}
-	if got, want := Run(in), []Finding{metrics, exporter}; !slices.Equal(got, want) {
+	metrics := Finding{"drain-empty-dir", Drain, Blocker, "n", "Deployment", "kube-system", "metrics-server", "volume tmp-dir", ""}
+	static := func(name string) Finding {
+		return Finding{"workload-static-pod", Workloads, Info, "n", "Pod", "kube-system", name, "static pod", ""}
+	}
+	exporter := Finding{"workload-docker-parent", Workloads, Info, "n", "DaemonSet", "monitoring", "node-exporter", "/", ""}
+	if got, want := Run(in), []Finding{metrics, exporter, static("etcd-n"), static("kube-apiserver-n"), static("kube-controller-manager-n"), static("kube-scheduler-n")}; !slices.Equal(got, want) {
 		t.Errorf("found %+v, want %+v", got, want)
 	}
 	in.Flags.DeleteEmptyDirData = true
 	metrics.Severity = Info
-	if got, want := Run(in), []Finding{metrics, exporter}; !slices.Equal(got, want) {
+	if got, want := Run(in), []Finding{metrics, exporter, static("etcd-n"), static("kube-apiserver-n"), static("kube-controller-manager-n"), static("kube-scheduler-n")}; !slices.Equal(got, want) {
 		t.Errorf("with the flag found %+v, want %+v", got, want)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -48,6 +49,12 @@ type Check struct {
 	Why      string   `json:"why"`
 	Remedy   string   `json:"remedy"`
 
+	// OnHost: the agent finds it on the host, not Run in the API.
+	OnHost bool `json:"onHost,omitempty"`
+
+	// fixed: the switch itself refuses what the check finds, so that to ignore it would help nobody. Flag is the switch's that accepts it.
+	fixed bool
+	flag  string
 	// accepted says whether the switch's flags accept what the check finds: it is of Info then.
 	accepted func(Flags) bool
 	node     func(*corev1.Node) string
@@ -55,7 +62,7 @@ type Check struct {
 }
 
 // Flags are those of the switch that cure findings.
-type Flags struct{ Force, DeleteEmptyDirData bool }
+type Flags struct{ Force, DeleteEmptyDirData, DisableEviction bool }
 
 // severity is what a finding means with these flags.
 func (c Check) severity(flags Flags) Severity {
@@ -69,6 +76,11 @@ func (c Check) severity(flags Flags) Severity {
 type subject struct {
 	*corev1.Pod
 	budgets []policyv1.PodDisruptionBudget
+	// evicted: a drain would remove it.
+	evicted bool
+	// siblings are how many pods of the same owner the cluster has, itself included; 0 where that is not known.
+	siblings int
+	local    map[string]string // what ties a claim to a node, by namespace/name
 }
 
 // Finding is one check that hit one object on one node.
@@ -76,16 +88,19 @@ type Finding struct {
 	Check    string   `json:"check"`
 	Category Category `json:"category"`
 	Severity Severity `json:"severity"`
-	Node     string   `json:"node"`
+	// Node is empty for what is not on a node yet.
+	Node string `json:"node"`
 	// Kind, Namespace and Name are those of the pod's owner, and empty for the node itself.
 	Kind      string `json:"kind,omitempty"`
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name,omitempty"`
 	Detail    string `json:"detail"`
+	// Hint is what to do about this one, where the check's remedy is not enough.
+	Hint string `json:"hint,omitempty"`
 }
 
 // Checks are all checks, in the order of the output.
-func Checks() []Check { return slices.Concat(nodeChecks, drainChecks, workloadChecks) }
+func Checks() []Check { return slices.Concat(nodeChecks, hostChecks, drainChecks, workloadChecks) }
 
 // CheckByID is the check of a finding; the zero Check if there is none of that ID.
 func CheckByID(id string) Check {
@@ -102,6 +117,16 @@ type Input struct {
 	Nodes   []corev1.Node
 	Pods    []corev1.Pod
 	Budgets []policyv1.PodDisruptionBudget
+	// Claims and Volumes tell which pods' data is on one node alone; nil where nobody looked.
+	Claims  []corev1.PersistentVolumeClaim
+	Volumes []corev1.PersistentVolume
+	// Everything says that Pods are all of the cluster's, and AllNodes its nodes: without, nothing is said of room and replicas.
+	Everything bool
+	AllNodes   []corev1.Node
+	// Templates are what is not a pod yet, such as a CronJob's template: the checks of Workloads are run on them, for no node.
+	Templates []Template
+	// Evicted selects the pods that a drain removes, by their labels; nil for all.
+	Evicted labels.Selector
 	// Alone says that the cluster has no other node.
 	Alone bool
 	Flags Flags
@@ -111,11 +136,23 @@ type Input struct {
 	Ignore []string
 }
 
-// ValidateIDs refuses IDs that no check has.
+// Template is a pod that a workload will make.
+type Template struct {
+	Kind, Namespace, Name string
+	Spec                  corev1.PodSpec
+}
+
+// ValidateIDs refuses IDs that no check has, and checks that the switch would refuse by anyway.
 func ValidateIDs(ids []string) error {
 	for _, id := range ids {
-		if CheckByID(id).ID == "" {
+		check := CheckByID(id)
+		switch {
+		case check.ID == "":
 			return fmt.Errorf("no check is called %q: docs/checks.md lists them", id)
+		case check.flag != "":
+			return fmt.Errorf("%s cannot be ignored: a switch refuses what it finds, unless %s accepts it", id, check.flag)
+		case check.fixed:
+			return fmt.Errorf("%s cannot be ignored: a switch refuses what it finds", id)
 		}
 	}
 	return nil
@@ -141,6 +178,7 @@ func Run(in Input) []Finding {
 		}
 	}
 	onDocker := map[string]bool{}
+	room := newRoom(in)
 	for i := range in.Nodes {
 		node := &in.Nodes[i]
 		if !OnDocker(node) {
@@ -148,29 +186,41 @@ func Run(in Input) []Finding {
 		}
 		onDocker[node.Name] = true
 		for order, check := range checks {
-			if check.node != nil {
+			switch {
+			case check.node != nil:
 				add(order, Finding{Node: node.Name, Detail: check.node(node)})
+			case check.ID == checkRoom:
+				add(order, Finding{Node: node.Name, Detail: room.lacks(node.Name)})
 			}
 		}
 	}
-	budgets := map[string][]policyv1.PodDisruptionBudget{}
-	for _, budget := range in.Budgets {
-		budgets[budget.Namespace] = append(budgets[budget.Namespace], budget)
-	}
+	cluster := newSurroundings(in)
 	for i := range in.Pods {
 		pod := &in.Pods[i]
-		if !onDocker[pod.Spec.NodeName] || finished(pod) || len(in.Keep) > 0 && labels.SelectorFromSet(in.Keep).Matches(labels.Set(pod.Labels)) {
+		if !onDocker[pod.Spec.NodeName] || in.passedOver(pod) {
 			continue
 		}
+		kind, name := Owner(pod)
+		subject := cluster.of(pod)
 		for order, check := range checks {
 			if check.pod != nil {
-				kind, name := Owner(pod)
-				detail := check.pod(&subject{pod, budgets[pod.Namespace]})
-				add(order, Finding{Node: pod.Spec.NodeName, Kind: kind, Namespace: pod.Namespace, Name: name, Detail: detail})
+				add(order, Finding{Node: pod.Spec.NodeName, Kind: kind, Namespace: pod.Namespace, Name: name, Detail: check.pod(subject)})
+			}
+		}
+	}
+	for _, t := range in.Templates {
+		for order, check := range checks {
+			if check.Category == Workloads {
+				add(order, Finding{Kind: t.Kind, Namespace: t.Namespace, Name: t.Name, Detail: check.pod(&subject{Pod: &corev1.Pod{Spec: t.Spec}})})
 			}
 		}
 	}
 	return sorted(found)
+}
+
+// passedOver tells pods that no longer run, and the switch's own.
+func (in Input) passedOver(pod *corev1.Pod) bool {
+	return finished(pod) || len(in.Keep) > 0 && labels.SelectorFromSet(in.Keep).Matches(labels.Set(pod.Labels))
 }
 
 func finished(pod *corev1.Pod) bool {
@@ -184,7 +234,7 @@ func sorted(found map[Finding]int) []Finding {
 	}
 	slices.SortFunc(findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(found[a], found[b]), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Namespace, b.Namespace),
-			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Detail, b.Detail))
+			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Detail, b.Detail), cmp.Compare(a.Hint, b.Hint))
 	})
 	return findings
 }
@@ -202,7 +252,25 @@ func Owner(pod *corev1.Pod) (kind, name string) {
 			return "Deployment", name
 		}
 	}
+	if owner.Kind == "Job" {
+		if name, ok := cronJob(pod, owner.Name); ok {
+			return "CronJob", name
+		}
+	}
 	return owner.Kind, owner.Name
+}
+
+// cronJob takes a CronJob's name from its Job's, which ends in the minute that it was scheduled for (kubernetes
+// pkg/controller/cronjob/utils.go, getJobName). A number that is not near the pod's creation is somebody's own.
+func cronJob(pod *corev1.Pod, job string) (string, bool) {
+	at := strings.LastIndexByte(job, '-')
+	minute, err := strconv.ParseInt(job[at+1:], 10, 64)
+	if at < 0 || err != nil {
+		return "", false
+	}
+	const week = 7 * 24 * 60
+	age := pod.CreationTimestamp.Unix()/60 - minute
+	return job[:at], age >= -1 && age < week
 }
 
 func isStatic(pod *corev1.Pod) bool {
@@ -215,7 +283,18 @@ func Markdown() string {
 	var text strings.Builder
 	text.WriteString("# Checks of `kubectl runtime plan`\n\nGenerated from pkg/assess: `go test ./pkg/assess -update` writes it anew.\n")
 	for _, check := range Checks() {
-		fmt.Fprintf(&text, "\n## %s\n\n%s, %s: %s.\n\n- Why: %s.\n- What to do: %s.\n", check.ID, check.Category, check.Severity, check.Title, check.Why, check.Remedy)
+		where, ignored := "", "."
+		if check.OnHost {
+			where = ", found on the host"
+		}
+		switch {
+		case check.flag != "":
+			ignored = "; it cannot be ignored, only accepted with `" + check.flag + "`."
+		case check.fixed:
+			ignored = "; it cannot be ignored."
+		}
+		fmt.Fprintf(&text, "\n## %s\n\n%s, %s%s: %s.\n\n- Why: %s.\n- What to do: %s%s\n",
+			check.ID, check.Category, check.Severity, where, check.Title, check.Why, check.Remedy, ignored)
 	}
 	return text.String()
 }

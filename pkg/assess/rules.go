@@ -7,10 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 )
@@ -20,13 +17,13 @@ const checkOnlyNode = "node-only-one"
 
 var nodeChecks = []Check{
 	{
-		ID: "node-not-switchable", Category: Node, Severity: Blocker, Title: "The node cannot be switched in place",
+		ID: "node-not-switchable", Category: Node, Severity: Blocker, fixed: true, Title: "The node cannot be switched in place",
 		Why:    "its platform or its distribution decides on the runtime, and a change on the host would not last",
 		Remedy: "do what the finding says, mostly replace the node",
 		node:   func(node *corev1.Node) string { return inventory.Refusal(node).Text },
 	},
 	{
-		ID: "node-not-ready", Category: Node, Severity: Blocker, Title: "The node is not Ready",
+		ID: "node-not-ready", Category: Node, Severity: Blocker, fixed: true, Title: "The node is not Ready",
 		Why:    "only a node that works can be proven to work afterwards",
 		Remedy: "repair the node first",
 		node: func(node *corev1.Node) string {
@@ -38,7 +35,7 @@ var nodeChecks = []Check{
 		},
 	},
 	{
-		ID: "node-unfinished", Category: Node, Severity: Blocker, Title: "An earlier switch or rollback of the node is not over",
+		ID: "node-unfinished", Category: Node, Severity: Blocker, fixed: true, Title: "An earlier switch or rollback of the node is not over",
 		Why:    "the host is between two runtimes, and what a new switch would find there is not known",
 		Remedy: "see what `kubectl runtime status` says on the node, and docs/recovery.md",
 		node: func(node *corev1.Node) string {
@@ -52,41 +49,9 @@ var nodeChecks = []Check{
 		ID: checkOnlyNode, Category: Node, Severity: Blocker, Title: "The node is the only one of the cluster",
 		Why:      "its pods have nowhere to go while it is drained, so a switch refuses it unless it is forced",
 		Remedy:   "add a node, or give `--force` to the switch",
+		flag:     "--force",
 		accepted: func(f Flags) bool { return f.Force },
 		node:     func(*corev1.Node) string { return "there is no other node" },
-	},
-}
-
-var drainChecks = []Check{
-	{
-		ID: "drain-budget", Category: Drain, Severity: Warning, Title: "A PodDisruptionBudget allows no disruption now",
-		Why:    "the drain waits until the budget allows the eviction, or its timeout ends it",
-		Remedy: "add replicas, or relax the budget for the time of the switch",
-		pod:    drained(exhaustedBudget),
-	},
-	{
-		ID: "drain-bare-pod", Category: Drain, Severity: Blocker, Title: "No controller would create the pod anew",
-		Why:      "a drain refuses to remove such a pod unless it is forced, and the pod is then gone for good",
-		Remedy:   "delete the pod, give it a controller, or give `--force` to the switch",
-		accepted: func(f Flags) bool { return f.Force },
-		pod: drained(func(s *subject) string {
-			if metav1.GetControllerOf(s.Pod) != nil {
-				return ""
-			}
-			return "the pod has no controller"
-		}),
-	},
-	{
-		ID: "drain-empty-dir", Category: Drain, Severity: Blocker, Title: "The pod has an emptyDir volume",
-		Why:      "what is in it is lost when the pod is evicted, and a switch refuses that unless told otherwise",
-		Remedy:   "see that the data can be lost, then give `--delete-emptydir-data` to the switch",
-		accepted: func(f Flags) bool { return f.DeleteEmptyDirData },
-		pod: drained(volume(func(v *corev1.Volume) string {
-			if v.EmptyDir == nil {
-				return ""
-			}
-			return "volume " + v.Name
-		})),
 	},
 }
 
@@ -149,6 +114,34 @@ var workloadChecks = []Check{
 			return ""
 		}),
 	},
+	{
+		ID: "workload-log-agent", Category: Workloads, Severity: Warning, Title: "A log agent may expect Docker's JSON lines",
+		Why:    "containerd writes logs in the CRI format, which a parser for Docker's takes for plain text, or drops",
+		Remedy: "set its parser to cri, or to one that knows both, and look at its output after the first node",
+		pod:    container(logAgent),
+	},
+	{
+		ID: "workload-image-digest", Category: Workloads, Severity: Info, Title: "The pod names its image by digest",
+		Why:    "such an image is found on containerd only under the digest's name, which the switch brings along; with `--images none` it is pulled again",
+		Remedy: "nothing",
+		pod: container(func(_ *subject, c *corev1.Container) string {
+			if strings.Contains(c.Image, "@sha256:") {
+				return "container " + c.Name
+			}
+			return ""
+		}),
+	},
+	{
+		ID: "workload-static-pod", Category: Workloads, Severity: Info, Title: "The pod is a file on the node",
+		Why:    "no drain moves it: it is away from the stop of the kubelet until it runs on containerd, with an API server or an etcd that may be in it",
+		Remedy: "nothing; switch such nodes one at a time, and see that the others' are well",
+		pod: func(s *subject) string {
+			if isStatic(s.Pod) {
+				return "static pod"
+			}
+			return ""
+		},
+	},
 }
 
 // isDind knows docker:dind, docker:27-dind and docker:27-dind-rootless, from any registry.
@@ -156,29 +149,6 @@ func isDind(image string) bool {
 	name, tag, _ := strings.Cut(path.Base(image), ":")
 	tag, _, _ = strings.Cut(tag, "@")
 	return name == "docker" && slices.Contains(strings.Split(tag, "-"), "dind")
-}
-
-// drained restricts a rule to pods that a drain removes: neither static pods nor those of DaemonSets, of
-// which it knows only Kubernetes' own (k8s.io/kubectl pkg/drain/filters.go).
-func drained(rule func(*subject) string) func(*subject) string {
-	return func(s *subject) string {
-		owner := metav1.GetControllerOf(s.Pod)
-		if isStatic(s.Pod) || owner != nil && owner.Kind == "DaemonSet" && owner.APIVersion == appsv1.SchemeGroupVersion.String() {
-			return ""
-		}
-		return rule(s)
-	}
-}
-
-func exhaustedBudget(s *subject) string {
-	for i := range s.budgets {
-		budget := &s.budgets[i]
-		selector, err := metav1.LabelSelectorAsSelector(budget.Spec.Selector)
-		if err == nil && budget.Status.DisruptionsAllowed <= 0 && selector.Matches(labels.Set(s.Labels)) {
-			return fmt.Sprintf("PodDisruptionBudget %s: %d healthy, needs %d", budget.Name, budget.Status.CurrentHealthy, budget.Status.DesiredHealthy)
-		}
-	}
-	return ""
 }
 
 func volume(rule func(*corev1.Volume) string) func(*subject) string {
@@ -258,4 +228,22 @@ func fromHost(s *subject, c *corev1.Container, file string) bool {
 		}
 	}
 	return slices.ContainsFunc(s.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == volumeName && v.HostPath != nil })
+}
+
+// logAgents are programs that read containers' log files by a parser that somebody has set; those that find out the format by
+// themselves, such as promtail, vector or Datadog's, are not among them.
+var logAgents = []string{"fluentd", "fluent-bit", "fluentbit", "filebeat", "logstash", "td-agent"}
+
+// logAgent finds such a program that has the node's logs, by what its image is called.
+func logAgent(s *subject, c *corev1.Container) string {
+	name, _, _ := strings.Cut(path.Base(c.Image), "@")
+	name, _, _ = strings.Cut(name, ":")
+	if !slices.ContainsFunc(logAgents, func(agent string) bool { return strings.Contains(name, agent) }) {
+		return ""
+	}
+	logs := hostPath("/var/log", "/var/log/containers", "/var/log/pods", "/var/lib/docker/containers", "/var/lib/docker", "/var/lib", "/var", "/")(s)
+	if logs == "" {
+		return ""
+	}
+	return "container " + c.Name + " reads " + logs
 }

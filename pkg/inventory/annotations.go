@@ -18,6 +18,9 @@ const (
 	AnnotationRun = Prefix + "run"
 	// AnnotationWasUnschedulable is "true" on a node that was cordoned before the switch cordoned it.
 	AnnotationWasUnschedulable = Prefix + "was-unschedulable"
+	// AnnotationTook is how long the stages of the switch took, "prepare=41s,drain=3s,cutover=21s,verify=12s"; only of one that was not
+	// interrupted.
+	AnnotationTook = Prefix + "took"
 	// AnnotationMessage is one sentence on the state.
 	AnnotationMessage = Prefix + "message"
 )

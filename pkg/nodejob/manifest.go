@@ -92,7 +92,7 @@ func Job(p Params) (*batchv1.Job, error) {
 		return nil, fmt.Errorf("encode spec: %w", err)
 	}
 	set := jobLabels(p.Spec)
-	return &batchv1.Job{
+	job := &batchv1.Job{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: JobName(p.Spec.Node, p.Spec.Run, p.Spec.Phase), Labels: set},
 		Spec: batchv1.JobSpec{
@@ -104,7 +104,24 @@ func Job(p Params) (*batchv1.Job, error) {
 				Spec:       agentPod(p.Spec.Node, p.Spec.Image, p.PullPolicy, "supervise", "--host=/host", "--spec="+string(spec)),
 			},
 		},
-	}, nil
+	}
+	if p.Spec.Phase == protocol.PhasePlan {
+		onlyLook(&job.Spec)
+	}
+	return job, nil
+}
+
+// planSeconds bounds a Job that only looks, also when nobody waits for it any more.
+const planSeconds = 900
+
+// onlyLook makes it a Job that looks at the host and changes nothing there. What is mounted below the host's root stays writable for
+// the kernel, and a privileged pod could mount it anew, so that this is a second lock; the first is that the agent's plan writes nothing.
+func onlyLook(spec *batchv1.JobSpec) {
+	spec.BackoffLimit = ptr.To[int32](2)
+	spec.ActiveDeadlineSeconds = ptr.To[int64](planSeconds)
+	container := &spec.Template.Spec.Containers[0]
+	container.Args[0] = "plan"
+	container.VolumeMounts[0].ReadOnly = true
 }
 
 // agentPod is a pod of the agent's with the host's root directory at /host.

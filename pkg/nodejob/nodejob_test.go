@@ -46,11 +46,14 @@ func testJob(t *testing.T, spec protocol.Spec) *batchv1.Job {
 }
 
 func TestManifests(t *testing.T) {
+	look := testSpec()
+	look.Phase = protocol.PhasePlan
 	for name, object := range map[string]any{
 		"job.yaml": testJob(t, testSpec()),
 		"evidence.yaml": EvidencePod(EvidenceParams{
 			Node: "node-1.example.com", Run: "20240131-120000-abcde", Image: "registry.example/agent:1", PullPolicy: corev1.PullIfNotPresent,
 		}),
+		"look.yaml":   testJob(t, look),
 		"canary.yaml": Canary(CanaryParams{Node: "node-1.example.com", Run: "20240131-120000-abcde", Image: "registry.example/agent:1", PullPolicy: corev1.PullIfNotPresent}),
 	} {
 		got, err := yaml.Marshal(object)

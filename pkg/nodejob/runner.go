@@ -151,6 +151,14 @@ func (r *Runner) Remove(ctx context.Context, node string, phases ...protocol.Pha
 	return nil
 }
 
+// RemoveJob deletes the Job of one phase of one run, its pods with it, without waiting for these.
+func (r *Runner) RemoveJob(ctx context.Context, spec protocol.Spec) error {
+	if err := r.remove(ctx, labels.SelectorFromSet(jobLabels(spec)).String()); err != nil {
+		return fmt.Errorf("remove job of node %s: %w", spec.Node, err)
+	}
+	return nil
+}
+
 func (r *Runner) remove(ctx context.Context, selector string) error {
 	jobs, err := r.Client.BatchV1().Jobs(Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
 	if err != nil {

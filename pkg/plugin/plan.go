@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -11,24 +12,17 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/printers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
-
-// podListsAtMost is for how many nodes the pods are listed node by node; for more, all pods of the cluster are.
-const podListsAtMost = 8
 
 // planKind is the kind of what `plan -o json` prints.
 const planKind = "Plan"
@@ -37,11 +31,17 @@ const planKind = "Plan"
 type PlanOptions struct {
 	factory   *Factory
 	selection NodeSelection
-	consent   drain.Options
+	rollout   rollout.Options
+	pull      string
+	apiOnly   bool
 	ignore    []string
 	output    string
 
+	// allPods is up to how many nodes the cluster's pods are all listed.
+	allPods int
+
 	client  kubernetes.Interface
+	config  *rest.Config
 	printer printers.ResourcePrinter // nil prints for people
 }
 
@@ -51,12 +51,27 @@ type Plan struct {
 	Kind       string            `json:"kind"`
 	Nodes      []render.PlanNode `json:"nodes"`
 	Findings   []PlanFinding     `json:"findings"`
+	// Order is that in which the nodes that are on Docker are switched, one after the other.
+	Order []string `json:"order,omitempty"`
+	// Expected is how long that takes; it is left out where no switch in the cluster has been measured.
+	Expected *PlanTimes `json:"expected,omitempty"`
 	// IgnoredChecks were not run.
 	IgnoredChecks []string `json:"ignoredChecks,omitempty"`
-	// HostsInspected is false: the plan comes from the API alone.
+	// HostsInspected tells whether an agent has looked at the host of every node that is on Docker; each node has it for itself.
 	HostsInspected bool `json:"hostsInspected"`
+	// Notes say what was not looked at, a sentence each.
+	Notes []string `json:"notes,omitempty"`
 	// Errors says why the plan is not whole, a sentence each. Nothing follows from missing findings then.
 	Errors []string `json:"errors,omitempty"`
+}
+
+// PlanTimes are expected times in seconds: medians of MeasuredNodes, which were switched without a pause.
+type PlanTimes struct {
+	MeasuredNodes       int64 `json:"measuredNodes"`
+	PrepareSeconds      int64 `json:"prepareSeconds"`
+	OutOfServiceSeconds int64 `json:"outOfServiceSeconds"`
+	NodeSeconds         int64 `json:"nodeSeconds"`
+	TotalSeconds        int64 `json:"totalSeconds"`
 }
 
 // PlanFinding is a finding with its check's texts.
@@ -68,12 +83,17 @@ type PlanFinding struct {
 }
 
 const planLong = `Shows, before a node is touched, what depends on Docker and what a switch would refuse or be held up by, by category and with what
-to do about it. It reads Nodes, Pods and PodDisruptionBudgets and changes nothing. It does not look at the hosts.
+to do about it; then the steps of a switch, and a diff of every file that it would change. It reads Nodes, Pods and PodDisruptionBudgets,
+and has a Job on each node look at the host, which changes nothing there; --api-only does without.
 
---force and --delete-emptydir-data are those of switch: what they accept does not block. Exit code 2 says that something blocks.`
+--force, --delete-emptydir-data, --keep-docker and --images are those of switch: what they accept does not block. Exit code 2 says that
+something blocks.`
 
 const planExample = `  # What depends on Docker, and what blocks, on all nodes
   kubectl runtime plan
+
+  # From the API alone: no Job on any node
+  kubectl runtime plan --api-only
 
   # One pool, as a switch with this flag would find it
   kubectl runtime plan -l pool=blue --delete-emptydir-data
@@ -83,14 +103,17 @@ const planExample = `  # What depends on Docker, and what blocks, on all nodes
 
 // NewPlanCommand is `kubectl runtime plan`. It only reads.
 func NewPlanCommand(f *Factory) *cobra.Command {
-	o := &PlanOptions{factory: f}
+	return newPlanCommand(&PlanOptions{factory: f, allPods: allPodsAtMost})
+}
+
+func newPlanCommand(o *PlanOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:                   "plan [NODE…]",
-		Short:                 "Show what depends on Docker and what blocks a switch, from the API alone",
+		Short:                 "Show what depends on Docker, what blocks a switch, and what it would change",
 		Long:                  planLong,
 		Example:               planExample,
 		DisableFlagsInUseLine: true,
-		ValidArgsFunction:     completeNodes(f),
+		ValidArgsFunction:     completeNodes(o.factory),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.Complete(args); err != nil {
 				return err
@@ -103,18 +126,16 @@ func NewPlanCommand(f *Factory) *cobra.Command {
 	}
 	formats := genericclioptions.NewJSONYamlPrintFlags().AllowedFormats()
 	cmd.Flags().StringVarP(&o.selection.LabelSelector, "selector", "l", "", "Only nodes with these labels, e.g. pool=blue,!gpu")
-	addConsentFlags(cmd.Flags(), &o.consent)
-	cmd.Flags().StringSliceVar(&o.ignore, "ignore-checks", nil, "IDs of checks that are not run; docs/checks.md lists them")
+	addConsentFlags(cmd.Flags(), &o.rollout.Drain)
+	addAgentFlags(cmd.Flags(), &o.rollout, &o.pull)
+	addHostFlags(cmd.Flags(), &o.rollout)
+	cmd.Flags().BoolVar(&o.apiOnly, "api-only", false, "Do not look at the hosts: create no Job")
+	addIgnoreFlag(cmd.Flags(), &o.ignore)
 	cmd.Flags().StringVarP(&o.output, "output", "o", "", "Output format. One of: ("+strings.Join(formats, ", ")+")")
-	var checks []cobra.Completion
-	for _, check := range assess.Checks() {
-		checks = append(checks, cobra.CompletionWithDesc(check.ID, check.Title))
+	if err := cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		cobra.CompDebugln(err.Error(), false)
 	}
-	for flag, values := range map[string][]cobra.Completion{"output": formats, "ignore-checks": checks} {
-		if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-			cobra.CompDebugln(err.Error(), false)
-		}
-	}
+	completeChecks(cmd)
 	return cmd
 }
 
@@ -130,28 +151,52 @@ func (o *PlanOptions) Complete(args []string) error {
 			return fmt.Errorf("--output %q is not a format: give one of %s", o.output, strings.Join(flags.AllowedFormats(), ", "))
 		}
 	}
+	o.rollout.PullPolicy = corev1.PullPolicy(o.pull)
+	o.rollout.Image = cmp.Or(o.rollout.Image, o.factory.agentImage())
 	var err error
+	if o.config, err = o.factory.RESTConfig(); err != nil {
+		return err
+	}
 	o.client, err = o.factory.Clientset()
 	return err
 }
 
 // Validate judges the flags.
 func (o *PlanOptions) Validate() error {
-	if err := assess.ValidateIDs(o.ignore); err != nil {
-		return fmt.Errorf("--ignore-checks: %w", err)
+	if !o.apiOnly {
+		if err := validateAgent(o.rollout); err != nil {
+			return fmt.Errorf("%w; or look at the API alone with --api-only", err)
+		}
+	}
+	if err := validateHost(o.rollout); err != nil {
+		return err
+	}
+	if err := validateIgnored(o.ignore); err != nil {
+		return err
 	}
 	return o.selection.Validate()
 }
 
 // Run prints the plan; what blocks ends in exit code 2, after it was printed.
 func (o *PlanOptions) Run(ctx context.Context) error {
-	in, err := o.read(ctx)
+	in, notes, err := o.read(ctx)
 	if err != nil && (o.printer == nil || ctx.Err() != nil) {
 		return err
 	}
+	hosts := hostLooks{}
 	var findings []assess.Finding
 	if err == nil {
 		findings = assess.Run(in)
+		if !o.apiOnly {
+			if hosts, err = o.lookAtHosts(ctx, in.Nodes); err != nil {
+				return err
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(hosts)) {
+		if plan := hosts[name].plan; plan != nil {
+			findings = assess.Merge(findings, assess.FromHost(name, plan.Findings, o.ignore))
+		}
 	}
 	blockers := 0
 	blocked := map[string]bool{}
@@ -161,7 +206,11 @@ func (o *PlanOptions) Run(ctx context.Context) error {
 			blocked[finding.Node] = true
 		}
 	}
-	if printErr := o.print(planNodes(in.Nodes, blocked, err == nil), findings, err); printErr != nil {
+	shown := render.PlanView{
+		Nodes: planNodes(in.Nodes, blocked, hosts, err == nil), Findings: findings, Ignored: o.ignore, Notes: notes, Order: orderOf(in.Nodes),
+	}
+	shown.Times, shown.Measured = rollout.Measured(in.AllNodes)
+	if printErr := o.print(shown, hosts, err); printErr != nil {
 		return fmt.Errorf("print plan: %w", printErr)
 	}
 	switch {
@@ -172,130 +221,86 @@ func (o *PlanOptions) Run(ctx context.Context) error {
 	case blockers > 0:
 		return Exitf(ExitRefused, "%d findings block a switch, on %d of %d nodes", blockers, len(blocked), len(in.Nodes))
 	}
-	return nil
+	return hosts.failure()
 }
 
-// read asks the server for what the checks need. Pods on nodes that are not on Docker are left out.
-func (o *PlanOptions) read(ctx context.Context) (assess.Input, error) {
-	in := assess.Input{
-		Ignore: o.ignore, Keep: nodejob.Labels(), Flags: assess.Flags{Force: o.consent.Force, DeleteEmptyDirData: o.consent.DeleteEmptyDirData},
-	}
+// read reads what the checks need, and says what it could not.
+func (o *PlanOptions) read(ctx context.Context) (assess.Input, []string, error) {
 	nodes, err := findSomeNodes(ctx, o.factory, o.client, o.selection)
 	if err != nil {
-		return in, err
+		return assess.Input{}, nil, err
 	}
-	in.Nodes = nodes
-	var onDocker []string
-	for i := range nodes {
-		if assess.OnDocker(&nodes[i]) {
-			onDocker = append(onDocker, nodes[i].Name)
-		}
-	}
-	if len(onDocker) == 0 {
-		return in, nil
-	}
-	some, err := o.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: 2})
-	if err != nil {
-		return in, o.factory.explain("list", "nodes", "", err)
-	}
-	in.Alone = len(some.Items) < 2
-	selectors := []string{""}
-	if len(onDocker) <= podListsAtMost {
-		selectors = nil
-		for _, name := range onDocker {
-			selectors = append(selectors, fields.OneTermEqualSelector("spec.nodeName", name).String())
-		}
-	}
-	for _, selector := range selectors {
-		pods, _, err := listChunks(ctx, o.factory, "pods", metav1.ListOptions{FieldSelector: selector}, o.listPods(ctx, onDocker))
-		if err != nil {
-			return in, err
-		}
-		in.Pods = append(in.Pods, pods...)
-	}
-	in.Budgets, err = o.listBudgets(ctx)
-	return in, err
-}
-
-// listPods lists one chunk, of which it keeps the pods of these nodes; their names are sorted.
-func (o *PlanOptions) listPods(ctx context.Context, nodes []string) func(metav1.ListOptions) ([]corev1.Pod, metav1.ListMeta, error) {
-	return func(options metav1.ListOptions) ([]corev1.Pod, metav1.ListMeta, error) {
-		list, err := o.client.CoreV1().Pods(corev1.NamespaceAll).List(ctx, options)
-		if err != nil {
-			return nil, metav1.ListMeta{}, err
-		}
-		return slices.DeleteFunc(list.Items, func(pod corev1.Pod) bool {
-			_, found := slices.BinarySearch(nodes, pod.Spec.NodeName)
-			return !found
-		}), list.ListMeta, nil
-	}
-}
-
-// listBudgets lists all PodDisruptionBudgets. Kubernetes before 1.21 has policy/v1beta1 alone, where an empty selector selects no pod.
-func (o *PlanOptions) listBudgets(ctx context.Context) ([]policyv1.PodDisruptionBudget, error) {
-	budgets, _, err := listChunks(ctx, o.factory, "poddisruptionbudgets.policy", metav1.ListOptions{}, func(options metav1.ListOptions) ([]policyv1.PodDisruptionBudget, metav1.ListMeta, error) {
-		list, err := o.client.PolicyV1().PodDisruptionBudgets(corev1.NamespaceAll).List(ctx, options)
-		if err != nil {
-			return nil, metav1.ListMeta{}, err
-		}
-		return list.Items, list.ListMeta, nil
-	})
-	if !apierrors.IsNotFound(err) {
-		return budgets, err
-	}
-	old, err := o.client.PolicyV1beta1().PodDisruptionBudgets(corev1.NamespaceAll).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, o.factory.explain("list", "poddisruptionbudgets.policy", "", err)
-	}
-	for i := range old.Items {
-		b := &old.Items[i]
-		budget := policyv1.PodDisruptionBudget{ObjectMeta: b.ObjectMeta}
-		if b.Spec.Selector != nil && len(b.Spec.Selector.MatchLabels)+len(b.Spec.Selector.MatchExpressions) > 0 {
-			budget.Spec.Selector = b.Spec.Selector
-		}
-		budget.Status.DisruptionsAllowed = b.Status.DisruptionsAllowed
-		budget.Status.CurrentHealthy, budget.Status.DesiredHealthy = b.Status.CurrentHealthy, b.Status.DesiredHealthy
-		budgets = append(budgets, budget)
-	}
-	return budgets, nil
+	r := &clusterReader{factory: o.factory, client: o.client, drain: o.rollout.Drain, ignore: o.ignore, allPods: o.allPods}
+	in, err := r.forPlan(ctx, nodes)
+	return in, r.notes, err
 }
 
 // planNodes gives each node its verdict; judged says that the checks were run.
-func planNodes(nodes []corev1.Node, blocked map[string]bool, judged bool) []render.PlanNode {
+func planNodes(nodes []corev1.Node, blocked map[string]bool, hosts hostLooks, judged bool) []render.PlanNode {
 	var all []render.PlanNode
 	for i := range nodes {
 		node := render.PlanNode{Name: nodes[i].Name, Runtime: nodes[i].Status.NodeInfo.ContainerRuntimeVersion, Verdict: render.VerdictNotOnDocker}
+		look := hosts[node.Name]
 		switch {
 		case node.Runtime == "", !judged:
 			node.Verdict = render.VerdictUnknown
 		case blocked[node.Name]:
 			node.Verdict = render.VerdictBlocked
+		case look.err != nil:
+			node.Verdict = render.VerdictUnknown
 		case assess.OnDocker(&nodes[i]):
 			node.Verdict = render.VerdictNotBlocked
+		}
+		node.HostNote = look.note()
+		if look.plan != nil {
+			node.HostInspected, node.Steps, node.Files = true, look.plan.Steps, look.plan.Files
 		}
 		all = append(all, node)
 	}
 	return all
 }
 
+// orderOf are the names of the nodes that are on Docker, in the order in which they are switched.
+func orderOf(nodes []corev1.Node) []string {
+	nodes = slices.Clone(nodes)
+	rollout.Order(nodes)
+	var names []string
+	for i := range nodes {
+		if assess.OnDocker(&nodes[i]) {
+			names = append(names, nodes[i].Name)
+		}
+	}
+	return names
+}
+
 // print prints the plan for people, or as one object with what went wrong.
-func (o *PlanOptions) print(nodes []render.PlanNode, findings []assess.Finding, failure error) error {
+func (o *PlanOptions) print(view render.PlanView, hosts hostLooks, failure error) error {
 	out := o.factory.Streams.Out
 	if o.printer == nil {
-		_, err := io.WriteString(out, render.Plan(render.DetectStyle(out, os.Getenv), nodes, findings, o.ignore))
+		_, err := io.WriteString(out, render.Plan(render.DetectStyle(out, os.Getenv), view))
 		return err
 	}
-	plan := Plan{APIVersion: statusAPIVersion, Kind: planKind, Nodes: nodes, Findings: []PlanFinding{}, IgnoredChecks: o.ignore}
-	if nodes == nil {
+	plan := Plan{
+		APIVersion: statusAPIVersion, Kind: planKind, Nodes: view.Nodes, Findings: []PlanFinding{}, Order: view.Order,
+		IgnoredChecks: view.Ignored, HostsInspected: hosts.all(), Notes: view.Notes,
+	}
+	if plan.Nodes == nil {
 		plan.Nodes = []render.PlanNode{}
 	}
-	for _, finding := range findings {
+	if t := view.Times; view.Measured > 0 {
+		plan.Expected = &PlanTimes{
+			MeasuredNodes: int64(view.Measured), PrepareSeconds: int64(t.Prepare.Seconds()), OutOfServiceSeconds: int64(t.OutOfService().Seconds()),
+			NodeSeconds: int64(t.Total().Seconds()), TotalSeconds: int64(t.Total().Seconds()) * int64(len(view.Order)),
+		}
+	}
+	for _, finding := range view.Findings {
 		check := assess.CheckByID(finding.Check)
 		plan.Findings = append(plan.Findings, PlanFinding{finding, check.Title, check.Why, check.Remedy})
 	}
 	if failure != nil {
 		plan.Errors = []string{failure.Error()}
 	}
+	plan.Errors = append(plan.Errors, hosts.errors()...)
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&plan)
 	if err != nil {
 		return err

@@ -69,7 +69,8 @@ func TestPlan(t *testing.T) {
 		{"yaml", []string{"-o", "yaml", "n2", "n3"}, admin, 0},
 		{"accepted", []string{"--force", "--delete-emptydir-data"}, admin, 0},
 		{"half-accepted", []string{"--force", "n1"}, admin, 2},
-		{"ignored", []string{"n1", "--ignore-checks", "drain-bare-pod,drain-empty-dir"}, admin, 0},
+		{"ignored", []string{"n2", "--ignore-checks", "drain-budget,workload-docker-socket"}, admin, 0},
+		{"not-ignorable", []string{"n1", "--ignore-checks", "drain-bare-pod"}, admin, 1},
 		{"no-docker", []string{"n3"}, admin, 0},
 		{"no-docker-json", []string{"n3", "-o", "json"}, admin, 0},
 		{"unknown-node", []string{"nowhere"}, admin, 2},
@@ -81,7 +82,7 @@ func TestPlan(t *testing.T) {
 		{"forbidden-json", []string{"n1", "-o", "json"}, noPods, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			r := call(t.Context(), append([]string{"plan", "--kubeconfig", test.user}, test.args...)...)
+			r := call(t.Context(), append([]string{"plan", "--api-only", "--kubeconfig", test.user}, test.args...)...)
 			if r.code != test.code {
 				t.Errorf("exit code %d, want %d", r.code, test.code)
 			}
@@ -91,19 +92,35 @@ func TestPlan(t *testing.T) {
 	untouched(t, s)
 }
 
+// TestPlanMayNotLook: who may not create Jobs is told so before any is, and how to do without.
+func TestPlanMayNotLook(t *testing.T) {
+	s := server.Get(t)
+	s.CreateNodes(t, apiserver.Node("n1", "docker://20.10.24", "v1.23.17"), apiserver.Node("n2", "docker://20.10.24", "v1.23.17"))
+	user := apiserver.Kubeconfig(t, s.User(t, "plan-viewer", apiserver.Allow("", "nodes", "get", "list"), apiserver.Allow("", "pods", "get", "list"),
+		apiserver.Allow("policy", "poddisruptionbudgets", "list")))
+	r := call(t.Context(), "plan", "--kubeconfig", user)
+	if r.code != 1 || !strings.Contains(r.errOut, "create jobs.batch -n kubectl-runtime") || !strings.Contains(r.errOut, "--api-only") || r.out != "" {
+		t.Errorf("%+v", r)
+	}
+	if r := call(t.Context(), "plan", "--api-only", "--kubeconfig", user); r.code != 0 {
+		t.Errorf("%+v", r)
+	}
+	untouched(t, s)
+}
+
 func TestPlanOfTheOnlyNode(t *testing.T) {
 	s := server.Get(t)
 	s.CreateNodes(t, apiserver.Node("alone", "docker://20.10.24", "v1.23.17"))
 	config := "--kubeconfig=" + apiserver.Kubeconfig(t, s.Admin())
-	if r := call(t.Context(), "plan", config); r.code != 2 || !strings.Contains(r.out, "node-only-one") {
+	if r := call(t.Context(), "plan", "--api-only", config); r.code != 2 || !strings.Contains(r.out, "node-only-one") {
 		t.Errorf("%+v", r)
 	}
-	if r := call(t.Context(), "plan", config, "--force"); r.code != 0 {
+	if r := call(t.Context(), "plan", "--api-only", config, "--force"); r.code != 0 {
 		t.Errorf("%+v", r)
 	}
 }
 
-// TestPlanAsksForFewPods: few nodes are asked for their own pods, many for all pods at once, and without Docker none.
+// TestPlanAsksForFewPods: few nodes of a large cluster are asked for their own pods, others for all pods at once, and without Docker none.
 func TestPlanAsksForFewPods(t *testing.T) {
 	s := server.Get(t)
 	var many []*corev1.Node
@@ -112,19 +129,22 @@ func TestPlanAsksForFewPods(t *testing.T) {
 	}
 	s.CreateNodes(t, append(many, apiserver.Node("done", "containerd://1.7.24", "v1.23.17"))...)
 	admin := apiserver.Kubeconfig(t, s.Admin())
+	few, all := "GET /api/v1/pods?fieldSelector=spec.nodeName%3Dmany-0&limit=500", "GET /api/v1/pods?limit=500"
 	for _, test := range []struct {
-		args []string
-		want []string
+		args    []string
+		allPods int
+		want    []string
 	}{
-		{[]string{"many-0", "done"}, []string{"GET /api/v1/pods?fieldSelector=spec.nodeName%3Dmany-0&limit=500"}},
-		{nil, []string{"GET /api/v1/pods?limit=500"}},
-		{[]string{"done"}, nil},
+		{[]string{"many-0", "done"}, podListsAtMost, []string{few}},
+		{[]string{"many-0", "done"}, allPodsAtMost, []string{all}},
+		{nil, podListsAtMost, []string{all}},
+		{[]string{"done"}, allPodsAtMost, nil},
 	} {
 		factory := NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "test")
 		*factory.Flags.KubeConfig = admin
 		asked := countRequests(factory)
-		cmd := NewPlanCommand(factory)
-		cmd.SetArgs(append(test.args, "-o", "json"))
+		cmd := newPlanCommand(&PlanOptions{factory: factory, allPods: test.allPods})
+		cmd.SetArgs(append(test.args, "--api-only", "-o", "json"))
 		if err := cmd.ExecuteContext(t.Context()); err != nil {
 			t.Errorf("%v: %v", test.args, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
@@ -46,6 +48,8 @@ type runOptions struct {
 	wait      bool
 	rollout   rollout.Options
 	pull      string
+	// ignore are IDs of checks that are not run.
+	ignore []string
 
 	// flags are those that the user set, for the command line that goes on after a failure.
 	flags    []string
@@ -62,6 +66,8 @@ type move struct {
 	preflight func(r *rollout.Rollout, ctx context.Context, nodes []corev1.Node, alone bool) ([]rollout.Finding, error)
 	plan      func(r *rollout.Rollout, finding rollout.Finding) []string
 	do        func(r *rollout.Rollout, ctx context.Context, node string) (*rollout.Report, error)
+	// assesses: the checks of plan are run on the nodes that pass the preflight, and what blocks refuses.
+	assesses bool
 	// would says what a dry run stands for; wayBack is the closing report's sentence on how to undo it, if there is one.
 	would   func(finding rollout.Finding) string
 	wayBack func(node, run string) string
@@ -72,9 +78,8 @@ func (o *runOptions) addSharedFlags(flags *pflag.FlagSet) {
 	flags.Lookup("dry-run").NoOptDefVal = dryRunClient
 	flags.BoolVarP(&o.yes, "yes", "y", false, "Do not ask; needed where there is no terminal")
 	flags.BoolVar(&o.wait, "wait", false, "If another run has a node, wait until it ends, for at most --timeout")
-	flags.StringVar(&o.rollout.Image, "image", "", "The agent's image (default "+agentImage+":VERSION)")
+	addAgentFlags(flags, &o.rollout, &o.pull)
 	flags.StringVar(&o.rollout.CanaryImage, "canary-image", "", "The canary pod's image, which holds the agent, too (default the agent's)")
-	flags.StringVar(&o.pull, "image-pull-policy", string(corev1.PullIfNotPresent), "When to pull the agent's image: Always, IfNotPresent or Never")
 	flags.DurationVar(&o.rollout.Soak, "soak", 10*time.Second, "How long to watch a node after it is back in service")
 
 	// kubectl drain's, with its names and meanings.
@@ -90,6 +95,49 @@ func (o *runOptions) addSharedFlags(flags *pflag.FlagSet) {
 	flags.Int64Var(&d.ChunkSize, "chunk-size", listChunk, "How many objects one request lists; zero means all at once")
 }
 
+// addAgentFlags adds the flags on the agent's image.
+func addAgentFlags(flags *pflag.FlagSet, o *rollout.Options, pull *string) {
+	flags.StringVar(&o.Image, "image", "", "The agent's image (default "+agentImage+":VERSION)")
+	flags.StringVar(pull, "image-pull-policy", string(corev1.PullIfNotPresent), "When to pull the agent's image: Always, IfNotPresent or Never")
+}
+
+// validateAgent judges the flags of addAgentFlags.
+func validateAgent(o rollout.Options) error {
+	switch {
+	case o.Image == "":
+		return errors.New("this build of the plugin is no release and has no agent image of its own: give one with --image")
+	case !slices.Contains([]corev1.PullPolicy{corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever}, o.PullPolicy):
+		return fmt.Errorf("--image-pull-policy=%q: use Always, IfNotPresent or Never", o.PullPolicy)
+	}
+	return nil
+}
+
+// agentImage is the agent's image of this release; empty for a build that is none.
+func (f *Factory) agentImage() string {
+	if f.Version == "dev" {
+		return ""
+	}
+	return agentImage + ":" + f.Version
+}
+
+// addHostFlags adds the flags on what a switch does to a host, and leaves.
+func addHostFlags(flags *pflag.FlagSet, o *rollout.Options) {
+	flags.BoolVar(&o.KeepDocker, "keep-docker", false, "Leave Docker running, for containers that Kubernetes does not manage")
+	flags.StringVar(&o.ContainerdArchive, "containerd-archive", "", "Where a node needs containerd or a newer one: the path, on the node itself, of upstream's containerd-VERSION-linux-ARCH.tar.gz; it is checked against PATH.sha256 or PATH.sha256sum if there is one")
+	flags.StringVar(&o.ImageSet, "images", protocol.ImagesUsed, "Which images to bring from Docker: used (by pods, or by workloads that may come), all, or none")
+}
+
+// validateHost judges the flags of addHostFlags.
+func validateHost(o rollout.Options) error {
+	if o.ContainerdArchive != "" && !path.IsAbs(o.ContainerdArchive) {
+		return fmt.Errorf("--containerd-archive=%s: give the absolute path of a file on the node", o.ContainerdArchive)
+	}
+	if !slices.Contains(protocol.ImageSets(), o.ImageSet) {
+		return fmt.Errorf("--images=%s: use one of %s", o.ImageSet, strings.Join(protocol.ImageSets(), ", "))
+	}
+	return nil
+}
+
 // addConsentFlags adds the flags that accept what a drain takes away for good.
 func addConsentFlags(flags *pflag.FlagSet, d *drain.Options) {
 	flags.BoolVar(&d.Force, "force", false, "Continue even if there are pods that do not declare a controller, or if it is the cluster's only node")
@@ -100,12 +148,14 @@ func addConsentFlags(flags *pflag.FlagSet, d *drain.Options) {
 func (o *runOptions) complete(cmd *cobra.Command, args []string) error {
 	o.selection.Names = args
 	o.rollout.PullPolicy = corev1.PullPolicy(o.pull)
-	if o.rollout.Image == "" && o.factory.Version != "dev" {
-		o.rollout.Image = agentImage + ":" + o.factory.Version
-	}
+	o.rollout.Image = cmp.Or(o.rollout.Image, o.factory.agentImage())
 	cmd.Flags().Visit(func(flag *pflag.Flag) {
 		if cmd.InheritedFlags().Lookup(flag.Name) == nil && !slices.Contains([]string{"selector", "all", "dry-run"}, flag.Name) {
-			o.flags = append(o.flags, "--"+flag.Name+"="+flag.Value.String())
+			value := flag.Value.String()
+			if list, ok := flag.Value.(pflag.SliceValue); ok {
+				value = strings.Join(list.GetSlice(), ",")
+			}
+			o.flags = append(o.flags, "--"+flag.Name+"="+value)
 		}
 	})
 	in, ok := o.factory.Streams.In.(*os.File)
@@ -126,12 +176,11 @@ func (o *runOptions) validate() error {
 		return errors.New(`--dry-run=server: a host has no dry run; use --dry-run=client`)
 	case o.dryRun != dryRunNone && o.dryRun != dryRunClient:
 		return fmt.Errorf(`--dry-run=%q: use "none" or "client"`, o.dryRun)
-	case o.rollout.Image == "":
-		return errors.New("this build of the plugin is no release and has no agent image of its own: give one with --image")
-	case !slices.Contains([]corev1.PullPolicy{corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever}, o.rollout.PullPolicy):
-		return fmt.Errorf("--image-pull-policy=%q: use Always, IfNotPresent or Never", o.pull)
 	case d.Timeout < 0 || o.rollout.Soak < 0 || d.SkipWaitForDeleteTimeoutSeconds < 0 || d.ChunkSize < 0:
 		return errors.New("--timeout, --soak, --skip-wait-for-delete-timeout and --chunk-size cannot be negative")
+	}
+	if err := validateAgent(o.rollout); err != nil {
+		return err
 	}
 	if _, err := labels.Parse(d.PodSelector); err != nil {
 		return fmt.Errorf("--pod-selector %q: %w", d.PodSelector, err)
@@ -245,6 +294,7 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *rollout.Rollout, 
 	if err != nil {
 		return nil, o.factory.explain("list", "nodes", "", err)
 	}
+	rollout.Order(nodes)
 	findings, err := m.preflight(r, ctx, nodes, len(some.Items) < 2)
 	if err != nil {
 		return nil, o.factory.explain("check", "nodes", "", err)
@@ -258,7 +308,10 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *rollout.Rollout, 
 	if len(refused) > 0 {
 		return nil, Exitf(ExitRefused, "%s", strings.Join(refused, "\n")).WithHint("nothing was changed")
 	}
-	return findings, nil
+	if m.assesses {
+		err = o.assess(ctx, nodes, findings)
+	}
+	return findings, err
 }
 
 // printPlan is the dry run.

@@ -4,16 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
 
@@ -30,7 +26,10 @@ A node that was cordoned before stays cordoned. After any interruption, run it a
 A node without a containerd that fits its kubelet gets one from its configured package repositories, or from --containerd-archive.
 
 The drain's flags are those of kubectl drain. As there, --timeout bounds the drain alone; --cutover-timeout bounds the cutover.
-DaemonSet pods always stay on the node.`
+DaemonSet pods always stay on the node.
+
+Before anything is changed, the checks of plan are run on the nodes' pods and PodDisruptionBudgets: what blocks refuses, warnings are
+counted. What the agent finds on the host refuses in the preparation, while the node serves.`
 
 const switchExample = `  # What would be done
   kubectl runtime switch node-1 --dry-run=client
@@ -62,6 +61,7 @@ func NewSwitchCommand(f *Factory) *cobra.Command {
 		},
 	}
 	o.addFlags(cmd.Flags())
+	completeChecks(cmd)
 	return cmd
 }
 
@@ -70,9 +70,8 @@ func (o *SwitchOptions) addFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.all, "all", false, "Switch all nodes that are on Docker")
 	o.addSharedFlags(flags)
 	flags.DurationVar(&o.rollout.CutoverTimeout, "cutover-timeout", 5*time.Minute, "How long the host may take to switch; later it undoes the cutover by itself")
-	flags.BoolVar(&o.rollout.KeepDocker, "keep-docker", false, "Leave Docker running, for containers that Kubernetes does not manage")
-	flags.StringVar(&o.rollout.ContainerdArchive, "containerd-archive", "", "Where a node needs containerd or a newer one: the path, on the node itself, of upstream's containerd-VERSION-linux-ARCH.tar.gz; it is checked against PATH.sha256 or PATH.sha256sum if there is one")
-	flags.StringVar(&o.rollout.ImageSet, "images", protocol.ImagesUsed, "Which images to bring from Docker: used (by pods, or by workloads that may come), all, or none")
+	addHostFlags(flags, &o.rollout)
+	addIgnoreFlag(flags, &o.ignore)
 }
 
 // Validate judges the flags.
@@ -90,10 +89,12 @@ func (o *SwitchOptions) Validate() error {
 		return errors.New("node names, --selector and --all cannot be combined: use one of them")
 	case o.rollout.CutoverTimeout < 30*time.Second:
 		return fmt.Errorf("--cutover-timeout=%s: a kubelet takes up to 30s to report its new runtime; give it more", o.rollout.CutoverTimeout)
-	case o.rollout.ContainerdArchive != "" && !path.IsAbs(o.rollout.ContainerdArchive):
-		return fmt.Errorf("--containerd-archive=%s: give the absolute path of a file on the node", o.rollout.ContainerdArchive)
-	case !slices.Contains(protocol.ImageSets(), o.rollout.ImageSet):
-		return fmt.Errorf("--images=%s: use one of %s", o.rollout.ImageSet, strings.Join(protocol.ImageSets(), ", "))
+	}
+	if err := validateHost(o.rollout); err != nil {
+		return err
+	}
+	if err := validateIgnored(o.ignore); err != nil {
+		return err
 	}
 	return o.validate()
 }
@@ -101,7 +102,7 @@ func (o *SwitchOptions) Validate() error {
 // Run switches the nodes one after the other and stops at the first that fails.
 func (o *SwitchOptions) Run(ctx context.Context) error {
 	return o.run(ctx, move{
-		name: "switch", question: "Switch", target: inventory.RuntimeContainerd, done: "switched to",
+		name: "switch", assesses: true, question: "Switch", target: inventory.RuntimeContainerd, done: "switched to",
 		preflight: (*rollout.Rollout).Preflight,
 		plan:      (*rollout.Rollout).Plan,
 		do:        (*rollout.Rollout).Switch,

@@ -33,6 +33,8 @@ const (
 	PhaseVerify Phase = "verify"
 	// PhaseRollback undoes everything that the run's journal holds, newest first.
 	PhaseRollback Phase = "rollback"
+	// PhasePlan looks at the host and tells what a switch would find and do. It changes nothing there, and has no journal.
+	PhasePlan Phase = "plan"
 )
 
 // Spec is what the plugin asks of the agent on one node.
@@ -91,7 +93,7 @@ func (s Spec) Validate() error {
 		errs = append(errs, errors.New("spec: node is empty"))
 	}
 	switch s.Phase {
-	case PhasePrepare, PhaseCutover, PhaseVerify, PhaseRollback:
+	case PhasePrepare, PhaseCutover, PhaseVerify, PhaseRollback, PhasePlan:
 	default:
 		errs = append(errs, fmt.Errorf("spec: unknown phase %q", s.Phase))
 	}
@@ -137,7 +139,7 @@ const (
 	OutcomeBroken Outcome = "broken"
 )
 
-// Event is one line of the agent's report. Exactly one of Step, Facts, Log and Result is set.
+// Event is one line of the agent's report. Exactly one of Step, Facts, Log, Result and of the plan's Finding, PlanStep and FileChange is set.
 type Event struct {
 	Version int `json:"v"`
 	// Seq counts from 1 within a run, without gaps, over all its phases and restarts of the agent.
@@ -151,6 +153,10 @@ type Event struct {
 	Facts  *Facts  `json:"facts,omitempty"`
 	Log    *Log    `json:"log,omitempty"`
 	Result *Result `json:"result,omitempty"`
+
+	Finding    *Finding    `json:"finding,omitempty"`
+	PlanStep   *PlanStep   `json:"planStep,omitempty"`
+	FileChange *FileChange `json:"fileChange,omitempty"`
 }
 
 // Step is a change of a step's state.

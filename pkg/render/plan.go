@@ -5,13 +5,22 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
+	"unicode"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
 
 // HostsNote says what a plan made from the API alone does not know.
 const HostsNote = "The hosts themselves were not looked at: their disks, files, packages, daemon.json, and the containers that " +
-	"Kubernetes does not manage. Nor was it checked whether other nodes have room for the pods, and whether you may switch nodes."
+	"Kubernetes does not manage. Nor was it checked whether you may switch nodes."
+
+// hostsSeenNote says what a plan does not know even so.
+const hostsSeenNote = "Nothing was changed on any node. What only a switch tries, before it drains a node: whether containerd takes its new " +
+	"configuration, and whether it runs a pod sandbox. The agent keeps its journal, a backup of each changed file and itself below " +
+	"/var/lib/kubectl-runtime."
 
 // Verdict is what a plan says of a node.
 type Verdict string
@@ -30,11 +39,29 @@ type PlanNode struct {
 	Name    string  `json:"name"`
 	Runtime string  `json:"runtime,omitempty"`
 	Verdict Verdict `json:"verdict"`
+	// HostInspected tells whether an agent has looked at the host, HostNote why it has not where it should have.
+	HostInspected bool   `json:"hostInspected"`
+	HostNote      string `json:"hostNote,omitempty"`
+	// Steps are those of a switch, and Files what they change, in their order. Files are unknown where something on the host blocks.
+	Steps []protocol.PlanStep   `json:"steps,omitempty"`
+	Files []protocol.FileChange `json:"files,omitempty"`
 }
 
-// Plan is what people read of a plan: the nodes, the findings by category, and what was not looked at. Ignored are IDs of checks that
-// were not run; findings are in assess.Run's order.
-func Plan(style Style, nodes []PlanNode, findings []assess.Finding, ignored []string) string {
+// PlanView is all that people read of a plan.
+type PlanView struct {
+	Nodes []PlanNode
+	// Findings are in assess.Run's order. Ignored are IDs of checks that were not run, Notes sentences on what was not looked at.
+	Findings       []assess.Finding
+	Ignored, Notes []string
+	// Order are the nodes on Docker as they are switched. Times are medians of Measured nodes.
+	Order    []string
+	Times    rollout.Times
+	Measured int
+}
+
+// Plan is the nodes, the findings by category, the order and the steps, and what was not looked at.
+func Plan(style Style, view PlanView) string {
+	nodes, findings, ignored := view.Nodes, view.Findings, view.Ignored
 	var text strings.Builder
 	rows := [][]string{{"NODE", "RUNTIME", "PLAN"}}
 	onDocker := false
@@ -71,9 +98,101 @@ func Plan(style Style, nodes []PlanNode, findings []assess.Finding, ignored []st
 			}
 		}
 	}
+	planOrder(&text, style, view)
+	note := HostsNote
+	for i, node := range nodes {
+		if node.HostNote != "" {
+			fmt.Fprintf(&text, "\n%s %s: the host was not looked at: %s\n", style.sign(signWarning), node.Name, clean(node.HostNote))
+		}
+		if node.HostInspected {
+			note = hostsSeenNote
+		}
+		if same := sameSteps(nodes, i); len(same) > 0 {
+			planSteps(&text, same, node)
+		}
+	}
 	text.WriteString("\n")
-	wrap(&text, style, "", "", HostsNote)
+	wrap(&text, style, "", "", strings.Join(append([]string{note}, view.Notes...), " "))
 	return text.String()
+}
+
+// orderedAtMost bounds the names of an order.
+const orderedAtMost = 20
+
+// planOrder says which node comes when, and how long it takes.
+func planOrder(text *strings.Builder, style Style, view PlanView) {
+	names := view.Order
+	if more := len(names) - orderedAtMost; more > 0 {
+		names = append(slices.Clone(names[:orderedAtMost]), fmt.Sprintf("and %d more", more))
+	}
+	text.WriteString("\nOrder and time\n")
+	wrap(text, style, "  ", "  ", "one after the other: "+strings.Join(names, ", "))
+	if view.Measured == 0 {
+		wrap(text, style, "  ", "  ", "time: unknown, since no node of this cluster has been switched and measured yet")
+		return
+	}
+	of := "the median of the nodes that were"
+	if view.Measured == 1 {
+		of = "as on the one that was"
+	}
+	wrap(text, style, "  ", "  ", fmt.Sprintf("time: about %s a node, of which it is out of service for %s, %s switched here (%d); %s for %d",
+		Duration(view.Times.Total()), Duration(view.Times.OutOfService()), of, view.Measured, Duration(view.Times.Total()*time.Duration(len(view.Order))), len(view.Order)))
+}
+
+// sameSteps are the names of the nodes that are to have the same done as the one at an index, if it is the first of them.
+func sameSteps(nodes []PlanNode, at int) []string {
+	var names []string
+	for i, node := range nodes {
+		if len(node.Steps) == 0 || !slices.Equal(node.Steps, nodes[at].Steps) || !slices.Equal(node.Files, nodes[at].Files) {
+			continue
+		}
+		if i < at {
+			return nil
+		}
+		names = append(names, node.Name)
+	}
+	return names
+}
+
+// planSteps are a node's steps with the files that each changes, and then the diffs.
+func planSteps(text *strings.Builder, names []string, node PlanNode) {
+	fmt.Fprintf(text, "\nSteps on %s\n", strings.Join(names, ", "))
+	var rows [][]string
+	for _, step := range node.Steps {
+		rows = append(rows, []string{string(step.Phase), step.ID, step.Title})
+		for _, file := range node.Files {
+			if file.Step == step.ID {
+				rows = append(rows, []string{"", "", "  " + string(file.Action) + " " + clean(file.Path)})
+			}
+		}
+	}
+	table(text, "  ", rows)
+	if len(node.Files) == 0 {
+		text.WriteString("  The files are not known before what blocks on the host is cured.\n")
+		return
+	}
+	fmt.Fprintf(text, "\nFiles on %s\n", strings.Join(names, ", "))
+	for _, file := range node.Files {
+		switch {
+		case file.Link != "":
+			fmt.Fprintf(text, "  %s link %s -> %s\n", file.Action, clean(file.Path), clean(file.Link))
+		case file.Diff == "":
+			fmt.Fprintf(text, "  %s %s: only secrets differ, which are not shown\n", file.Action, clean(file.Path))
+		}
+		for line := range strings.Lines(file.Diff) {
+			text.WriteString("  " + printable(strings.TrimSuffix(line, "\n")) + "\n")
+		}
+	}
+}
+
+// printable replaces what a terminal would take for a command.
+func printable(line string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\t' {
+			return '?'
+		}
+		return r
+	}, line)
 }
 
 const planIndent = "             "
@@ -88,14 +207,45 @@ func planCheck(text *strings.Builder, style Style, findings []assess.Finding) {
 	if findings[0].Name == "" {
 		rows = [][]string{{"NODE", "FOUND"}}
 	}
-	for _, f := range findings {
-		row := []string{f.Node, f.Namespace, f.Kind + "/" + f.Name, clean(f.Detail)}
+	for _, f := range together(findings) {
+		detail := clean(f.Detail)
+		if f.Hint != "" {
+			detail += " (" + clean(f.Hint) + ")"
+		}
+		row := []string{f.Node, f.Namespace, f.Kind + "/" + f.Name, detail}
 		if f.Name == "" {
-			row = []string{f.Node, clean(f.Detail)}
+			row = []string{f.Node, detail}
 		}
 		rows = append(rows, row)
 	}
 	table(text, planIndent, rows)
+}
+
+// namedAtMost bounds the nodes that are named in one cell.
+const namedAtMost = 3
+
+// together puts findings that differ in nothing but the node into one.
+func together(findings []assess.Finding) []assess.Finding {
+	var all []assess.Finding
+	nodes := map[assess.Finding][]string{}
+	for _, f := range findings {
+		node := f.Node
+		f.Node = ""
+		if nodes[f] == nil {
+			all = append(all, f)
+		}
+		nodes[f] = append(nodes[f], node)
+	}
+	for i, f := range all {
+		names := nodes[f]
+		if more := len(names) - namedAtMost; more > 0 {
+			names = append(slices.Clone(names[:namedAtMost]), fmt.Sprintf("+%d", more))
+		}
+		if all[i].Node = strings.Join(names, ","); all[i].Node == "" {
+			all[i].Node = "<none>"
+		}
+	}
+	return all
 }
 
 var (

@@ -1,17 +1,21 @@
 package render
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
 
 func TestPlan(t *testing.T) {
 	nodes := []PlanNode{
-		{"done", "containerd://1.7.24", VerdictNotOnDocker},
-		{"n1", "docker://20.10.24", VerdictBlocked},
-		{"n2", "docker://20.10.24", VerdictNotBlocked},
-		{"silent", "", VerdictUnknown},
+		{Name: "done", Runtime: "containerd://1.7.24", Verdict: VerdictNotOnDocker},
+		{Name: "n1", Runtime: "docker://20.10.24", Verdict: VerdictBlocked},
+		{Name: "n2", Runtime: "docker://20.10.24", Verdict: VerdictNotBlocked},
+		{Name: "silent", Verdict: VerdictUnknown},
 	}
 	findings := []assess.Finding{
 		{Check: "drain-budget", Category: assess.Drain, Severity: assess.Warning, Node: "n1", Kind: "StatefulSet", Namespace: "shop", Name: "db", Detail: "PodDisruptionBudget db: 3 healthy, needs 3"},
@@ -23,8 +27,38 @@ func TestPlan(t *testing.T) {
 	for name, style := range map[string]Style{
 		"plan-ascii.txt": {Width: width}, "plan-unicode.txt": {Width: width, Unicode: true},
 	} {
-		golden(t, name, Plan(style, nodes, findings, []string{"drain-bare-pod"}))
+		golden(t, name, Plan(style, PlanView{Nodes: nodes, Findings: findings, Ignored: []string{"drain-bare-pod"}, Order: []string{"n2", "n1"}}))
 	}
-	golden(t, "plan-nothing.txt", Plan(Style{Width: width}, nodes[2:3], nil, nil))
-	golden(t, "plan-no-docker.txt", Plan(Style{Width: width}, nodes[:1], nil, nil))
+	golden(t, "plan-nothing.txt", Plan(Style{Width: width}, PlanView{Nodes: nodes[2:3], Order: []string{"n2"}, Measured: 1, Times: rollout.Times{Prepare: time.Minute, Drain: time.Second, Cutover: 20 * time.Second, Verify: 9 * time.Second}}))
+	golden(t, "plan-no-docker.txt", Plan(Style{Width: width}, PlanView{Nodes: nodes[:1]}))
+	var many []string
+	for i := range orderedAtMost + 2 {
+		many = append(many, fmt.Sprintf("w%d", i))
+	}
+	golden(t, "plan-hosts.txt", Plan(Style{Width: width}, PlanView{Nodes: hostNodes(), Order: many, Notes: []string{"You may not list CronJobs."}, Findings: []assess.Finding{
+		{Check: protocol.CheckForeign, Category: assess.Node, Severity: assess.Blocker, Node: "n3", Detail: "Docker runs 1 container(s): db", Hint: "stop them"},
+		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n1", Detail: "kubelet v1.23.17"},
+		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n2", Detail: "kubelet v1.23.17"},
+		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n3", Detail: "kubelet v1.23.17"},
+		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n4", Detail: "kubelet v1.23.17"},
+		{Check: "workload-docker-socket", Category: assess.Workloads, Severity: assess.Warning, Kind: "CronJob", Namespace: "ops", Name: "nightly", Detail: "/run/docker.sock"},
+	}, Measured: 2, Times: rollout.Times{Prepare: time.Minute, Cutover: 20 * time.Second}}))
+}
+
+// hostNodes are two that are alike, one whose files are not known, and one that was not looked at.
+func hostNodes() []PlanNode {
+	steps := []protocol.PlanStep{
+		{Phase: protocol.PhasePrepare, ID: "containerd-config", Title: "Configure containerd"},
+		{Phase: protocol.PhaseCutover, ID: "docker-stop", Title: "Stop Docker"},
+	}
+	files := []protocol.FileChange{
+		{Step: "containerd-config", Path: "/etc/containerd/config.toml", Action: protocol.ActionUpdate, Diff: "--- /etc/containerd/config.toml\n+++ /etc/containerd/config.toml\n@@ -1,1 +1,1 @@\n-  a = \"\x1b[31m\"\n+\tb = 1\n"},
+		{Step: "containerd-config", Path: "/etc/containerd/certs.d/r/hosts.toml", Action: protocol.ActionUpdate},
+		{Step: "docker-stop", Path: "/etc/systemd/system/multi-user.target.wants/docker.service", Action: protocol.ActionRemove, Link: "/lib/systemd/system/docker.service"},
+	}
+	node := PlanNode{Name: "n1", Runtime: "docker://20.10.24", Verdict: VerdictNotBlocked, HostInspected: true, Steps: steps, Files: files}
+	same, blocked := node, node
+	same.Name = "n2"
+	blocked.Name, blocked.Verdict, blocked.Files = "n3", VerdictBlocked, nil
+	return []PlanNode{node, same, blocked, {Name: "n4", Runtime: "docker://20.10.24", Verdict: VerdictUnknown, HostNote: "pod does not start"}}
 }

@@ -347,9 +347,13 @@ func (s *session) giveBack(ctx context.Context) error {
 	if err := s.switchCRISocket(ctx, s.name, s.endpoint); err != nil {
 		return err
 	}
-	cordoned, err := s.uncordon(ctx, s.name, annotations{
+	set := annotations{
 		inventory.AnnotationPhase: string(inventory.StateDone), inventory.AnnotationTo: s.report.To, inventory.AnnotationMessage: "",
-	})
+	}
+	if times, ok := timesOf(s.report.Stages); ok && !s.report.Resumed {
+		set[inventory.AnnotationTook] = times.String()
+	}
+	cordoned, err := s.uncordon(ctx, s.name, set)
 	if err != nil {
 		return err
 	}

@@ -329,6 +329,15 @@ func (h *hollow) succeed(spec protocol.Spec) {
 		h.switchTo(containerdVersion)
 		step("kubelet-stop", protocol.StepDone)
 		h.result(spec, protocol.Result{Outcome: protocol.OutcomeSucceeded, RuntimeVersion: containerdVersion, ChangedFiles: []string{"/var/lib/kubelet/kubeadm-flags.env"}})
+	case protocol.PhasePlan:
+		h.emit(spec, protocol.Event{Facts: &protocol.Facts{KubeletVersion: "v1.23.17"}})
+		h.emit(spec, protocol.Event{Finding: &protocol.Finding{Check: protocol.CheckDisk, Message: "enough"}})
+		h.emit(spec, protocol.Event{PlanStep: &protocol.PlanStep{Phase: protocol.PhasePrepare, ID: "inspect", Title: "Inspect"}})
+		for i, part := range []string{"--- /a\n", "+++ /a\n"} {
+			h.emit(spec, protocol.Event{FileChange: &protocol.FileChange{Path: "/a", Diff: part, Continues: i == 0}})
+		}
+		h.emit(spec, protocol.Event{FileChange: &protocol.FileChange{Path: "/b"}})
+		h.result(spec, protocol.Result{Outcome: protocol.OutcomeSucceeded})
 	case protocol.PhaseVerify:
 		h.result(spec, protocol.Result{Outcome: protocol.OutcomeSucceeded})
 	case protocol.PhaseRollback:

@@ -38,35 +38,53 @@ func (p Permission) String() string {
 	return text
 }
 
+// need lists the rights to do several things to a resource.
+func need(group, resource, subresource, namespace string, verbs ...string) []Permission {
+	var list []Permission
+	for _, verb := range verbs {
+		list = append(list, Permission{verb, group, resource, subresource, namespace})
+	}
+	return list
+}
+
 // Permissions are the rights that a switch needs. Exec, the kubelet's metrics and Lease, events and budgets are used
 // where they are allowed.
 func Permissions(options drain.Options, namespaceExists bool) []Permission {
 	own := nodejob.Namespace
-	need := func(group, resource, subresource, namespace string, verbs ...string) []Permission {
-		var list []Permission
-		for _, verb := range verbs {
-			list = append(list, Permission{verb, group, resource, subresource, namespace})
-		}
-		return list
-	}
 	removal := need("", "pods", "eviction", "", "create")
 	if options.DisableEviction {
 		removal = need("", "pods", "", "", "delete")
 	}
-	namespaceVerbs := []string{"get"}
-	if !namespaceExists {
-		namespaceVerbs = append(namespaceVerbs, "create")
-	}
 	return slices.Concat(
 		need("", "nodes", "", "", "get", "list", "patch"),
-		need("", "namespaces", "", "", namespaceVerbs...),
+		namespacePermissions(namespaceExists),
 		need("coordination.k8s.io", "leases", "", own, "get", "create", "update", "delete"),
-		need("batch", "jobs", "", own, "get", "list", "create", "delete"),
-		need("", "pods", "", "", "get", "list"),
+		jobPermissions(),
 		need("", "pods", "", own, "create", "delete"),
-		need("", "pods", "log", own, "get"),
 		removal,
 		need("apps", "daemonsets", "", "", "get"),
+	)
+}
+
+// LookPermissions are the rights that LookAtHost needs.
+func LookPermissions(namespaceExists bool) []Permission {
+	return slices.Concat(namespacePermissions(namespaceExists), jobPermissions())
+}
+
+func namespacePermissions(exists bool) []Permission {
+	if exists {
+		return need("", "namespaces", "", "", "get")
+	}
+	return need("", "namespaces", "", "", "get", "create")
+}
+
+// jobPermissions are for a Job and what its pod says.
+func jobPermissions() []Permission {
+	own := nodejob.Namespace
+	return slices.Concat(
+		need("batch", "jobs", "", own, "get", "list", "create", "delete"),
+		need("", "pods", "", "", "get", "list"),
+		need("", "pods", "log", own, "get"),
 	)
 }
 
@@ -83,12 +101,21 @@ func (e *PermissionError) Error() string {
 
 // CheckPermissions asks the server whether the user may do all that a switch needs. What is missing is a *PermissionError.
 func (r *Rollout) CheckPermissions(ctx context.Context) error {
+	return r.checkPermissions(ctx, func(exists bool) []Permission { return Permissions(r.options.Drain, exists) })
+}
+
+// CheckLookPermissions is the same for LookAtHost.
+func (r *Rollout) CheckLookPermissions(ctx context.Context) error {
+	return r.checkPermissions(ctx, LookPermissions)
+}
+
+func (r *Rollout) checkPermissions(ctx context.Context, list func(namespaceExists bool) []Permission) error {
 	all, err := r.may(ctx, Permission{Verb: "*", Group: "*", Resource: "*"})
 	if err != nil || all {
 		return err
 	}
 	_, err = r.client.CoreV1().Namespaces().Get(ctx, nodejob.Namespace, metav1.GetOptions{})
-	permissions := Permissions(r.options.Drain, !apierrors.IsNotFound(err))
+	permissions := list(!apierrors.IsNotFound(err))
 	allowed := make([]bool, len(permissions))
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(reviewsAtOnce)

@@ -30,6 +30,8 @@ const (
 	StageUncordon Stage = "uncordon"
 	StageSoak     Stage = "soak"
 	StageRollback Stage = "rollback"
+	// StageLook is a plan's look at a host.
+	StageLook Stage = "look"
 )
 
 // Kind is what an Update tells.

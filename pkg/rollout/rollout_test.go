@@ -230,6 +230,9 @@ func TestSwitch(t *testing.T) {
 	if _, ok := node.Annotations[inventory.AnnotationWasUnschedulable]; ok {
 		t.Error("was-unschedulable is left")
 	}
+	if times, measured := Measured([]corev1.Node{*node}); measured != 1 || times.Total() <= 0 {
+		t.Errorf("the node says that its switch took %q", node.Annotations[inventory.AnnotationTook])
+	}
 	if _, err := s.Client().CoreV1().Pods("default").Get(t.Context(), "web", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("the pod was not evicted: %v", err)
 	}

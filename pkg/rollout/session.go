@@ -296,6 +296,7 @@ func (s *session) mark(ctx context.Context) error {
 			inventory.AnnotationTo:               inventory.RuntimeContainerd,
 			inventory.AnnotationRun:              s.run,
 			inventory.AnnotationMessage:          "",
+			inventory.AnnotationTook:             "",
 			inventory.AnnotationWasUnschedulable: "",
 			annotationOldCRISocket:               "",
 			annotationFromEndpoint:               "",

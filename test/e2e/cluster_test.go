@@ -26,6 +26,8 @@ type cluster struct {
 	env []string
 	// dir is where the user stands.
 	dir string
+	// plan is what testPlan found.
+	plan *planned
 }
 
 // result is what a command printed and how it ended.

@@ -38,9 +38,12 @@ func testProfile(t *testing.T, profile string) {
 	}{
 		{"Status", c.testStatus},
 		{"BadInput", c.testBadInput},
+		{"PlanFinds", c.testPlanFinds},
 		{"RehearsalFails", c.testRehearsalFails},
 		{"CutoverFails", c.testCutoverFails},
+		{"Plan", c.testPlan},
 		{"Switch", c.testSwitch},
+		{"PlanHeld", c.testPlanHeld},
 		{"AlreadyOnContainerd", func(t *testing.T) {
 			if r := c.switchNode(t, 0, "node-1"); !strings.Contains(r.stdout+r.stderr, "already") {
 				t.Errorf("does not say that the node is on containerd already:\n%s%s", r.stdout, r.stderr)
@@ -303,7 +306,7 @@ func (c *cluster) checkEvidence(t *testing.T, stderr string) {
 
 func (c *cluster) testSwitch(t *testing.T) {
 	data := c.exec(t, "node-1", "cat /var/lib/lab-data/first")
-	layers := c.exec(t, "node-1", "ls /var/lib/docker/overlay2 | wc -l; ls /var/lib/docker/image/overlay2/imagedb/content/sha256 | sort | sha256sum")
+	layers := c.exec(t, "node-1", "ls /var/lib/docker/image/overlay2/layerdb/sha256 | wc -l; ls /var/lib/docker/image/overlay2/imagedb/content/sha256 | sort | sha256sum")
 	pods := c.watch(t, "-n", "kubectl-runtime", "get", "pods", "-w", "-o", `jsonpath={.metadata.name}={.spec.automountServiceAccountToken}={.spec.volumes[*].projected}{"\n"}`)
 
 	c.switchNode(t, 0, "node-1")
@@ -325,7 +328,7 @@ func (c *cluster) testSwitch(t *testing.T) {
 	if out := c.kubectl(t, "-n", "work", "exec", "data-node-1-0", "--", "/bin/busybox", "cat", "/data/first"); strings.TrimSpace(out) != data {
 		t.Errorf("the pod sees %q, want %q", out, data)
 	}
-	after := c.exec(t, "node-1", "ls /var/lib/docker/overlay2 | wc -l; ls /var/lib/docker/image/overlay2/imagedb/content/sha256 | sort | sha256sum")
+	after := c.exec(t, "node-1", "ls /var/lib/docker/image/overlay2/layerdb/sha256 | wc -l; ls /var/lib/docker/image/overlay2/imagedb/content/sha256 | sort | sha256sum")
 	if layersOf(after) < layersOf(layers) || strings.Fields(after)[1] != strings.Fields(layers)[1] {
 		t.Errorf("Docker's data changed: %s, was %s", after, layers)
 	}

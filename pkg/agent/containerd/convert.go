@@ -24,9 +24,9 @@ type table = map[string]any
 
 // parse reads a config of any version and converts it to version 2, the one format that containerd 1.3 to 2.4 all take.
 func parse(data []byte) (table, error) {
-	config := table{}
-	if err := unmarshal(data, &config); err != nil {
-		return nil, fmt.Errorf("parse containerd config: %w", err)
+	config, err := readTOML(data)
+	if err != nil {
+		return nil, err
 	}
 	version, err := versionOf(config)
 	if err != nil {
@@ -54,6 +54,20 @@ func unmarshal(data []byte, to *table) error {
 		return fmt.Errorf("line %d, column %d: %w", line, column, err)
 	}
 	return err
+}
+
+// maxFile is far above any config of containerd's, in bytes.
+const maxFile = 1 << 20
+
+func readTOML(data []byte) (table, error) {
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("parse containerd config: it has %d bytes; no config has more than %d", len(data), maxFile)
+	}
+	config := table{}
+	if err := unmarshal(data, &config); err != nil {
+		return nil, fmt.Errorf("parse containerd config: %w", err)
+	}
+	return config, nil
 }
 
 // versionOf reads the version key; a file without one is version 1 in every containerd.

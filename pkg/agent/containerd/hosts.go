@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -99,6 +98,25 @@ type registries struct {
 	docker   HostFiles
 }
 
+// tomlString is a basic string of TOML 1.0, whose escapes are fewer than Go's.
+func tomlString(s string) string {
+	var out strings.Builder
+	out.WriteByte('"')
+	for _, r := range strings.ToValidUTF8(s, "\ufffd") {
+		switch {
+		case r == '"' || r == '\\':
+			out.WriteByte('\\')
+			out.WriteRune(r)
+		case r < ' ' || r == 0x7f:
+			fmt.Fprintf(&out, "\\u%04X", r)
+		default:
+			out.WriteRune(r)
+		}
+	}
+	out.WriteByte('"')
+	return out.String()
+}
+
 const hostsHeader = "# Written by kubectl-runtime from Docker's configuration.\n"
 
 // hostsTOML has a host's own settings in the file itself: containerd looks for certificates beside it only where it is missing.
@@ -111,9 +129,9 @@ func (r registries) hostsTOML(host string, mirrors []string) []byte {
 		out.WriteString("server = \"https://registry-1.docker.io\"\n")
 	case bad:
 		// Tried last. Docker, too, tries HTTPS first and then plain HTTP.
-		fmt.Fprintf(&out, "server = %s\n", strconv.Quote("http://"+host))
+		fmt.Fprintf(&out, "server = %s\n", tomlString("http://"+host))
 	default:
-		fmt.Fprintf(&out, "server = %s\n", strconv.Quote("https://"+host))
+		fmt.Fprintf(&out, "server = %s\n", tomlString("https://"+host))
 	}
 	if !bad {
 		r.certificates(&out, "", host)
@@ -132,7 +150,7 @@ func (r registries) hostsTOML(host string, mirrors []string) []byte {
 }
 
 func (r registries) endpoint(out *bytes.Buffer, address, host, capabilities string) {
-	fmt.Fprintf(out, "\n[host.%s]\n  capabilities = %s\n", strconv.Quote(address), capabilities)
+	fmt.Fprintf(out, "\n[host.%s]\n  capabilities = %s\n", tomlString(address), capabilities)
 	if slices.Contains(r.insecure, host) && strings.HasPrefix(address, "https://") {
 		out.WriteString("  skip_verify = true\n")
 	}
@@ -146,7 +164,7 @@ func (r registries) certificates(out *bytes.Buffer, indent, host string) {
 		block, _ := pem.Decode(r.docker[host][name])
 		return block != nil
 	}
-	path := func(name string) string { return strconv.Quote(filepath.Join(r.dir, host, name)) }
+	path := func(name string) string { return tomlString(filepath.Join(r.dir, host, name)) }
 	for _, name := range sortedKeys(r.docker[host]) {
 		switch filepath.Ext(name) {
 		case ".crt":

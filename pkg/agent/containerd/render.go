@@ -174,9 +174,9 @@ func mergeImported(config, imported table) error {
 
 // Imports returns the patterns of the existing file's `imports`; relative ones are relative to the file's directory.
 func Imports(existing []byte) ([]string, error) {
-	config := table{}
-	if err := unmarshal(existing, &config); err != nil {
-		return nil, fmt.Errorf("parse containerd config: %w", err)
+	config, err := readTOML(existing)
+	if err != nil {
+		return nil, err
 	}
 	return stringList(config, "imports")
 }

@@ -194,6 +194,7 @@ func doneMessage(phase protocol.Phase) string {
 		return "the new runtime answers as it should"
 	case protocol.PhaseRollback:
 		return "everything that the run had changed was undone"
+	case protocol.PhasePlan: // has no journal
 	}
 	return string(phase) + " is done"
 }

@@ -69,6 +69,10 @@ func (Exec) Run(ctx context.Context, name string, args ...string) (string, error
 	cmd.WaitDelay = 5 * time.Second
 	// In a container with the host's root, systemctl must not take itself for being in a chroot; and it asks nobody.
 	cmd.Env = append(os.Environ(), "SYSTEMD_IGNORE_CHROOT=1", "SYSTEMD_PAGER=", "LC_ALL=C", "PATH="+searchPath())
+	if name == "systemctl" {
+		// Else it has the links of an init script of the same name renamed, too, which mean nothing where systemd has the unit.
+		cmd.Env = append(cmd.Env, "SYSTEMCTL_SKIP_SYSV=1")
+	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

@@ -39,6 +39,16 @@ func NewSpare(dirs ...string) Spare {
 	return s
 }
 
+// Enough reports whether Take would find enough space. It only looks.
+func (s Spare) Enough() error {
+	for _, dir := range s.dirs {
+		if err := enoughFree(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Take fills the spare space, lastingly. Its error is for the person who has to free space; nothing is left behind then.
 func (s Spare) Take() error {
 	for _, dir := range s.dirs {

@@ -89,6 +89,9 @@ func TestSpareNeedsRoom(t *testing.T) {
 	if !Absent(filepath.Join(dir, spareName)) {
 		t.Error("space is held back all the same")
 	}
+	if err := NewSpare(dir).Enough(); err == nil || !strings.Contains(err.Error(), "needs 40 MiB") {
+		t.Errorf("%v", err)
+	}
 }
 
 // TestUndoOnFullDisk: a file that cannot be put back is left as it is, whole, and comes back once there is room.

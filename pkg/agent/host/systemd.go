@@ -80,6 +80,47 @@ func (s Systemd) links(unit string) (map[string]string, error) {
 	return links, nil
 }
 
+// LinksToBe are the links that Enable would make, with where they point, as far as the unit's own file tells: WantedBy= and RequiredBy=
+// of its [Install] section (systemd.unit(5)).
+func (s Systemd) LinksToBe(ctx context.Context, unit string) (map[string]string, error) {
+	p, err := s.Show(ctx, unit, "FragmentPath")
+	if err != nil || p["FragmentPath"] == "" {
+		return nil, err
+	}
+	text, err := os.ReadFile(p["FragmentPath"])
+	if err != nil {
+		return nil, fmt.Errorf("read unit %s: %w", unit, err)
+	}
+	links := map[string]string{}
+	for _, link := range installLinks(string(text), unit) {
+		links[filepath.Join(s.dir(), link)] = p["FragmentPath"]
+	}
+	return links, nil
+}
+
+// installLinks are the names of the links that an [Install] section asks for.
+func installLinks(text, unit string) []string {
+	var links []string
+	section := ""
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "[") {
+			section = line
+		}
+		key, value, _ := strings.Cut(line, "=")
+		folder, ok := map[string]string{"WantedBy": ".wants", "RequiredBy": ".requires"}[strings.TrimSpace(key)]
+		if section != "[Install]" || !ok {
+			continue
+		}
+		for by := range strings.FieldsSeq(value) {
+			if !strings.Contains(by, "/") {
+				links = append(links, by+folder+"/"+unit)
+			}
+		}
+	}
+	return links
+}
+
 // relink gives the links that systemctl has made the text that they had.
 func (s Systemd) relink(was map[string]string) error {
 	for path, target := range was {
@@ -211,14 +252,19 @@ func (s Systemd) HoldPath(unit string) string {
 	return filepath.Join(s.dir(), unit+".d", "00-kubectl-runtime.conf")
 }
 
+// HoldFile is that drop-in, and what it holds.
+func (s Systemd) HoldFile(unit, why string) (path string, text []byte) {
+	path = s.HoldPath(unit)
+	return path, []byte("# Written by kubectl-runtime: " + why + "\n[Unit]\nConditionPathExists=!" + path + "\n")
+}
+
 // Hold keeps units from being started by anyone: at boot, by a socket, by a unit that wants or requires them, by a person. A unit
 // that is only disabled comes up with whatever wants it: kubespray's kubelet.service has Wants=docker.socket. Units that run go
 // on. The drop-in's condition names the drop-in itself, so that to remove it is enough to free the unit; why is its first line.
 func (s Systemd) Hold(ctx context.Context, why string, units ...string) error {
 	for _, unit := range units {
-		path := s.HoldPath(unit)
-		text := "# Written by kubectl-runtime: " + why + "\n[Unit]\nConditionPathExists=!" + path + "\n"
-		if err := Replace(path, []byte(text), 0o644); err != nil {
+		path, text := s.HoldFile(unit, why)
+		if err := Replace(path, text, 0o644); err != nil {
 			return err
 		}
 	}

@@ -36,7 +36,7 @@ func (s Setup) planLogs(changed map[string][]byte, flags []Flag) error {
 	}
 	data, ok := changed[main]
 	if !ok {
-		if data, err = s.Read(main); err != nil {
+		if data, err = s.Read.bounded(main); err != nil {
 			return fmt.Errorf("read kubelet config: %w", err)
 		}
 	}

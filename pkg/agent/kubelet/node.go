@@ -49,7 +49,7 @@ type API struct {
 // NewAPI reads the kubelet's kubeconfig. It knows client certificates and tokens, in the file or beside it, which is what kubelets
 // have; for exec plugins and other means it returns an error.
 func NewAPI(read Reader, path string) (*API, error) {
-	data, err := read(path)
+	data, err := read.bounded(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the kubelet's kubeconfig: %w", err)
 	}
@@ -142,7 +142,7 @@ func either(read Reader, dir string, data []byte, path string) ([]byte, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(dir, path)
 	}
-	return read(path)
+	return read.bounded(path)
 }
 
 // Node reads the node and, if the kubelet has one, its Lease.

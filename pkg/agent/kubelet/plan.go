@@ -4,8 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
+	"net/url"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -80,7 +84,7 @@ func (s Setup) endpoint(flags []Flag, read Reader) (string, error) {
 		return "", err
 	}
 	for _, file := range files {
-		data, err := read(file)
+		data, err := read.bounded(file)
 		if err != nil {
 			return "", fmt.Errorf("read kubelet config: %w", err)
 		}
@@ -225,7 +229,7 @@ func (s Setup) planConfig(changed map[string][]byte, flags []Flag, endpoint stri
 		instance = DefaultInstanceConfig
 	}
 	for _, file := range append(files, instance) {
-		data, err := s.Read(file)
+		data, err := s.Read.bounded(file)
 		if errors.Is(err, fs.ErrNotExist) && file == instance {
 			continue
 		}
@@ -340,18 +344,24 @@ func (s Setup) HealthzURL() (string, error) {
 	if flag, ok := s.Flag("healthz-bind-address"); ok && flag != "" {
 		address = flag
 	}
-	switch {
-	case port == 0:
+	if port == 0 {
 		return "", nil
-	case address == "0.0.0.0":
+	}
+	if port < 0 || port > 65535 {
+		return "", fmt.Errorf("the kubelet's health endpoint: %d is not a port", port)
+	}
+	ip, err := netip.ParseAddr(address)
+	if err != nil {
+		return "", fmt.Errorf("the kubelet's health endpoint: %q is not an address", address)
+	}
+	switch ip {
+	case netip.IPv4Unspecified():
 		address = "127.0.0.1"
-	case address == "::":
+	case netip.IPv6Unspecified():
 		address = "::1"
 	}
-	if strings.Contains(address, ":") {
-		address = "[" + address + "]"
-	}
-	return fmt.Sprintf("http://%s:%d/healthz", address, port), nil
+	u := url.URL{Scheme: "http", Host: net.JoinHostPort(address, strconv.Itoa(port)), Path: "/healthz"}
+	return u.String(), nil
 }
 
 func (s Setup) eachConfig(visit func(config)) error {
@@ -360,7 +370,7 @@ func (s Setup) eachConfig(visit func(config)) error {
 		return err
 	}
 	for _, file := range files {
-		data, err := s.Read(file)
+		data, err := s.Read.bounded(file)
 		if err != nil {
 			return fmt.Errorf("read kubelet config: %w", err)
 		}

@@ -22,6 +22,18 @@ type source struct {
 // Reader reads a file of the host; os.ReadFile outside of tests.
 type Reader func(path string) ([]byte, error)
 
+// maxFile is far above any file of a kubelet's, in bytes.
+const maxFile = 1 << 20
+
+// bounded reads a file, and refuses one that cannot be what it is taken for.
+func (read Reader) bounded(path string) ([]byte, error) {
+	data, err := read(path)
+	if err == nil && len(data) > maxFile {
+		return nil, fmt.Errorf("%s has %d bytes; no file of a kubelet's has more than %d", path, len(data), maxFile)
+	}
+	return data, err
+}
+
 // service is the kubelet's unit as systemd puts it together from its files.
 type service struct {
 	files map[string][]byte
@@ -38,7 +50,7 @@ func loadService(read Reader, unitFiles []string) (*service, error) {
 	var command *source
 	var envFiles []string
 	for _, file := range unitFiles {
-		data, err := read(file)
+		data, err := read.bounded(file)
 		if err != nil {
 			return nil, fmt.Errorf("read unit file: %w", err)
 		}
@@ -120,7 +132,7 @@ func (s *service) addEnvFile(read Reader, environment map[string]*source, patter
 		slices.Sort(files)
 	}
 	for _, file := range files {
-		data, err := read(file)
+		data, err := read.bounded(file)
 		if errors.Is(err, fs.ErrNotExist) && optional {
 			continue
 		}

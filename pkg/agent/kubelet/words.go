@@ -155,6 +155,8 @@ func parseEnvValue(data []byte, i int, t *text) (int, error) {
 	t.start, t.end, t.bare = i, i, true
 	var quote byte
 	trim := 0 // bytes of the value that must not be trimmed, since they were quoted or escaped
+	// begun is set when something without quotes stands behind them; inside of it, quotes are ordinary bytes.
+	begun := false
 	for ; i < len(data); i++ {
 		c := data[i]
 		switch {
@@ -172,19 +174,20 @@ func parseEnvValue(data []byte, i int, t *text) (int, error) {
 				t.add('\\', i-1)
 			}
 			t.add(data[i], i)
-			trim = len(t.value)
+			trim, begun = len(t.value), false
 		case quote != 0 && c == quote:
-			quote, trim = 0, len(t.value)
+			quote, trim, begun = 0, len(t.value), false
 			t.end = i
-		case quote == 0 && (c == '"' || c == '\'') && !bareHasBegun(t, trim):
+		case quote == 0 && (c == '"' || c == '\'') && !begun:
 			quote, t.bare = c, false
 			t.value, t.at = t.value[:trim], t.at[:trim]
 			t.end = i + 1
 		default:
-			if quote == 0 && strings.IndexByte(space, c) < 0 && !bareHasBegun(t, trim) {
+			if quote == 0 && strings.IndexByte(space, c) < 0 && !begun {
 				t.value, t.at = t.value[:trim], t.at[:trim] // space between a quoted part and what follows does not count
 			}
 			t.add(c, i)
+			begun = begun || quote == 0 && c != ' ' && c != '\t'
 			if quote != 0 || c != ' ' && c != '\t' && c != '\r' {
 				t.end = i + 1
 			}
@@ -195,11 +198,6 @@ func parseEnvValue(data []byte, i int, t *text) (int, error) {
 	}
 	t.trim(trim)
 	return i, nil
-}
-
-// bareHasBegun: inside a value without quotes, quotes are ordinary bytes.
-func bareHasBegun(t *text, quoted int) bool {
-	return len(strings.Trim(string(t.value[quoted:]), " \t")) > 0
 }
 
 func (t *text) trim(quoted int) {

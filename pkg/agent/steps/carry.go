@@ -20,6 +20,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 const (
@@ -80,6 +81,8 @@ func (i *inspection) lookAtDockerConfig(ctx context.Context) error {
 	for _, finding := range findings {
 		if finding.Verdict == translate.Warned {
 			i.warn("Docker's %s: %s", finding.Key, finding.Text)
+		} else {
+			i.note(protocol.CheckSetting, "%s: %s: %s", finding.Key, finding.Verdict, finding.Text)
 		}
 	}
 	return nil
@@ -140,10 +143,16 @@ func carrySettings(s *containerd.Settings, found inventory, old []byte) error {
 	if slices.ContainsFunc(docker.Runtimes, func(r translate.Runtime) bool { return r.Name == docker.DefaultRuntime }) {
 		s.DefaultRuntime = docker.DefaultRuntime
 	}
-	if snapshotter, ok := map[string]string{"vfs": "native", "btrfs": "btrfs", "zfs": "zfs"}[docker.StorageDriver]; ok && !layout.NamesSnapshotter {
-		s.Snapshotter = snapshotter
-	}
+	s.Snapshotter = carriedSnapshotter(docker, layout)
 	return nil
+}
+
+// carriedSnapshotter is the one that stands for Docker's storage driver; empty where containerd's config, or its default, decides.
+func carriedSnapshotter(docker translate.Settings, layout containerd.Layout) string {
+	if layout.NamesSnapshotter {
+		return ""
+	}
+	return map[string]string{"vfs": "native", "btrfs": "btrfs", "zfs": "zfs"}[docker.StorageDriver]
 }
 
 // carryFiles are the files beside containerd's config.

@@ -71,42 +71,17 @@ func containerdConfig(h *Host) engine.Step {
 	return step[[]host.Change]{
 		id: containerdConfigID, title: "Configure containerd",
 		record: func(ctx context.Context, _ engine.Report) ([]host.Change, error) {
-			found, err := h.found()
+			files, err := containerdFiles(ctx, h)
 			if err != nil {
 				return nil, err
 			}
-			old, err := readFile(found.ContainerdConfig)
-			if err != nil {
-				return nil, err
+			changes, err := h.changes(files)
+			if err == nil && len(changes) == 0 {
+				err = engine.Skip(files[len(files)-1].path + " is as it should be")
 			}
-			config, err := renderContainerd(found, old)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", found.ContainerdConfig, err)
-			}
-			files, _, err := carryFiles(ctx, h, found)
-			if err != nil {
-				return nil, err
-			}
-			changes := []host.Change{}
-			for _, file := range append(files, containerd.File{Path: found.ContainerdConfig, Data: config, Mode: configMode(found)}) {
-				old, err := readFile(file.Path)
-				if err != nil {
-					return nil, err
-				}
-				change, err := h.files().Plan(file.Path, old, file.Data)
-				if err != nil {
-					return nil, err
-				}
-				change.NewMode = file.Mode
-				if !change.Unchanged() {
-					changes = append(changes, change)
-				}
-			}
-			if len(changes) == 0 {
-				return nil, engine.Skip(found.ContainerdConfig + " is as it should be")
-			}
-			return changes, nil
+			return changes, err
 		},
+		files:      func(ctx context.Context) ([]plannedFile, error) { return containerdFiles(ctx, h) },
 		apply:      h.applyContainerdConfig,
 		revertible: h.undoable,
 		revert: func(ctx context.Context, changes []host.Change, report engine.Report) error {
@@ -165,6 +140,35 @@ func (h *Host) applyContainerdConfig(ctx context.Context, changes []host.Change,
 	}
 	report.Progress(pathsOf(changes), 0, 0, "")
 	return h.Systemd.DaemonReload(ctx) // one of them may be a drop-in
+}
+
+// containerdFiles are containerd's config, which comes last, and what lies beside it.
+func containerdFiles(ctx context.Context, h *Host) ([]plannedFile, error) {
+	found, err := h.found()
+	if err != nil {
+		return nil, err
+	}
+	old, err := readFile(found.ContainerdConfig)
+	if err != nil {
+		return nil, err
+	}
+	config, err := renderContainerd(found, old)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", found.ContainerdConfig, err)
+	}
+	carried, _, err := carryFiles(ctx, h, found)
+	if err != nil {
+		return nil, err
+	}
+	var files []plannedFile
+	for _, file := range carried {
+		planned, err := toBe(file.Path, file.Data, file.Mode)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, planned)
+	}
+	return append(files, plannedFile{path: found.ContainerdConfig, old: old, new: config, mode: configMode(found)}), nil
 }
 
 func renderContainerd(found inventory, old []byte) ([]byte, error) {
@@ -243,6 +247,14 @@ func containerdService(h *Host) engine.Step {
 		id: "containerd-service", title: "Start containerd with CRI",
 		record: func(ctx context.Context, _ engine.Report) (host.UnitState, error) {
 			return h.Systemd.State(ctx, containerdUnit)
+		},
+		files: func(ctx context.Context) ([]plannedFile, error) {
+			was, err := h.Systemd.State(ctx, containerdUnit)
+			if err != nil || was.Enabled() || was.File == "static" {
+				return nil, err
+			}
+			links, err := h.Systemd.LinksToBe(ctx, containerdUnit)
+			return plannedLinks(links, false), err
 		},
 		apply: func(ctx context.Context, was host.UnitState, report engine.Report) error {
 			found, err := h.found()

@@ -303,31 +303,55 @@ func releaseLeases(containers []docker.Container, report engine.Report) error {
 	return err
 }
 
-const dockerStopID = "docker-stop"
+const (
+	dockerStopID = "docker-stop"
+	holdDocker   = "this node's pods run on another runtime; Docker's data is kept."
+)
+
+// unitsToStop are those of Docker's that the host has; with --keep-docker only cri-dockerd's.
+func (h *Host) unitsToStop(ctx context.Context) ([]host.UnitState, error) {
+	units := criDockerUnits
+	if !h.Spec.KeepDocker {
+		units = append(units[:len(units):len(units)], dockerUnits...)
+	}
+	states := []host.UnitState{}
+	for _, unit := range units {
+		state, err := h.Systemd.State(ctx, unit)
+		if err != nil {
+			return nil, err
+		}
+		if state.Exists() {
+			states = append(states, state)
+		}
+	}
+	return states, nil
+}
 
 // dockerStop stops Docker for good; with --keep-docker only cri-dockerd.
 func dockerStop(h *Host) engine.Step {
 	return step[[]host.UnitState]{
 		id: dockerStopID, title: "Stop Docker",
 		record: func(ctx context.Context, _ engine.Report) ([]host.UnitState, error) {
-			units := criDockerUnits
-			if !h.Spec.KeepDocker {
-				units = append(units[:len(units):len(units)], dockerUnits...)
-			}
-			states := []host.UnitState{}
+			return h.unitsToStop(ctx)
+		},
+		files: func(ctx context.Context) ([]plannedFile, error) {
+			units, err := h.unitsToStop(ctx)
+			var files []plannedFile
 			for _, unit := range units {
-				state, err := h.Systemd.State(ctx, unit)
+				path, text := h.Systemd.HoldFile(unit.Name, holdDocker)
+				file, err := toBe(path, text, 0)
 				if err != nil {
 					return nil, err
 				}
-				if state.Exists() {
-					states = append(states, state)
+				files = append(files, file)
+				if unit.Enabled() {
+					files = append(files, plannedLinks(unit.Links, true)...)
 				}
 			}
-			return states, nil
+			return files, err
 		},
 		apply: func(ctx context.Context, units []host.UnitState, report engine.Report) error {
-			if err := h.Systemd.Hold(ctx, "this node's pods run on another runtime; Docker's data is kept.", namesOf(units)...); err != nil {
+			if err := h.Systemd.Hold(ctx, holdDocker, namesOf(units)...); err != nil {
 				return err
 			}
 			for _, unit := range units {

@@ -1,6 +1,7 @@
 package steps
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images/adopt"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
@@ -73,11 +75,8 @@ func inspect(h *Host) engine.Step {
 		id: inspectID, title: "Inspect the host",
 		record: func(ctx context.Context, report engine.Report) (inventory, error) {
 			i := &inspection{h: h, report: report}
-			for _, look := range []func(context.Context) error{
-				i.lookAtKubelet, i.lookForOtherKubelet, i.lookAtDocker, i.lookAtDockerd, i.lookAtDockerConfig,
-				i.lookAtContainerd, i.lookAtNetwork, i.lookAtCarried, i.lookAtUnits, i.lookAtSpace, i.lookAtAPI, i.planKubelet,
-			} {
-				if err := look(ctx); err != nil {
+			for _, look := range looks() {
+				if err := i.take(ctx, look); err != nil {
 					return inventory{}, err
 				}
 			}
@@ -104,12 +103,20 @@ type inspection struct {
 	containers []docker.Container
 	images     []docker.Image
 	layout     containerd.Layout
+
+	current  look
+	failed   []string // the checks of looks that failed, or could not be taken
+	findings []protocol.Finding
 }
 
+// warn is for what the switch does not stop at.
 func (i *inspection) warn(format string, args ...any) {
-	if text := fmt.Sprintf(format, args...); !slices.Contains(i.Facts.Warnings, text) {
-		i.Facts.Warnings = append(i.Facts.Warnings, text)
+	text := fmt.Sprintf(format, args...)
+	if slices.Contains(i.Facts.Warnings, text) {
+		return
 	}
+	i.Facts.Warnings = append(i.Facts.Warnings, text)
+	i.note(i.current.warning, "%s", text)
 }
 
 func (i *inspection) lookAtKubelet(ctx context.Context) error {
@@ -200,14 +207,16 @@ func (i *inspection) lookAtDocker(ctx context.Context) error {
 		if i.images, err = d.Images(ctx); err != nil {
 			return err
 		}
-		i.Facts.ForeignContainers = foreign(i.containers)
-		if !i.h.Spec.KeepDocker {
-			if err := refuseForeign(i.Facts.ForeignContainers); err != nil {
-				return err
-			}
-		}
 		return i.findSandboxImage(ctx, d)
 	})
+}
+
+func (i *inspection) lookForForeign(context.Context) error {
+	i.Facts.ForeignContainers = foreign(i.containers)
+	if i.h.Spec.KeepDocker {
+		return nil
+	}
+	return refuseForeign(i.Facts.ForeignContainers)
 }
 
 // findSandboxImage takes what pods run on today: the agent's own pod has a sandbox, too.
@@ -360,6 +369,20 @@ func (i *inspection) lookAtUnits(ctx context.Context) error {
 	return nil
 }
 
+// lookAtFileSystem refuses what overlayfs does not run on: xfs made with ftype=0, above all.
+func (i *inspection) lookAtFileSystem(context.Context) error {
+	root, snapshotter := existing(i.layout.Root), cmp.Or(carriedSnapshotter(i.Docker, i.layout), i.layout.Snapshotter)
+	if snapshotter != adopt.Snapshotter {
+		return nil
+	}
+	tells, err := host.TellsTypes(root)
+	if err == nil && !tells {
+		return refuse("give containerd a root on a file system that can, such as xfs made with ftype=1, or ext4",
+			"the file system of %s does not tell the types of directory entries (d_type), which the snapshotter %s needs", root, snapshotter)
+	}
+	return err
+}
+
 func (i *inspection) lookAtSpace(ctx context.Context) error {
 	var wanted []docker.Image
 	refs := i.h.imageRefs(i.containers, i.images, i.Facts.SandboxImage)
@@ -388,6 +411,7 @@ func (i *inspection) lookAtSpace(ctx context.Context) error {
 		return fmt.Errorf("look for space in %s: %w", i.layout.Root, err)
 	}
 	free := int64(fs.Bavail) * fs.Bsize //nolint:gosec // no file system is that large
+	i.note(protocol.CheckDisk, "%d images need about %d MiB in %s, and %d MiB are free", len(wanted), need>>20, i.layout.Root, free>>20)
 	if free < need+images.Reserve {
 		return refuse("free some, for example with docker image prune", "the images need about %d MiB in %s, and %d MiB are free",
 			(need+images.Reserve)>>20, i.layout.Root, free>>20)

@@ -142,28 +142,13 @@ func kubeletConfig(h *Host) engine.Step {
 	return step[[]host.Change]{
 		id: "kubelet-config", title: "Point the kubelet at containerd",
 		record: func(context.Context, engine.Report) ([]host.Change, error) {
-			found, err := h.found()
+			files, err := kubeletFiles(h)
 			if err != nil {
 				return nil, err
 			}
-			setup, err := found.kubelet()
-			if err != nil {
-				return nil, err
-			}
-			plan, err := setup.Plan(found.Facts.NewEndpoint)
-			if err != nil {
-				return nil, err
-			}
-			changes := []host.Change{}
-			for _, edit := range plan {
-				change, err := h.files().Plan(edit.Path, edit.Old, edit.New)
-				if err != nil {
-					return nil, err
-				}
-				changes = append(changes, change)
-			}
-			return changes, nil
+			return h.changes(files)
 		},
+		files: func(context.Context) ([]plannedFile, error) { return kubeletFiles(h) },
 		apply: func(ctx context.Context, changes []host.Change, report engine.Report) error {
 			for _, change := range changes {
 				if err := h.files().Apply(change); err != nil {
@@ -214,6 +199,27 @@ func (h *Host) sameKubelet(ctx context.Context, changes []host.Change) error {
 	return refuse("see what differs from the copy of before, in "+filepath.Join(h.RunDir, "files")+", and take the kubelet back by hand or leave it on containerd",
 		"the kubelet was %s when it was switched, is %s now, and %s was edited since: with that file as it was before, the kubelet may not start",
 		setup.Version, now.Version, edited)
+}
+
+// kubeletFiles are those that name the kubelet's runtime.
+func kubeletFiles(h *Host) ([]plannedFile, error) {
+	found, err := h.found()
+	if err != nil {
+		return nil, err
+	}
+	setup, err := found.kubelet()
+	if err != nil {
+		return nil, err
+	}
+	plan, err := setup.Plan(found.Facts.NewEndpoint)
+	if err != nil {
+		return nil, err
+	}
+	var files []plannedFile
+	for _, edit := range plan {
+		files = append(files, plannedFile{path: edit.Path, old: edit.Old, new: edit.New})
+	}
+	return files, nil
 }
 
 type startMemo struct {

@@ -45,7 +45,7 @@ func Timeout(spec protocol.Spec) time.Duration {
 		return time.Duration(spec.CutoverSeconds) * time.Second
 	case protocol.PhaseVerify:
 		return VerifyTimeout
-	case protocol.PhasePrepare, protocol.PhaseRollback:
+	case protocol.PhasePrepare, protocol.PhaseRollback, protocol.PhasePlan:
 	}
 	return PrepareTimeout
 }
@@ -81,8 +81,10 @@ func List(h *Host) map[protocol.Phase][]engine.Step {
 type step[M any] struct {
 	id, title string
 	record    func(ctx context.Context, report engine.Report) (M, error)
-	apply     func(ctx context.Context, memo M, report engine.Report) error
-	revert    func(ctx context.Context, memo M, report engine.Report) error // nil: there is nothing to undo
+	// files are those that apply will change, for a plan; record is made from them. Nil: none that stay changed.
+	files  func(ctx context.Context) ([]plannedFile, error)
+	apply  func(ctx context.Context, memo M, report engine.Report) error
+	revert func(ctx context.Context, memo M, report engine.Report) error // nil: there is nothing to undo
 	// revertible is why revert could not succeed as the host is now; nil: nothing is known to stop it.
 	revertible func(ctx context.Context, memo M) error
 }
@@ -92,6 +94,14 @@ func (s step[M]) Title() string { return s.title }
 
 func (s step[M]) Record(ctx context.Context, report engine.Report) (any, error) {
 	return s.record(ctx, report)
+}
+
+// planFiles tells a plan which files the step would change.
+func (s step[M]) planFiles(ctx context.Context) ([]plannedFile, error) {
+	if s.files == nil {
+		return nil, nil
+	}
+	return s.files(ctx)
 }
 
 func (s step[M]) Apply(ctx context.Context, memo json.RawMessage, report engine.Report) error {

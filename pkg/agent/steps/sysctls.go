@@ -1,7 +1,6 @@
 package steps
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -25,30 +24,17 @@ func nodeSysctls(h *Host) engine.Step {
 	return step[[]host.Change]{
 		id: "node-sysctls", title: "Keep the kernel settings that pods rely on",
 		record: func(context.Context, engine.Report) ([]host.Change, error) {
-			sysctls, modules := keepFor(readSysctl)
-			changes := []host.Change{}
-			for _, file := range []struct {
-				path string
-				data []byte
-			}{{sysctlFile, sysctls}, {modulesFile, modules}} {
-				old, err := readFile(file.path)
-				if err != nil {
-					return nil, err
-				}
-				if file.data == nil || bytes.Equal(old, file.data) {
-					continue
-				}
-				change, err := h.files().Plan(file.path, old, file.data)
-				if err != nil {
-					return nil, err
-				}
-				changes = append(changes, change)
+			files, err := sysctlFiles()
+			if err != nil {
+				return nil, err
 			}
-			if len(changes) == 0 {
-				return nil, engine.Skip("nothing to keep")
+			changes, err := h.changes(files)
+			if err == nil && len(changes) == 0 {
+				err = engine.Skip("nothing to keep")
 			}
-			return changes, nil
+			return changes, err
 		},
+		files: func(context.Context) ([]plannedFile, error) { return sysctlFiles() },
 		apply: func(_ context.Context, changes []host.Change, report engine.Report) error {
 			for _, change := range changes {
 				if err := h.files().Apply(change); err != nil {
@@ -63,6 +49,25 @@ func nodeSysctls(h *Host) engine.Step {
 			return h.undoFiles(changes, report)
 		},
 	}
+}
+
+func sysctlFiles() ([]plannedFile, error) {
+	sysctls, modules := keepFor(readSysctl)
+	var files []plannedFile
+	for _, file := range []struct {
+		path string
+		data []byte
+	}{{sysctlFile, sysctls}, {modulesFile, modules}} {
+		if file.data == nil {
+			continue
+		}
+		planned, err := toBe(file.path, file.data, 0)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, planned)
+	}
+	return files, nil
 }
 
 func readSysctl(name string) (string, bool) {

@@ -1,0 +1,198 @@
+package steps
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"github.com/rogpeppe/go-internal/diff"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/redact"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// Survey is what a switch would find on a host, and do to it.
+type Survey struct {
+	Facts    protocol.Facts
+	Findings []protocol.Finding
+	Steps    []protocol.PlanStep
+	// Files are in the order of the steps. They are left out where what was found is not enough to tell them.
+	Files []protocol.FileChange
+}
+
+// filesNeed are the looks that have to succeed before the files can be told.
+var filesNeed = []string{
+	protocol.CheckKubelet, protocol.CheckDocker, protocol.CheckDockerConfig, protocol.CheckContainerd, protocol.CheckNetwork, protocol.CheckCarried,
+	protocol.CheckKubeletFiles,
+}
+
+// Look takes the same looks as the step inspect, past the first that refuses, and asks the steps for the files that they would
+// write. It changes nothing on the host.
+func Look(ctx context.Context, h Host) (Survey, error) {
+	if !host.Booted("/") {
+		return Survey{Findings: []protocol.Finding{{Check: protocol.CheckSystemd, Message: "this host does not run systemd"}}}, nil
+	}
+	i := &inspection{h: &h, report: silent{}}
+	for _, look := range looks() {
+		if slices.ContainsFunc(look.needs, func(check string) bool { return slices.Contains(i.failed, check) }) {
+			i.failed = append(i.failed, look.check)
+			continue
+		}
+		if err := i.take(ctx, look); err != nil && ctx.Err() != nil {
+			return Survey{}, fmt.Errorf("look at the host: %w", ctx.Err())
+		}
+	}
+	i.lookForRoom(ctx)
+	if f := i.Facts; f.KubeletVersion+f.DockerVersion+f.ContainerdVersion != "" {
+		i.note(protocol.CheckVersions, "kubelet %s, Docker %s, containerd %s, %s, kernel %s",
+			orUnknown(f.KubeletVersion), orUnknown(f.DockerVersion), orUnknown(f.ContainerdVersion), orUnknown(f.OS), orUnknown(f.Kernel))
+	}
+	s := Survey{Facts: i.Facts, Findings: i.findings}
+	for n, f := range s.Findings { // what a setting holds may be in a message
+		s.Findings[n].Message, s.Findings[n].Hint = string(redact.Text([]byte(f.Message))), string(redact.Text([]byte(f.Hint)))
+	}
+	memo, err := json.Marshal(i.inventory)
+	if err != nil {
+		return s, fmt.Errorf("record what was found: %w", err)
+	}
+	h.Records = func() []journal.Record {
+		return []journal.Record{{Kind: journal.KindIntent, Phase: protocol.PhasePrepare, Step: inspectID, Memo: memo}}
+	}
+	known := !slices.ContainsFunc(filesNeed, func(check string) bool { return slices.Contains(i.failed, check) })
+	return s, s.askSteps(ctx, &h, known)
+}
+
+// lookForRoom looks for the space that the host unit wants to have free on each file system that it writes to, before a phase begins.
+func (i *inspection) lookForRoom(ctx context.Context) {
+	room := host.NewSpare(existing(host.Dir), "/etc", "/var/lib/kubelet")
+	_ = i.take(ctx, look{check: protocol.CheckSpace, at: func(*inspection, context.Context) error { return room.Enough() }})
+}
+
+func orUnknown(text string) string {
+	if text == "" {
+		return "<unknown>"
+	}
+	return text
+}
+
+// askSteps lists the steps, and with files those that each would change.
+func (s *Survey) askSteps(ctx context.Context, h *Host, files bool) error {
+	all := List(h)
+	for _, phase := range []protocol.Phase{protocol.PhasePrepare, protocol.PhaseCutover, protocol.PhaseVerify} {
+		for _, step := range all[phase] {
+			s.Steps = append(s.Steps, protocol.PlanStep{Phase: phase, ID: step.ID(), Title: step.Title()})
+			asked, ok := step.(interface {
+				planFiles(ctx context.Context) ([]plannedFile, error)
+			})
+			if !ok || !files {
+				continue
+			}
+			planned, err := asked.planFiles(ctx)
+			if err != nil {
+				return fmt.Errorf("plan step %s: %w", step.ID(), err)
+			}
+			for _, file := range planned {
+				if !file.unchanged() {
+					s.Files = append(s.Files, file.change(step.ID()))
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (f plannedFile) change(step string) protocol.FileChange {
+	c := protocol.FileChange{Step: step, Path: f.resolved(), Action: protocol.ActionUpdate}
+	switch {
+	case f.old == nil:
+		c.Action = protocol.ActionCreate
+		if !f.link {
+			mode := f.mode
+			if mode == 0 {
+				mode = 0o644
+			}
+			c.Mode = fmt.Sprintf("%04o", mode)
+		}
+	case f.new == nil:
+		c.Action = protocol.ActionRemove
+	}
+	if f.link {
+		c.Link = cmp.Or(string(f.new), string(f.old))
+		return c
+	}
+	c.Diff = Diff(c.Path, f.old, f.new)
+	return c
+}
+
+// maxDiffed is far above any configuration file, in bytes.
+const maxDiffed = 1 << 20
+
+// Diff is a unified diff of a file; nil is one that is not there. Secrets are taken out of both sides first, so that no hunk begins in
+// the middle of one.
+func Diff(path string, old, new []byte) string {
+	names := [2]string{path, path}
+	for i, data := range [][]byte{old, new} {
+		switch {
+		case data == nil:
+			names[i] = "/dev/null"
+		case len(data) > maxDiffed:
+			return fmt.Sprintf("Files %s before and after differ, and are too large to show\n", path)
+		case !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0:
+			return fmt.Sprintf("Binary files %s before and after differ\n", path)
+		}
+	}
+	text := diff.Diff(names[0], redact.Text(old), names[1], redact.Text(new))
+	_, text, _ = bytes.Cut(text, []byte("\n")) // "diff OLD NEW", which is no part of the unified format
+	return string(text)
+}
+
+// maxPart bounds the part of a diff in one event, in bytes: JSON may take six for each, and a line has to stay below 16 KiB.
+const maxPart = 2 << 10
+
+// Events are the survey as the plugin gets it, up to the result.
+func (s Survey) Events(spec protocol.Spec, now time.Time) []protocol.Event {
+	var events []protocol.Event
+	add := func(e protocol.Event) {
+		e.Version, e.Seq, e.Time, e.Run, e.Phase = protocol.Version, int64(len(events)+1), now.UTC(), spec.Run, spec.Phase
+		events = append(events, e)
+	}
+	add(protocol.Event{Facts: &s.Facts})
+	for _, finding := range s.Findings {
+		add(protocol.Event{Finding: &finding})
+	}
+	for _, step := range s.Steps {
+		add(protocol.Event{PlanStep: &step})
+	}
+	for _, file := range s.Files {
+		rest := file.Diff
+		for len(rest) > maxPart {
+			n := maxPart
+			for !utf8.RuneStart(rest[n]) {
+				n--
+			}
+			part := file
+			part.Diff, part.Continues = rest[:n], true
+			add(protocol.Event{FileChange: &part})
+			rest = rest[n:]
+		}
+		file.Diff = rest
+		add(protocol.Event{FileChange: &file})
+	}
+	add(protocol.Event{Result: &protocol.Result{Outcome: protocol.OutcomeSucceeded, Message: "looked at the host"}})
+	return events
+}
+
+// silent is a report that nobody reads.
+type silent struct{}
+
+func (silent) Progress(string, int64, int64, string) {}
+func (silent) Info(string)                           {}
+func (silent) Warn(string)                           {}
+func (silent) Facts(protocol.Facts)                  {}

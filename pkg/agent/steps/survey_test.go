@@ -1,0 +1,168 @@
+package steps
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// TestDiff: secrets are on neither side, and where only one differs there is nothing to show.
+func TestDiff(t *testing.T) {
+	key := func(body string) string {
+		return "a\n-----BEGIN PRIVATE KEY-----\n" + strings.Repeat(body+"\n", 20) + "-----END PRIVATE KEY-----\nb\n"
+	}
+	for _, test := range []struct {
+		name     string
+		old, new []byte
+		want     string
+	}{
+		{"update", []byte("a\nb\n"), []byte("a\nc\n"), "--- /f\n+++ /f\n@@ -1,2 +1,2 @@\n a\n-b\n+c\n"},
+		{"create", nil, []byte("a\n"), "--- /dev/null\n+++ /f\n@@ -0,0 +1,1 @@\n+a\n"},
+		{"remove", []byte("a\n"), nil, "--- /f\n+++ /dev/null\n@@ -1,1 +0,0 @@\n-a\n"},
+		{"secret alone", []byte("password = \"one\"\n"), []byte("password = \"two\"\n"), ""},
+		{"secret in context", []byte("auth = \"aGk6dGhlcmU=\"\na\n"), []byte("auth = \"aGk6dGhlcmU=\"\nb\n"), "--- /f\n+++ /f\n@@ -1,2 +1,2 @@\n auth = REDACTED\n-a\n+b\n"},
+		{"in a key", []byte(key("MIIsecret")), []byte(key("MIIsecret") + "c\n"), "--- /f\n+++ /f\n@@ -1,3 +1,4 @@\n a\n REDACTED\n b\n+c\n"},
+		{"binary", []byte{0xff, 0}, []byte("a"), "Binary files /f before and after differ\n"},
+		{"large", make([]byte, maxDiffed+1), []byte("a"), "Files /f before and after differ, and are too large to show\n"},
+	} {
+		if got := Diff("/f", test.old, test.new); got != test.want {
+			t.Errorf("%s:\n%s", test.name, got)
+		}
+	}
+}
+
+// TestSurveyEvents: each line is one that a kubelet does not split, and the parts of a diff are it again.
+func TestSurveyEvents(t *testing.T) {
+	long := strings.Repeat("<\x01ü&>\n", 3000)
+	s := Survey{
+		Findings: []protocol.Finding{{Check: protocol.CheckNote, Message: "m"}},
+		Steps:    []protocol.PlanStep{{ID: "a"}},
+		Files:    []protocol.FileChange{{Path: "/long", Diff: long}, {Path: "/short", Diff: "x"}},
+	}
+	diffs := map[string]string{}
+	var last protocol.Event
+	for i, event := range s.Events(protocol.Spec{Run: "r", Phase: protocol.PhasePlan}, time.Now()) {
+		line, err := event.Encode()
+		if err != nil || len(line) > 15<<10 {
+			t.Fatalf("event %d has %d bytes: %v", i, len(line), err)
+		}
+		if last, err = protocol.DecodeEvent(line); err != nil || last.Seq != int64(i+1) || last.Run != "r" {
+			t.Fatalf("%+v, %v", last, err)
+		}
+		if f := last.FileChange; f != nil {
+			diffs[f.Path] += f.Diff
+			if f.Continues == (diffs[f.Path] == long || f.Path == "/short") {
+				t.Errorf("continues: %t after %d bytes", f.Continues, len(diffs[f.Path]))
+			}
+		}
+	}
+	if diffs["/long"] != long || diffs["/short"] != "x" || last.Result == nil || last.Result.Outcome != protocol.OutcomeSucceeded {
+		t.Errorf("%d bytes, %+v", len(diffs["/long"]), last.Result)
+	}
+}
+
+// TestTakingLooks: a look that fails is a finding with its hint, one that needs it is not taken, the others are.
+func TestTakingLooks(t *testing.T) {
+	for i, l := range looks() {
+		if !slices.Contains(protocol.HostChecks(), l.check) || !slices.Contains(protocol.HostChecks(), l.warning) {
+			t.Errorf("look %d has checks that nobody knows: %s, %s", i, l.check, l.warning)
+		}
+		for _, need := range l.needs {
+			if !slices.ContainsFunc(looks()[:i], func(before look) bool { return before.check == need }) {
+				t.Errorf("%s needs %s, which comes later", l.check, need)
+			}
+		}
+	}
+	i := &inspection{h: &Host{}, report: silent{}}
+	err := i.take(t.Context(), look{check: protocol.CheckUnits, at: func(*inspection, context.Context) error { return refuse("cure it", "no %s", "good") }})
+	if want := []protocol.Finding{{Check: protocol.CheckUnits, Message: "no good", Hint: "cure it"}}; err == nil || !slices.Equal(i.findings, want) || !slices.Equal(i.failed, []string{protocol.CheckUnits}) {
+		t.Errorf("%v: %+v, failed %v", err, i.findings, i.failed)
+	}
+	i = &inspection{h: &Host{}, report: silent{}}
+	err = i.take(t.Context(), look{warning: protocol.CheckAPI, at: func(i *inspection, _ context.Context) error { i.warn("a"); i.warn("a"); return nil }})
+	if want := []protocol.Finding{{Check: protocol.CheckAPI, Message: "a"}}; err != nil || !slices.Equal(i.findings, want) || !slices.Equal(i.Facts.Warnings, []string{"a"}) {
+		t.Errorf("%v: %+v, %v", err, i.findings, i.Facts.Warnings)
+	}
+}
+
+// unitsHere answers systemctl show by unit.
+type unitsHere map[string]string
+
+func (u unitsHere) Run(_ context.Context, _ string, args ...string) (string, error) {
+	return u[args[len(args)-1]], nil
+}
+
+// TestDockerStopFiles: what is planned is what Hold and Disable do.
+func TestDockerStopFiles(t *testing.T) {
+	dir := t.TempDir()
+	wants := filepath.Join(dir, "multi-user.target.wants")
+	if err := os.Mkdir(wants, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/lib/systemd/system/docker.service", filepath.Join(wants, "docker.service")); err != nil {
+		t.Fatal(err)
+	}
+	systemd := host.Systemd{Dir: dir, Run: unitsHere{
+		"docker.service":     "LoadState=loaded\nUnitFileState=enabled\nActiveState=active\n",
+		"docker.socket":      "LoadState=loaded\nUnitFileState=disabled\nActiveState=active\n",
+		"cri-docker.service": "LoadState=not-found\n",
+	}}
+	h := &Host{Systemd: systemd}
+	planned, err := dockerStop(h).(step[[]host.UnitState]).planFiles(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, file := range planned {
+		c := file.change("docker-stop")
+		got = append(got, string(c.Action)+" "+strings.TrimPrefix(c.Path, dir)+" "+c.Link)
+	}
+	want := []string{"create /docker.socket.d/00-kubectl-runtime.conf ", "create /docker.service.d/00-kubectl-runtime.conf ", "remove /multi-user.target.wants/docker.service /lib/systemd/system/docker.service"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	if err := systemd.Hold(t.Context(), holdDocker, "docker.socket", "docker.service"); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range planned[:2] {
+		if now, err := os.ReadFile(file.path); err != nil || string(now) != string(file.new) {
+			t.Errorf("%s: %q, %v", file.path, now, err)
+		}
+	}
+	if again, err := dockerStop(h).(step[[]host.UnitState]).planFiles(t.Context()); err != nil || !again[0].unchanged() {
+		t.Errorf("%+v, %v", again, err)
+	}
+	h.Spec.KeepDocker = true
+	if kept, err := dockerStop(h).(step[[]host.UnitState]).planFiles(t.Context()); err != nil || len(kept) != 0 {
+		t.Errorf("with --keep-docker: %+v, %v", kept, err)
+	}
+}
+
+func TestLinksToBe(t *testing.T) {
+	unit := filepath.Join(t.TempDir(), "x.service")
+	if err := os.WriteFile(unit, []byte("[Unit]\nWantedBy=no.target\n[Install]\n# WantedBy=no.target\nWantedBy=a.target b.target\nRequiredBy = c.target\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := host.Systemd{Dir: "/d", Run: unitsHere{"x.service": "FragmentPath=" + unit + "\n", "gone.service": "FragmentPath=\n"}}
+	links, err := s.LinksToBe(t.Context(), "x.service")
+	var got []string
+	for _, file := range plannedLinks(links, false) {
+		got = append(got, file.path)
+		if string(file.new) != unit || file.old != nil {
+			t.Errorf("%+v", file)
+		}
+	}
+	if want := []string{"/d/a.target.wants/x.service", "/d/b.target.wants/x.service", "/d/c.target.requires/x.service"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, %v", got, err)
+	}
+	if links, err := s.LinksToBe(t.Context(), "gone.service"); err != nil || len(links) != 0 {
+		t.Errorf("%v, %v", links, err)
+	}
+}

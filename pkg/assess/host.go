@@ -1,0 +1,94 @@
+package assess
+
+import (
+	"slices"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// hostCheck is one whose findings the agent makes on the host.
+func hostCheck(id string, severity Severity, title, why, remedy string) Check {
+	return Check{ID: id, Category: Node, Severity: severity, Title: title, Why: why, Remedy: remedy, OnHost: true, fixed: severity == Blocker}
+}
+
+var hostChecks = []Check{
+	hostCheck(protocol.CheckSystemd, Blocker, "The host does not run systemd",
+		"a unit of systemd's does the cutover, and the kubelet and both runtimes have to be units", "replace the node"),
+	hostCheck(protocol.CheckKubelet, Blocker, "The kubelet's setup cannot be switched",
+		"what the running kubelet uses has to be known before it is changed", "do what the finding says"),
+	hostCheck(protocol.CheckSecondKubelet, Blocker, "A second kubelet runs on the host",
+		"it would go on using Docker, or start the same pods twice", "stop it"),
+	hostCheck(protocol.CheckKubeletFiles, Blocker, "It is not sure which of the kubelet's files name its runtime",
+		"a kubelet that starts with the wrong flags does not come back", "make the file that is named say what the running kubelet uses, and restart the kubelet"),
+	hostCheck(protocol.CheckDocker, Blocker, "Docker does not tell what the switch has to know",
+		"its containers, images and the pods' sandbox image have to be known", "do what the finding says"),
+	hostCheck(protocol.CheckDockerUnit, Blocker, "The Docker behind the kubelet is not the one of docker.service",
+		"that unit is what is stopped, held and started again", "have systemd run Docker as docker.service"),
+	hostCheck(protocol.CheckDockerConfig, Blocker, "Docker would not start with its configuration again",
+		"there would be no way back", "correct it, and restart Docker"),
+	{
+		ID: protocol.CheckForeign, Category: Node, Severity: Blocker, OnHost: true, flag: "--keep-docker",
+		Title: "Docker runs containers that Kubernetes does not manage", Why: "they would stop with Docker",
+		Remedy: "stop them, or give `--keep-docker` to the switch",
+	},
+	hostCheck(protocol.CheckContainerd, Blocker, "There is no containerd that the kubelet can use",
+		"the switch needs one that runs as a service and speaks the kubelet's version of CRI", "do what the finding says"),
+	hostCheck(protocol.CheckCarried, Blocker, "Docker's settings cannot be added to containerd's configuration",
+		"a setting must not be dropped in silence, nor an administrator's configuration broken", "correct the file that is named"),
+	hostCheck(protocol.CheckNetwork, Blocker, "The host's CNI configuration cannot be used",
+		"containerd gives pods their network through CNI", "do what the finding says"),
+	hostCheck(protocol.CheckUnits, Blocker, "A dependency between units would take one down with another",
+		"the kubelet must not stop with Docker, nor Docker with containerd", "replace it by Wants="),
+	hostCheck(protocol.CheckFileSystem, Blocker, "containerd's file system cannot hold its snapshots",
+		"overlayfs needs a file system that tells the types of directory entries", "give containerd a root on another file system"),
+	hostCheck(protocol.CheckSpace, Blocker, "There is not enough space for the images",
+		"a full disk in the middle of a switch harms the pods that run", "free some, for example with docker image prune"),
+	hostCheck(protocol.CheckSettingLost, Warning, "A setting of Docker's is lost, or a person has to look at it",
+		"pods that rely on it behave differently on containerd", "see docs/configuration.md, and set what takes its place"),
+	hostCheck(protocol.CheckCgroupDriver, Warning, "Docker and the kubelet use different cgroup drivers",
+		"containerd is set up with the kubelet's", "see that this is what you want"),
+	hostCheck(protocol.CheckContainerdFile, Warning, "What Docker knows of a registry is not added to containerd's configuration",
+		"what an administrator wrote for containerd is kept, and pulls may go another way than with Docker", "look at the file that is named, and add what is missing"),
+	hostCheck(protocol.CheckLogRotation, Warning, "Docker's rotation of logs is lost",
+		"containers' logs grow to what the kubelet's defaults allow", "give the kubelet a configuration file"),
+	hostCheck(protocol.CheckAPI, Warning, "The host cannot ask the API server for its own node",
+		"it then judges by the kubelet's health alone whether the cutover worked", "see that the kubelet's kubeconfig can be used on the host"),
+	hostCheck(protocol.CheckNote, Warning, "Something on the host is worth a look",
+		"the switch goes on nevertheless", "do what the finding says"),
+	hostCheck(protocol.CheckSetting, Info, "What becomes of a setting of Docker's",
+		"none is dropped in silence", "nothing; docs/configuration.md has all settings"),
+	hostCheck(protocol.CheckDisk, Info, "What the images need on the host's disk",
+		"they are brought before the node is drained", "nothing"),
+	hostCheck(protocol.CheckVersions, Info, "The versions on the host",
+		"they decide on how the switch is done", "nothing"),
+}
+
+// FromHost are the findings that an agent made on a node's host, in the order of Checks. Ignored ones are left out.
+func FromHost(node string, found []protocol.Finding, ignore []string) []Finding {
+	unique := map[Finding]int{}
+	checks := Checks()
+	for _, f := range found {
+		if slices.Contains(ignore, f.Check) {
+			continue
+		}
+		order := slices.IndexFunc(checks, func(c Check) bool { return c.ID == f.Check })
+		check := Check{ID: f.Check, Category: Node, Severity: Warning} // of an agent of another build
+		if order >= 0 {
+			check = checks[order]
+		}
+		unique[Finding{Check: check.ID, Category: check.Category, Severity: check.Severity, Node: node, Detail: f.Message, Hint: f.Hint}] = order
+	}
+	return sorted(unique)
+}
+
+// Merge puts findings of several sources into one order.
+func Merge(lists ...[]Finding) []Finding {
+	checks := Checks()
+	unique := map[Finding]int{}
+	for _, list := range lists {
+		for _, f := range list {
+			unique[f] = slices.IndexFunc(checks, func(c Check) bool { return c.ID == f.Check })
+		}
+	}
+	return sorted(unique)
+}

@@ -1,0 +1,97 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// HostPlan is what an agent found on a node's host, and what a switch would do there.
+type HostPlan struct {
+	Facts    protocol.Facts
+	Findings []protocol.Finding
+	Steps    []protocol.PlanStep
+	// Files are in the order of the steps, with whole diffs.
+	Files []protocol.FileChange
+}
+
+// take adds one event of the agent's.
+func (p *HostPlan) take(event protocol.Event) {
+	switch {
+	case event.Facts != nil:
+		p.Facts = *event.Facts
+	case event.Finding != nil:
+		p.Findings = append(p.Findings, *event.Finding)
+	case event.PlanStep != nil:
+		p.Steps = append(p.Steps, *event.PlanStep)
+	case event.FileChange != nil:
+		if n := len(p.Files); n > 0 && p.Files[n-1].Continues {
+			event.FileChange.Diff = p.Files[n-1].Diff + event.FileChange.Diff
+			p.Files[n-1] = *event.FileChange
+			return
+		}
+		p.Files = append(p.Files, *event.FileChange)
+	}
+}
+
+// lookTimeout bounds the look at one host, the pull of the agent's image included.
+const lookTimeout = 12 * time.Minute
+
+// LookAtHost has an agent look at a node's host. It claims nothing and changes nothing on the node; in the cluster it creates the namespace
+// where that is missing, and a Job, which it removes.
+func (r *Rollout) LookAtHost(ctx context.Context, name string) (*HostPlan, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, lookTimeout, fmt.Errorf("not done after %s", lookTimeout))
+	defer cancel()
+	s := &session{Rollout: r, name: name, run: newRun(r.clock.Now()), report: &Report{Node: name}}
+	began := s.begin(StageLook)
+	plan, err := s.look(ctx)
+	if err != nil {
+		err = fmt.Errorf("look at the host of node %s: %w", name, err)
+	}
+	s.end(StageLook, began, err)
+	return plan, err
+}
+
+func (s *session) look(ctx context.Context) (*HostPlan, error) {
+	if err := s.ensureNamespace(ctx); err != nil {
+		return nil, err
+	}
+	pods, err := s.podsOn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.images = s.imagesToBring(ctx, pods)
+	spec := s.spec(protocol.PhasePlan)
+	defer func() {
+		undo, cancel := s.undoContext(ctx)
+		defer cancel()
+		if err := s.runner.RemoveJob(undo, spec); err != nil {
+			s.tell(Warning, "%s", err)
+		}
+	}()
+	if err := s.ensureJob(ctx, spec); err != nil {
+		return nil, err
+	}
+	plan := &HostPlan{}
+	follower := s.runner.NewFollower(plan.take, func(text string) { s.tell(Info, "%s", text) })
+	result, err := follower.Follow(ctx, spec, nodejob.InService, false)
+	if err != nil {
+		var noResult *nodejob.NoResultError
+		if errors.As(err, &noResult) {
+			err = noResult.Cause
+			if len(noResult.Log) > 0 {
+				err = fmt.Errorf("%w; the agent said: %s", err, strings.Join(noResult.Log, "; "))
+			}
+		}
+		return nil, err
+	}
+	if result.Outcome != protocol.OutcomeSucceeded {
+		return nil, resultError(result)
+	}
+	return plan, nil
+}

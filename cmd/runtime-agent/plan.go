@@ -64,7 +64,8 @@ func joinHost() error {
 	if err := unix.Setns(fd, unix.CLONE_NEWCGROUP); err != nil {
 		return fail(err)
 	}
-	return fail(syscall.Exec("/proc/self/exe", append(os.Args[:len(os.Args):len(os.Args)], "--joined"), os.Environ()))
+	args := append(os.Args[:len(os.Args):len(os.Args)], "--joined")
+	return fail(syscall.Exec("/proc/self/exe", args, os.Environ())) //nolint:gosec // it is this program with its own arguments
 }
 
 // enter makes the host's root the process's own: from there on, paths, links and programs are the host's.

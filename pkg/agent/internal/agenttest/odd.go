@@ -17,7 +17,7 @@ const oddSize = 10 << 20
 // oddFiles are contents that a parser of files that others wrote has to put up with. They are what fuzzing does not come to: large.
 var oddFiles = sync.OnceValue(func() map[string][]byte {
 	binary := make([]byte, 1<<20)
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same each time is wanted
+	random := rand.New(rand.NewPCG(1, 2)) // the same each time
 	for i := range binary {
 		binary[i] = byte(random.Uint32())
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -115,7 +116,10 @@ type claim struct {
 	rollout *Rollout
 	name    string
 	// dead is whose claim was taken over because nobody renewed it, or nil.
-	dead    *ClaimedError
+	dead *ClaimedError
+	// lost ends the context that the claim's work has.
+	lost    context.CancelCauseFunc
+	gone    atomic.Bool // somebody else has the node
 	stop    context.CancelFunc
 	stopped chan struct{}
 }
@@ -129,8 +133,8 @@ func (r *Rollout) takeClaim(ctx context.Context, node, run, operation string) (*
 	}
 	ctx, lost := context.WithCancelCause(ctx)
 	renewCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c := &claim{rollout: r, name: node, dead: dead, stop: stop, stopped: make(chan struct{})}
-	go c.renew(renewCtx, lost)
+	c := &claim{rollout: r, name: node, dead: dead, lost: lost, stop: stop, stopped: make(chan struct{})}
+	go c.renew(renewCtx)
 	return c, ctx, nil
 }
 
@@ -202,30 +206,42 @@ func foreignClaim(lease *coordinationv1.Lease, holder string) *ClaimedError {
 }
 
 // renew keeps the claim. Requests that fail are tried again: during a cutover the API server itself may be away.
-func (c *claim) renew(ctx context.Context, lost context.CancelCauseFunc) {
+func (c *claim) renew(ctx context.Context) {
 	defer close(c.stopped)
 	ticker := c.rollout.clock.NewTicker(renewInterval)
 	defer ticker.Stop()
-	leases := c.rollout.client.CoordinationV1().Leases(nodejob.Namespace)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C():
 		}
-		lease, err := leases.Get(ctx, c.name, metav1.GetOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
-			continue
-		}
-		if err != nil || ptr.Deref(lease.Spec.HolderIdentity, "") != c.rollout.holder {
-			lost(errClaimLost)
+		if err := c.keep(ctx); errors.Is(err, errClaimLost) {
 			return
 		}
+	}
+}
+
+// keep renews the claim now, or says errClaimLost. Each write that another run could suffer from comes right after it: a process
+// that slept for longer than its claim wakes in the middle of something, and others have gone on with the node.
+func (c *claim) keep(ctx context.Context) error {
+	leases := c.rollout.client.CoordinationV1().Leases(nodejob.Namespace)
+	lease, err := leases.Get(ctx, c.name, metav1.GetOptions{})
+	isOurs := err == nil && ptr.Deref(lease.Spec.HolderIdentity, "") == c.rollout.holder
+	if isOurs {
 		now := metav1.NewMicroTime(c.rollout.clock.Now())
 		lease.Spec.RenewTime = &now
-		// A conflict shows at the next tick who won; any other failure is as above.
-		_, _ = leases.Update(ctx, lease, metav1.UpdateOptions{})
+		_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
 	}
+	switch {
+	case apierrors.IsNotFound(err), err == nil && !isOurs:
+		c.gone.Store(true)
+		c.lost(errClaimLost)
+		return errClaimLost
+	case err != nil:
+		return fmt.Errorf("renew lease %s: %w", c.name, err)
+	}
+	return nil
 }
 
 // release gives the claim up. It is not an error if somebody else has it.

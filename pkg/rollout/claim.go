@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
@@ -25,6 +27,9 @@ const (
 	// claimDuration is how long a claim holds that nobody renews; renewInterval leaves room for several tries.
 	claimDuration = time.Minute
 	renewInterval = 15 * time.Second
+	// expiryProof is how long a claim has to be seen without a renewal before it is taken over, also where its time is over: that time
+	// is on its holder's clock.
+	expiryProof = 2 * renewInterval
 )
 
 // annotationRun on the Lease names the run that the claim is for.
@@ -142,7 +147,8 @@ func (r *Rollout) takeClaim(ctx context.Context, node, run, operation string) (*
 // so at the same moment. Dead is the claim that was taken over, or nil.
 func (r *Rollout) acquire(ctx context.Context, node, run, operation string) (dead *ClaimedError, err error) {
 	leases := r.client.CoordinationV1().Leases(nodejob.Namespace)
-	for range 3 {
+	watched := ""
+	for conflicts := 0; conflicts < 3; conflicts++ {
 		now := metav1.NewMicroTime(r.clock.Now())
 		lease, err := leases.Get(ctx, node, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
@@ -161,8 +167,20 @@ func (r *Rollout) acquire(ctx context.Context, node, run, operation string) (dea
 			return nil, fmt.Errorf("get lease %s: %w", node, err)
 		}
 		other := foreignClaim(lease, r.holder)
-		if other != nil && now.Time.Before(other.Until) {
-			return nil, other
+		if other != nil && !r.hasExpired(lease, other) {
+			renewed := watched != "" && watched != lease.ResourceVersion
+			if renewed || r.looksLive(lease, other) {
+				return nil, other
+			}
+			if watched == "" {
+				r.tellClaim(node, Info, fmt.Sprintf("%s, but that claim seems to have ended: making sure for %s that nobody renews it", other, expiryProof))
+			}
+			watched = lease.ResourceVersion
+			if err := r.sleep(ctx, pollInterval); err != nil {
+				return nil, err
+			}
+			conflicts = 0
+			continue
 		}
 		dead = other
 		r.fillLease(lease, run, operation, now)
@@ -175,6 +193,42 @@ func (r *Rollout) acquire(ctx context.Context, node, run, operation string) (dea
 		}
 	}
 	return nil, fmt.Errorf("take lease %s: other runs do so at the same time", node)
+}
+
+// sightings are since when each Lease has been seen as it is.
+type sightings struct {
+	mu    sync.Mutex
+	seen  map[string]sighting
+	clock clock.PassiveClock
+}
+
+type sighting struct {
+	version string
+	since   time.Time
+}
+
+// unchanged is for how long this process has seen a Lease without a change. Holder and reader of a Lease have different clocks, so that
+// only this tells a claim that is not renewed (as k8s.io/client-go v0.37.2 tools/leaderelection does it).
+func (s *sightings) unchanged(lease *coordinationv1.Lease) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.clock.Now()
+	seen, ok := s.seen[lease.Name]
+	if version := string(lease.UID) + "/" + lease.ResourceVersion; !ok || seen.version != version {
+		seen = sighting{version: version, since: now}
+		s.seen[lease.Name] = seen
+	}
+	return now.Sub(seen.since)
+}
+
+// looksLive reports whether a claim of somebody else holds as far as the clocks tell, which is enough to leave a node alone.
+func (r *Rollout) looksLive(lease *coordinationv1.Lease, other *ClaimedError) bool {
+	return r.leases.unchanged(lease) < claimDuration && r.clock.Now().Before(other.Until)
+}
+
+// hasExpired reports whether a claim of somebody else was seen to be renewed no more, which it takes to take it over.
+func (r *Rollout) hasExpired(lease *coordinationv1.Lease, other *ClaimedError) bool {
+	return !r.looksLive(lease, other) && r.leases.unchanged(lease) >= expiryProof
 }
 
 func (r *Rollout) fillLease(lease *coordinationv1.Lease, run, operation string, now metav1.MicroTime) {

@@ -59,7 +59,7 @@ func TestStatusOfOneNode(t *testing.T) {
 			t.Errorf("%s: exit %d:\n%s", test.name, r.code, r.out)
 		}
 	}
-	claimNode(t, s, "node-cutover", time.Minute)
+	t.Cleanup(claimNode(t, s, "node-cutover"))
 	r := call(t.Context(), "status", "node-cutover", "--kubeconfig="+admin)
 	for _, text := range []string{"claim:    alice@laptop is switching it since", "`kubectl runtime switch node-cutover --wait --kubeconfig="} {
 		if !strings.Contains(r.errOut, text) {

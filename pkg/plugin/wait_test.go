@@ -16,8 +16,8 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
-// claimNode has another run hold a node for some time to come.
-func claimNode(t *testing.T, s *apiserver.Server, node string, left time.Duration) {
+// claimNode has another run hold a node. It returns what that run does in the end.
+func claimNode(t *testing.T, s *apiserver.Server, node string) (release func()) {
 	t.Helper()
 	ctx := context.Background()
 	namespaces, leases := s.Client().CoreV1().Namespaces(), s.Client().CoordinationV1().Leases(nodejob.Namespace)
@@ -27,9 +27,6 @@ func claimNode(t *testing.T, s *apiserver.Server, node string, left time.Duratio
 	}
 	t.Cleanup(func() {
 		// No controller empties the namespace here, and other tests want it gone.
-		if err := leases.Delete(ctx, node, metav1.DeleteOptions{}); err != nil {
-			t.Error(err)
-		}
 		if err := namespaces.Delete(ctx, namespace.Name, metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
@@ -43,21 +40,26 @@ func claimNode(t *testing.T, s *apiserver.Server, node string, left time.Duratio
 		ObjectMeta: metav1.ObjectMeta{Name: node, Annotations: map[string]string{inventory.Prefix + "operation": "switch"}},
 		Spec: coordinationv1.LeaseSpec{
 			HolderIdentity: ptr.To("alice@laptop/123-abc"), LeaseDurationSeconds: ptr.To[int32](60),
-			AcquireTime: ptr.To(metav1.NewMicroTime(now.Add(-time.Hour))), RenewTime: ptr.To(metav1.NewMicroTime(now.Add(left - time.Minute))),
+			AcquireTime: ptr.To(metav1.NewMicroTime(now.Add(-time.Hour))), RenewTime: ptr.To(metav1.NewMicroTime(now)),
 		},
 	}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return func() {
+		if err := leases.Delete(ctx, node, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
-// TestWait asks for a node that another run has, until that claim expires.
+// TestWait asks for a node that another run has, until that run ends.
 func TestWait(t *testing.T) {
 	s := server.Get(t)
 	s.CreateNodes(t,
 		apiserver.Node("claimed-1", "docker://20.10.24", "v1.23.17"), apiserver.Node("other-1", "docker://20.10.24", "v1.23.17"),
 	)
-	claimNode(t, s, "claimed-1", 10*time.Second)
+	release := claimNode(t, s, "claimed-1")
 	for _, test := range []struct {
 		name string
 		args []string
@@ -70,6 +72,9 @@ func TestWait(t *testing.T) {
 		{"long enough", []string{"--wait"}, 0, "node/claimed-1 would be switched", []string{"waiting: alice@laptop is switching it"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			if test.code == 0 {
+				time.AfterFunc(2*time.Second, release)
+			}
 			r := call(t.Context(), append([]string{"switch", "claimed-1", "--dry-run=client", "--kubeconfig=" + apiserver.Kubeconfig(t, s.Admin())}, test.args...)...)
 			if r.code != test.code || !strings.HasPrefix(r.out, test.out) {
 				t.Errorf("exit %d, want %d; out %q", r.code, test.code, r.out)

@@ -80,8 +80,6 @@ func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.
 	}
 	failed := &Error{Node: s.name, Stage: stage, Outcome: OutcomeStuck, State: s.whereabouts(ctx), Resumable: true, Cause: err}
 	switch {
-	case errors.Is(context.Cause(ctx), errClaimLost):
-		failed.Outcome, failed.Resumable = OutcomeFailed, false
 	case ctx.Err() != nil:
 		failed.Outcome = OutcomeInterrupted
 		failed.State = fmt.Sprintf("the host goes on with the %s by itself; %s", stage, failed.State)
@@ -128,11 +126,7 @@ func (e *outageError) Unwrap() error { return e.cause }
 
 // leave ends the session with the node as it is: cordoned, on the new runtime, to be resumed.
 func (s *session) leave(ctx context.Context, stage Stage, outcome Outcome, cause error) error {
-	failed := &Error{Node: s.name, Stage: stage, Outcome: outcome, State: s.whereabouts(ctx), Resumable: true, Cause: cause}
-	if errors.Is(cause, errClaimLost) {
-		failed.Outcome, failed.Resumable = OutcomeFailed, false
-	}
-	return failed
+	return &Error{Node: s.name, Stage: stage, Outcome: outcome, State: s.whereabouts(ctx), Resumable: true, Cause: cause}
 }
 
 // await polls a check of the verification; the last word of look is the error.
@@ -280,6 +274,9 @@ func usesDockerSocket(pod *corev1.Pod) bool {
 }
 
 func (s *session) checkCanary(ctx context.Context) error {
+	if err := s.keepClaim(ctx); err != nil {
+		return &outageError{cause: err}
+	}
 	err := s.runner.Prove(ctx, nodejob.CanaryParams{
 		Node: s.name, Run: s.run, Image: s.options.CanaryImage, PullPolicy: s.options.PullPolicy,
 	}, func(text string) { s.tell(Warning, "%s", text) })
@@ -292,7 +289,9 @@ func (s *session) checkCanary(ctx context.Context) error {
 // rollback undoes a cutover that the host took for good and that the verification disproved.
 func (s *session) rollback(ctx context.Context) error {
 	// The canary's sandbox would keep the runtime busy while it is taken down.
-	if err := s.runner.Remove(ctx, s.name, protocol.PhaseCutover, nodejob.PhaseCanary); err != nil {
+	if err := s.remove(ctx, protocol.PhaseCutover, nodejob.PhaseCanary); errors.Is(err, errClaimLost) {
+		return err
+	} else if err != nil {
 		s.tell(Warning, "%s", err)
 	}
 	result, err := s.runUnattended(ctx, StageRollback, s.spec(protocol.PhaseRollback), true)
@@ -325,7 +324,7 @@ func (s *session) rolledBack(ctx context.Context, stage Stage, cause error, resu
 	if err := s.restoreCRISocket(undo, s.name); err != nil {
 		return stuck(err)
 	}
-	if err := s.runner.Remove(undo, s.name); err != nil {
+	if err := s.remove(undo); err != nil {
 		s.tell(Warning, "%s", err)
 	}
 	cordoned, err := s.uncordon(undo, s.name, annotations{
@@ -358,7 +357,7 @@ func (s *session) giveBack(ctx context.Context) error {
 		return err
 	}
 	s.serviced(cordoned)
-	if err := s.runner.Remove(ctx, s.name); err != nil {
+	if err := s.remove(ctx); err != nil {
 		s.tell(Warning, "%s", err)
 	}
 	return nil

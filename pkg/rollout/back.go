@@ -67,7 +67,7 @@ func (s *session) markBack(ctx context.Context) error {
 	if s.state == inventory.StateBroken {
 		stale = append(stale, protocol.PhaseRollback) // it holds the result of the attempt that failed
 	}
-	return s.runner.Remove(ctx, s.name, stale...)
+	return s.remove(ctx, stale...)
 }
 
 // goBack walks through the stages. A node that never left Docker needs no drain: only what was prepared is undone.
@@ -136,12 +136,10 @@ func (s *session) forsake(ctx context.Context, stage Stage, cause error, outcome
 	if ctx.Err() != nil {
 		failed.Outcome = outcome
 	}
-	if errors.Is(context.Cause(ctx), errClaimLost) {
-		failed.Cause, failed.Outcome, failed.Resumable = errClaimLost, OutcomeFailed, false
-		failed.State = "this run left the node to it"
-		return failed
+	if errors.Is(s.keepClaim(undo), errClaimLost) {
+		return failed // inStage says so
 	}
-	if err := s.runner.Remove(undo, s.name, protocol.PhaseRollback); err != nil {
+	if err := s.remove(undo, protocol.PhaseRollback); err != nil {
 		s.tell(Warning, "%s", err)
 	}
 	if err := s.annotate(undo, s.name, was); err != nil {
@@ -191,7 +189,7 @@ func (s *session) giveBackOld(ctx context.Context) error {
 		return err
 	}
 	s.serviced(cordoned)
-	if err := s.runner.Remove(ctx, s.name); err != nil {
+	if err := s.remove(ctx); err != nil {
 		s.tell(Warning, "%s", err)
 	}
 	return nil

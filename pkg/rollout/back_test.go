@@ -105,6 +105,7 @@ func TestRollback(t *testing.T) {
 
 // TestRollbackFrom has a row for each place where an earlier run can have left a node, and for how it ends.
 func TestRollbackFrom(t *testing.T) {
+	t.Parallel()
 	ends := func(outcome protocol.Outcome) func(*hollow) {
 		return func(h *hollow) {
 			h.script[protocol.PhaseRollback] = func(h *hollow, spec protocol.Spec) {
@@ -188,6 +189,7 @@ func TestRollbackFrom(t *testing.T) {
 }
 
 func TestRollbackInterrupted(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		stage    Stage
 		state    inventory.SwitchState

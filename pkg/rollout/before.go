@@ -47,7 +47,7 @@ func (s *session) prepare(ctx context.Context) error {
 	if err != nil {
 		return s.retreat(ctx, StagePrepare, err, inventory.StatePrepared, OutcomeFailed)
 	}
-	if err := s.runner.Remove(ctx, s.name, protocol.PhasePrepare); err != nil {
+	if err := s.remove(ctx, protocol.PhasePrepare); err != nil {
 		s.tell(Warning, "%s", err)
 	}
 	return nil
@@ -193,14 +193,12 @@ func (s *session) retreat(ctx context.Context, stage Stage, cause error, state i
 // stepBack removes the Jobs and undoes our cordon, with more annotations in the same request.
 func (s *session) stepBack(ctx context.Context, stage Stage, cause error, outcome Outcome, more annotations) *Error {
 	failed := &Error{Node: s.name, Stage: stage, Outcome: outcome, Cause: cause}
-	if errors.Is(context.Cause(ctx), errClaimLost) {
-		failed.Cause, failed.Outcome = errClaimLost, OutcomeFailed
-		failed.State = "this run left the node to it"
-		return failed
-	}
 	undo, cancel := s.undoContext(ctx)
 	defer cancel()
-	if err := s.runner.Remove(undo, s.name); err != nil {
+	if errors.Is(s.keepClaim(undo), errClaimLost) {
+		return failed // inStage says so
+	}
+	if err := s.remove(undo); err != nil {
 		s.tell(Warning, "%s", err)
 	}
 	cordoned, err := s.uncordon(undo, s.name, more)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -14,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
@@ -24,6 +27,9 @@ const (
 	// claimDuration is how long a claim holds that nobody renews; renewInterval leaves room for several tries.
 	claimDuration = time.Minute
 	renewInterval = 15 * time.Second
+	// expiryProof is how long a claim has to be seen without a renewal before it is taken over, also where its time is over: that time
+	// is on its holder's clock.
+	expiryProof = 2 * renewInterval
 )
 
 // annotationRun on the Lease names the run that the claim is for.
@@ -115,7 +121,10 @@ type claim struct {
 	rollout *Rollout
 	name    string
 	// dead is whose claim was taken over because nobody renewed it, or nil.
-	dead    *ClaimedError
+	dead *ClaimedError
+	// lost ends the context that the claim's work has.
+	lost    context.CancelCauseFunc
+	gone    atomic.Bool // somebody else has the node
 	stop    context.CancelFunc
 	stopped chan struct{}
 }
@@ -129,8 +138,8 @@ func (r *Rollout) takeClaim(ctx context.Context, node, run, operation string) (*
 	}
 	ctx, lost := context.WithCancelCause(ctx)
 	renewCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c := &claim{rollout: r, name: node, dead: dead, stop: stop, stopped: make(chan struct{})}
-	go c.renew(renewCtx, lost)
+	c := &claim{rollout: r, name: node, dead: dead, lost: lost, stop: stop, stopped: make(chan struct{})}
+	go c.renew(renewCtx)
 	return c, ctx, nil
 }
 
@@ -138,7 +147,8 @@ func (r *Rollout) takeClaim(ctx context.Context, node, run, operation string) (*
 // so at the same moment. Dead is the claim that was taken over, or nil.
 func (r *Rollout) acquire(ctx context.Context, node, run, operation string) (dead *ClaimedError, err error) {
 	leases := r.client.CoordinationV1().Leases(nodejob.Namespace)
-	for range 3 {
+	watched := ""
+	for conflicts := 0; conflicts < 3; conflicts++ {
 		now := metav1.NewMicroTime(r.clock.Now())
 		lease, err := leases.Get(ctx, node, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
@@ -157,8 +167,20 @@ func (r *Rollout) acquire(ctx context.Context, node, run, operation string) (dea
 			return nil, fmt.Errorf("get lease %s: %w", node, err)
 		}
 		other := foreignClaim(lease, r.holder)
-		if other != nil && now.Time.Before(other.Until) {
-			return nil, other
+		if other != nil && !r.hasExpired(lease, other) {
+			renewed := watched != "" && watched != lease.ResourceVersion
+			if renewed || r.looksLive(lease, other) {
+				return nil, other
+			}
+			if watched == "" {
+				r.tellClaim(node, Info, fmt.Sprintf("%s, but that claim seems to have ended: making sure for %s that nobody renews it", other, expiryProof))
+			}
+			watched = lease.ResourceVersion
+			if err := r.sleep(ctx, pollInterval); err != nil {
+				return nil, err
+			}
+			conflicts = 0
+			continue
 		}
 		dead = other
 		r.fillLease(lease, run, operation, now)
@@ -171,6 +193,42 @@ func (r *Rollout) acquire(ctx context.Context, node, run, operation string) (dea
 		}
 	}
 	return nil, fmt.Errorf("take lease %s: other runs do so at the same time", node)
+}
+
+// sightings are since when each Lease has been seen as it is.
+type sightings struct {
+	mu    sync.Mutex
+	seen  map[string]sighting
+	clock clock.PassiveClock
+}
+
+type sighting struct {
+	version string
+	since   time.Time
+}
+
+// unchanged is for how long this process has seen a Lease without a change. Holder and reader of a Lease have different clocks, so that
+// only this tells a claim that is not renewed (as k8s.io/client-go v0.37.2 tools/leaderelection does it).
+func (s *sightings) unchanged(lease *coordinationv1.Lease) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.clock.Now()
+	seen, ok := s.seen[lease.Name]
+	if version := string(lease.UID) + "/" + lease.ResourceVersion; !ok || seen.version != version {
+		seen = sighting{version: version, since: now}
+		s.seen[lease.Name] = seen
+	}
+	return now.Sub(seen.since)
+}
+
+// looksLive reports whether a claim of somebody else holds as far as the clocks tell, which is enough to leave a node alone.
+func (r *Rollout) looksLive(lease *coordinationv1.Lease, other *ClaimedError) bool {
+	return r.leases.unchanged(lease) < claimDuration && r.clock.Now().Before(other.Until)
+}
+
+// hasExpired reports whether a claim of somebody else was seen to be renewed no more, which it takes to take it over.
+func (r *Rollout) hasExpired(lease *coordinationv1.Lease, other *ClaimedError) bool {
+	return !r.looksLive(lease, other) && r.leases.unchanged(lease) >= expiryProof
 }
 
 func (r *Rollout) fillLease(lease *coordinationv1.Lease, run, operation string, now metav1.MicroTime) {
@@ -202,30 +260,42 @@ func foreignClaim(lease *coordinationv1.Lease, holder string) *ClaimedError {
 }
 
 // renew keeps the claim. Requests that fail are tried again: during a cutover the API server itself may be away.
-func (c *claim) renew(ctx context.Context, lost context.CancelCauseFunc) {
+func (c *claim) renew(ctx context.Context) {
 	defer close(c.stopped)
 	ticker := c.rollout.clock.NewTicker(renewInterval)
 	defer ticker.Stop()
-	leases := c.rollout.client.CoordinationV1().Leases(nodejob.Namespace)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C():
 		}
-		lease, err := leases.Get(ctx, c.name, metav1.GetOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
-			continue
-		}
-		if err != nil || ptr.Deref(lease.Spec.HolderIdentity, "") != c.rollout.holder {
-			lost(errClaimLost)
+		if err := c.keep(ctx); errors.Is(err, errClaimLost) {
 			return
 		}
+	}
+}
+
+// keep renews the claim now, or says errClaimLost. Each write that another run could suffer from comes right after it: a process
+// that slept for longer than its claim wakes in the middle of something, and others have gone on with the node.
+func (c *claim) keep(ctx context.Context) error {
+	leases := c.rollout.client.CoordinationV1().Leases(nodejob.Namespace)
+	lease, err := leases.Get(ctx, c.name, metav1.GetOptions{})
+	isOurs := err == nil && ptr.Deref(lease.Spec.HolderIdentity, "") == c.rollout.holder
+	if isOurs {
 		now := metav1.NewMicroTime(c.rollout.clock.Now())
 		lease.Spec.RenewTime = &now
-		// A conflict shows at the next tick who won; any other failure is as above.
-		_, _ = leases.Update(ctx, lease, metav1.UpdateOptions{})
+		_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
 	}
+	switch {
+	case apierrors.IsNotFound(err), err == nil && !isOurs:
+		c.gone.Store(true)
+		c.lost(errClaimLost)
+		return errClaimLost
+	case err != nil:
+		return fmt.Errorf("renew lease %s: %w", c.name, err)
+	}
+	return nil
 }
 
 // release gives the claim up. It is not an error if somebody else has it.

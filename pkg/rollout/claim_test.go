@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -71,19 +72,50 @@ func TestExpiredClaimIsTakenOver(t *testing.T) {
 	newHollow(t, s, "expired")
 	holdLease(t, s, "expired", time.Now().Add(-2*time.Minute))
 	observer := &recorder{}
-	if _, err := newRollout(s, observer).Switch(t.Context(), "expired"); err != nil {
+	if _, err := quickly(newRollout(s, observer)).Switch(t.Context(), "expired"); err != nil {
 		t.Fatal(err)
 	}
-	if !observer.said("took the node over: alice@laptop is rolling it back since") {
-		t.Error("the takeover was not said")
+	for _, text := range []string{"that claim seems to have ended: making sure for 30s that nobody renews it", "took the node over: alice@laptop is rolling it back since"} {
+		if !observer.said(text) {
+			t.Errorf("it was not said that %q", text)
+		}
 	}
 	nothingLeft(t, s, "expired")
+}
+
+// TestLiveClaimOfASlowClock has a holder whose clock is two minutes behind, so that each of its renewals looks like the past.
+func TestLiveClaimOfASlowClock(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	h := newHollow(t, s, "slow-clock")
+	holdLease(t, s, "slow-clock", time.Now().Add(-2*time.Minute))
+	leases := s.Client().CoordinationV1().Leases(nodejob.Namespace)
+	observer := &recorder{onStage: func(Stage) {
+		time.AfterFunc(time.Second, func() {
+			lease, err := leases.Get(context.Background(), "slow-clock", metav1.GetOptions{})
+			if err == nil {
+				lease.Spec.RenewTime = ptr.To(metav1.NewMicroTime(time.Now().Add(-2 * time.Minute)))
+				_, err = leases.Update(context.Background(), lease, metav1.UpdateOptions{})
+			}
+			if err != nil {
+				t.Errorf("renew: %v", err)
+			}
+		})
+	}}
+	_, err := quickly(newRollout(s, observer)).Switch(t.Context(), "slow-clock")
+	_ = wantError(t, err, OutcomeRefused, "alice@laptop is rolling it back since")
+	if lease, err := leases.Get(t.Context(), "slow-clock", metav1.GetOptions{}); err != nil || *lease.Spec.HolderIdentity != "alice@laptop/123-abc" || len(h.phases) > 0 {
+		t.Errorf("the claim was taken: %v %v, phases %v", lease, err, h.phases)
+	}
+	if err := leases.Delete(t.Context(), "slow-clock", metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestClaimIsRenewedAndLost(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	r := newRollout(s, &recorder{})
+	r := quickly(newRollout(s, &recorder{}))
 	if err := r.ensureNamespace(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +239,8 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-// TestAwaitClaims has a claim that ends while it is waited for, one that does not, and one that nobody renews.
+// TestAwaitClaims has a claim that ends while it is waited for, one that does not, and two that nobody renews, one of them of a holder
+// whose clock is an hour ahead.
 func TestAwaitClaims(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
@@ -216,23 +249,34 @@ func TestAwaitClaims(t *testing.T) {
 		holdLease(t, s, node, time.Now())
 	}
 	holdLease(t, s, "dead", time.Now().Add(-2*time.Minute))
+	holdLease(t, s, "dead-ahead", time.Now().Add(time.Hour))
 	t.Cleanup(func() {
-		for _, node := range []string{"held-on", "dead"} {
+		for _, node := range []string{"held-on", "dead", "dead-ahead"} {
 			if err := leases.Delete(context.Background(), node, metav1.DeleteOptions{}); err != nil {
 				t.Error(err)
 			}
 		}
 	})
+	var once sync.Once
 	observer := &recorder{onStage: func(Stage) {
-		if err := leases.Delete(context.Background(), "free-soon", metav1.DeleteOptions{}); err != nil {
-			t.Error(err)
-		}
+		once.Do(func() {
+			if err := leases.Delete(context.Background(), "free-soon", metav1.DeleteOptions{}); err != nil {
+				t.Error(err)
+			}
+		})
 	}}
-	if err := newRollout(s, observer).AwaitClaims(t.Context(), []string{"dead", "free-soon", "never-claimed"}); err != nil {
+	r := quickly(newRollout(s, observer))
+	if err := r.AwaitClaims(t.Context(), []string{"free-soon", "dead", "dead-ahead", "never-claimed"}); err != nil {
 		t.Fatal(err)
 	}
-	if !observer.said("waiting: alice@laptop is rolling it back since") || observer.stages() != "claim" {
+	if !observer.said("waiting: alice@laptop is rolling it back since") || observer.stages() != "claim claim claim" {
 		t.Errorf("it was not said who is waited for, or for too many nodes: %s", observer.stages())
+	}
+	// What was waited for is neither refused nor waited for once more.
+	for _, node := range []string{"dead", "dead-ahead"} {
+		if _, live, expired, err := r.claimedBy(t.Context(), node); live || !expired || err != nil {
+			t.Errorf("claim on %s: live %t, expired %t, %v", node, live, expired, err)
+		}
 	}
 	short := func(o *Options) { o.Drain.Timeout = time.Second }
 	err := newRollout(s, &recorder{}, short).AwaitClaims(t.Context(), []string{"held-on"})

@@ -15,6 +15,7 @@ import (
 
 // TestFailures has one row per way in which a phase can end badly.
 func TestFailures(t *testing.T) {
+	t.Parallel()
 	ends := func(outcome protocol.Outcome, text string) func(*hollow, protocol.Spec) {
 		return func(h *hollow, spec protocol.Spec) {
 			h.result(spec, protocol.Result{Outcome: outcome, Message: text, FailedStep: "some-step", Detail: "captured output", Hint: "do this"})

@@ -83,14 +83,17 @@ func (r *Rollout) getNode(ctx context.Context, name string) (*corev1.Node, error
 	return node, nil
 }
 
-// annotate changes annotations of a node.
-func (r *Rollout) annotate(ctx context.Context, name string, set annotations) error {
+// annotate changes annotations of a node. This and what follows write only while the claim is this session's.
+func (s *session) annotate(ctx context.Context, name string, set annotations) error {
 	patch, err := nodePatch(set, nil, "")
 	if err != nil {
 		return err
 	}
-	err = r.retry(ctx, func() error {
-		_, err := r.client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+	err = s.retry(ctx, func() error {
+		if err := s.held.keep(ctx); err != nil {
+			return err
+		}
+		_, err := s.client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
 		return err
 	})
 	if err != nil {
@@ -101,9 +104,12 @@ func (r *Rollout) annotate(ctx context.Context, name string, set annotations) er
 
 // changeNode reads a node and patches what change returns, as one change: if the node was changed meanwhile, it starts over. A nil
 // set changes nothing.
-func (r *Rollout) changeNode(ctx context.Context, name string, change func(*corev1.Node) (annotations, *bool)) error {
-	return r.retry(ctx, func() error {
-		node, err := r.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+func (s *session) changeNode(ctx context.Context, name string, change func(*corev1.Node) (annotations, *bool)) error {
+	return s.retry(ctx, func() error {
+		if err := s.held.keep(ctx); err != nil {
+			return err
+		}
+		node, err := s.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
@@ -115,15 +121,15 @@ func (r *Rollout) changeNode(ctx context.Context, name string, change func(*core
 		if err != nil {
 			return err
 		}
-		_, err = r.client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+		_, err = s.client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
 		return err
 	})
 }
 
 // cordon cordons a node and remembers in the same request whether it was cordoned before: no other moment is known to be right. A
 // run that is resumed remembers already. More are other annotations for the same request.
-func (r *Rollout) cordon(ctx context.Context, name string, more annotations) (wasCordoned bool, err error) {
-	err = r.changeNode(ctx, name, func(node *corev1.Node) (annotations, *bool) {
+func (s *session) cordon(ctx context.Context, name string, more annotations) (wasCordoned bool, err error) {
+	err = s.changeNode(ctx, name, func(node *corev1.Node) (annotations, *bool) {
 		remembered, ok := node.Annotations[inventory.AnnotationWasUnschedulable]
 		if !ok {
 			remembered = fmt.Sprint(node.Spec.Unschedulable)
@@ -141,8 +147,8 @@ func (r *Rollout) cordon(ctx context.Context, name string, more annotations) (wa
 }
 
 // uncordon undoes our cordon, with other annotations in the same request; a node that was cordoned before stays so.
-func (r *Rollout) uncordon(ctx context.Context, name string, more annotations) (cordoned bool, err error) {
-	err = r.changeNode(ctx, name, func(node *corev1.Node) (annotations, *bool) {
+func (s *session) uncordon(ctx context.Context, name string, more annotations) (cordoned bool, err error) {
+	err = s.changeNode(ctx, name, func(node *corev1.Node) (annotations, *bool) {
 		set := annotations{inventory.AnnotationWasUnschedulable: ""}
 		maps.Copy(set, more)
 		cordoned = node.Spec.Unschedulable
@@ -160,8 +166,8 @@ func (r *Rollout) uncordon(ctx context.Context, name string, more annotations) (
 }
 
 // switchCRISocket points kubeadm's annotation to containerd where there is one, and remembers the old value.
-func (r *Rollout) switchCRISocket(ctx context.Context, name, endpoint string) error {
-	err := r.changeNode(ctx, name, func(node *corev1.Node) (annotations, *bool) {
+func (s *session) switchCRISocket(ctx context.Context, name, endpoint string) error {
+	err := s.changeNode(ctx, name, func(node *corev1.Node) (annotations, *bool) {
 		old, ok := node.Annotations[inventory.AnnotationCRISocket]
 		wanted := kubeadmEndpoint(endpoint)
 		if !ok || old == wanted {
@@ -180,8 +186,8 @@ func (r *Rollout) switchCRISocket(ctx context.Context, name, endpoint string) er
 }
 
 // restoreCRISocket undoes switchCRISocket.
-func (r *Rollout) restoreCRISocket(ctx context.Context, name string) error {
-	err := r.changeNode(ctx, name, func(node *corev1.Node) (annotations, *bool) {
+func (s *session) restoreCRISocket(ctx context.Context, name string) error {
+	err := s.changeNode(ctx, name, func(node *corev1.Node) (annotations, *bool) {
 		old, ok := node.Annotations[annotationOldCRISocket]
 		if !ok {
 			return nil, nil
@@ -217,7 +223,7 @@ func (r *Rollout) retry(ctx context.Context, request func() error) error {
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case !nodejob.IsTransient(err), r.clock.Now().After(deadline):
+		case errors.Is(err, errClaimLost), !nodejob.IsTransient(err), r.clock.Now().After(deadline):
 			return err
 		}
 		if apierrors.IsConflict(err) {

@@ -97,6 +97,7 @@ type Rollout struct {
 	// holder tells other runs whose claim it is: "alice@laptop", made unique by a suffix.
 	holder    string
 	workloads workloadImages
+	leases    sightings
 }
 
 // Config is what a Rollout works with.
@@ -123,6 +124,7 @@ func New(c Config) *Rollout {
 		observer: c.Observer,
 		clock:    c.Clock,
 		holder:   c.Holder,
+		leases:   sightings{seen: map[string]sighting{}, clock: c.Clock},
 	}
 }
 

@@ -3,9 +3,12 @@ package rollout
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -30,7 +33,16 @@ import (
 
 var server apiserver.Shared
 
-func TestMain(m *testing.M) { os.Exit(server.Main(m)) }
+// TestMain runs many tests at once unless -parallel says otherwise: they wait for polls and timeouts most of their time.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if parallel := flag.Lookup("test.parallel").Value; parallel.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		if err := parallel.Set("16"); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(server.Main(m))
+}
 
 const agentImage = "registry.example/agent:1"
 
@@ -359,6 +371,7 @@ func createBudget(t *testing.T, s *apiserver.Server, name, app string) {
 
 // TestInterrupt ends the run at each stage and checks where it leaves the node; the next run has to finish.
 func TestInterrupt(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		stage    Stage
 		cordoned bool

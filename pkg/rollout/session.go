@@ -36,6 +36,7 @@ type session struct {
 	// back is set for a rollback.
 	back *wayBack
 
+	held     *claim
 	follower *nodejob.Follower
 	images   []string
 	endpoint string // the new runtime's, as the agent found it
@@ -69,14 +70,14 @@ func (r *Rollout) Switch(ctx context.Context, name string) (*Report, error) {
 // holding claims the node, marks it, and does the work while it has the claim.
 func (s *session) holding(ctx context.Context, mark, work func(context.Context) error) error {
 	s.follower = s.runner.NewFollower(s.onEvent, func(text string) { s.tell(Info, "%s", text) })
-	held, ctx, err := s.claim(ctx, mark)
+	ctx, err := s.claim(ctx, mark)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		undo, cancel := s.undoContext(ctx)
 		defer cancel()
-		if releaseErr := held.release(undo); releaseErr != nil {
+		if releaseErr := s.held.release(undo); releaseErr != nil {
 			s.tell(Warning, "%s", releaseErr)
 		}
 	}()
@@ -146,8 +147,11 @@ func (s *session) inStage(ctx context.Context, stage Stage, run func(context.Con
 	err := run(ctx)
 	s.end(stage, began, err)
 	var known *Error
-	if err != nil && !errors.As(err, &known) {
-		err = &Error{Node: s.name, Stage: stage, Outcome: OutcomeStuck, State: s.whereabouts(ctx), Resumable: true, Cause: err}
+	switch {
+	case err != nil && s.held.gone.Load():
+		return &Error{Node: s.name, Stage: stage, Outcome: OutcomeFailed, State: "this run left the node to it", Cause: errClaimLost}
+	case err != nil && !errors.As(err, &known):
+		return &Error{Node: s.name, Stage: stage, Outcome: OutcomeStuck, State: s.whereabouts(ctx), Resumable: true, Cause: err}
 	}
 	return err
 }
@@ -227,14 +231,14 @@ func (s *session) undoContext(ctx context.Context) (context.Context, context.Can
 }
 
 // claim takes the Lease, finds out whether there is a run to go on with, and marks the node.
-func (s *session) claim(ctx context.Context, mark func(context.Context) error) (*claim, context.Context, error) {
+func (s *session) claim(ctx context.Context, mark func(context.Context) error) (context.Context, error) {
 	began := s.begin(StageClaim)
-	held, claimed, err := s.takeAndMark(ctx, mark)
+	claimed, err := s.takeAndMark(ctx, mark)
 	s.end(StageClaim, began, err)
 	if err != nil {
-		return nil, nil, &Error{Node: s.name, Stage: StageClaim, Outcome: refusedOrInterrupted(ctx), State: "nothing was changed", Cause: err}
+		return nil, &Error{Node: s.name, Stage: StageClaim, Outcome: refusedOrInterrupted(ctx), State: "nothing was changed", Cause: err}
 	}
-	return held, claimed, nil
+	return claimed, nil
 }
 
 func refusedOrInterrupted(ctx context.Context) Outcome {
@@ -244,9 +248,9 @@ func refusedOrInterrupted(ctx context.Context) Outcome {
 	return OutcomeRefused
 }
 
-func (s *session) takeAndMark(ctx context.Context, mark func(context.Context) error) (*claim, context.Context, error) {
+func (s *session) takeAndMark(ctx context.Context, mark func(context.Context) error) (context.Context, error) {
 	if err := s.ensureNamespace(ctx); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	s.run = newRun(s.clock.Now())
 	operation := operationSwitch
@@ -255,17 +259,18 @@ func (s *session) takeAndMark(ctx context.Context, mark func(context.Context) er
 	}
 	held, claimed, err := s.takeClaim(ctx, s.name, s.run, operation)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	s.held = held
 	if held.dead != nil {
 		s.tell(Info, "took the node over: %s, but nobody has renewed that claim, which ended at %s", held.dead, held.dead.Until.Local().Format("15:04:05"))
 	}
 	if err := mark(claimed); err != nil {
 		undo, cancel := s.undoContext(ctx)
 		defer cancel()
-		return nil, nil, errors.Join(err, held.release(undo))
+		return nil, errors.Join(err, held.release(undo))
 	}
-	return held, claimed, nil
+	return claimed, nil
 }
 
 // mark reads the node once the claim is held, since nobody else changes its state then.
@@ -287,7 +292,7 @@ func (s *session) mark(ctx context.Context) error {
 		s.tell(Info, "going on with run %s, which is %s", s.run, s.state)
 	} else {
 		s.from = node.Status.NodeInfo.ContainerRuntimeVersion
-		if err := s.runner.Remove(ctx, s.name); err != nil {
+		if err := s.remove(ctx); err != nil {
 			return err
 		}
 		err := s.annotate(ctx, s.name, annotations{
@@ -324,7 +329,25 @@ func (s *session) ensureJob(ctx context.Context, spec protocol.Spec) error {
 	if err != nil {
 		return err
 	}
+	if err := s.keepClaim(ctx); err != nil {
+		return err
+	}
 	return s.runner.Ensure(ctx, job)
+}
+
+// keepClaim makes sure that the claim is still this session's.
+func (s *session) keepClaim(ctx context.Context) error {
+	return s.retry(ctx, func() error { return s.held.keep(ctx) })
+}
+
+// remove deletes the node's Jobs and canaries, or only those of some phases.
+func (s *session) remove(ctx context.Context, phases ...protocol.Phase) error {
+	return s.retry(ctx, func() error {
+		if err := s.held.keep(ctx); err != nil {
+			return err
+		}
+		return s.runner.Remove(ctx, s.name, phases...)
+	})
 }
 
 // podsOn lists the pods on the node.

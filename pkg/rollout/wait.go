@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -13,17 +14,32 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 )
 
-// claimedBy returns the claim of another run that holds a node now, or nil.
-func (r *Rollout) claimedBy(ctx context.Context, node string) (*ClaimedError, error) {
-	return readClaim(ctx, r.client, node, r.holder, r.clock.Now())
+// claimedBy returns the claim of another run on a node, or nil, and whether it was seen to be renewed no more.
+func (r *Rollout) claimedBy(ctx context.Context, node string) (other *ClaimedError, live, expired bool, err error) {
+	lease, err := readLease(ctx, r.client, node)
+	if err != nil || lease == nil {
+		return nil, false, false, err
+	}
+	if other = foreignClaim(lease, r.holder); other != nil {
+		live, expired = r.looksLive(lease, other), r.hasExpired(lease, other)
+	}
+	return other, live, expired, nil
 }
 
 // ReadClaim returns the claim that holds a node now, or nil.
 func ReadClaim(ctx context.Context, client kubernetes.Interface, node string, now time.Time) (*ClaimedError, error) {
-	return readClaim(ctx, client, node, "", now)
+	lease, err := readLease(ctx, client, node)
+	if err != nil || lease == nil {
+		return nil, err
+	}
+	if other := foreignClaim(lease, ""); other != nil && now.Before(other.Until) {
+		return other, nil
+	}
+	return nil, nil
 }
 
-func readClaim(ctx context.Context, client kubernetes.Interface, node, holder string, now time.Time) (*ClaimedError, error) {
+// readLease returns a node's Lease, or nil.
+func readLease(ctx context.Context, client kubernetes.Interface, node string) (*coordinationv1.Lease, error) {
 	lease, err := client.CoordinationV1().Leases(nodejob.Namespace).Get(ctx, node, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, nil
@@ -31,10 +47,7 @@ func readClaim(ctx context.Context, client kubernetes.Interface, node, holder st
 	if err != nil {
 		return nil, fmt.Errorf("get lease %s: %w", node, err)
 	}
-	if other := foreignClaim(lease, holder); other != nil && now.Before(other.Until) {
-		return other, nil
-	}
-	return nil, nil
+	return lease, nil
 }
 
 // AwaitClaims waits until no other run holds a claim on the nodes, for as long as Options.Drain.Timeout allows; zero is for ever. Who is
@@ -58,21 +71,17 @@ func (r *Rollout) AwaitClaims(ctx context.Context, nodes []string) error {
 func (r *Rollout) awaitClaim(ctx context.Context, node string) error {
 	var other, told *ClaimedError
 	began := r.clock.Now()
-	tell := func(update Update) {
-		update.Time, update.Node, update.Stage = r.clock.Now(), node, StageClaim
-		r.observer.Observe(update)
-	}
 	err := r.retryUntil(ctx, func() (bool, error) {
-		found, err := r.claimedBy(ctx, node)
-		if err != nil || found == nil {
+		found, _, expired, err := r.claimedBy(ctx, node)
+		if err != nil || found == nil || expired {
 			return err == nil, err
 		}
 		if other = found; told == nil {
-			tell(Update{Kind: StageBegun})
+			r.tellClaim(node, StageBegun, "")
 		}
 		if told == nil || told.Holder != other.Holder {
 			told = other
-			tell(Update{Kind: Info, Text: "waiting: " + other.Error()})
+			r.tellClaim(node, Info, "waiting: "+other.Error())
 		}
 		return false, nil
 	})
@@ -85,13 +94,18 @@ func (r *Rollout) awaitClaim(ctx context.Context, node string) error {
 		err = &Error{Node: node, Stage: StageClaim, Outcome: OutcomeInterrupted, State: "nothing was changed", Cause: err}
 	}
 	if told != nil {
-		update := Update{Kind: StageEnded, Elapsed: r.clock.Now().Sub(began), Failed: err != nil}
+		now := r.clock.Now()
+		update := Update{Time: now, Node: node, Stage: StageClaim, Kind: StageEnded, Elapsed: now.Sub(began), Failed: err != nil}
 		if err != nil {
 			update.Text = err.Error()
 		}
-		tell(update)
+		r.observer.Observe(update)
 	}
 	return err
+}
+
+func (r *Rollout) tellClaim(node string, kind Kind, text string) {
+	r.observer.Observe(Update{Time: r.clock.Now(), Node: node, Stage: StageClaim, Kind: kind, Text: text})
 }
 
 // retryUntil calls look every second until it is done, its error is for good, or ctx ends.

@@ -1,0 +1,148 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+)
+
+// takeOver has another run take a node from one that sleeps, and come to its cutover.
+func takeOver(t *testing.T, s *apiserver.Server, node, run string) {
+	t.Helper()
+	ctx := context.Background()
+	leases := s.Client().CoordinationV1().Leases(nodejob.Namespace)
+	for {
+		lease, err := leases.Get(ctx, node, metav1.GetOptions{})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		lease.Spec.HolderIdentity, lease.Spec.RenewTime = ptr.To("bob@desk/1"), ptr.To(metav1.NowMicro())
+		if _, err := leases.Update(ctx, lease, metav1.UpdateOptions{}); err == nil {
+			break
+		}
+	}
+	nodes := s.Client().CoreV1().Nodes()
+	for {
+		object, err := nodes.Get(ctx, node, metav1.GetOptions{})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		object.Spec.Unschedulable = true
+		object.Annotations[inventory.AnnotationPhase] = string(inventory.StateCutover)
+		object.Annotations[inventory.AnnotationWasUnschedulable] = "false"
+		if _, err := nodes.Update(ctx, object, metav1.UpdateOptions{}); err == nil {
+			break
+		}
+	}
+	job, err := nodejob.Job(nodejob.Params{Spec: protocol.Spec{
+		Version: protocol.Version, Run: run, Node: node, Phase: protocol.PhaseVerify, Image: agentImage, CutoverSeconds: 30,
+	}})
+	if err == nil {
+		_, err = s.Client().BatchV1().Jobs(job.Namespace).Create(ctx, job, metav1.CreateOptions{})
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSleeperLeavesTheNode has a run wake in the middle of a stage after another run has taken its node over, as a laptop does whose lid
+// was closed: whatever ends the stage, the node and the Jobs are the other run's.
+func TestSleeperLeavesTheNode(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	woken := errors.New("interrupted: test")
+	for _, test := range []struct {
+		name  string
+		back  bool
+		stage Stage
+		// set has the other run come while the host works; without it, the other comes and the user ends this one.
+		set func(h *hollow, other func())
+	}{
+		{name: "sleeps-in-prepare", stage: StagePrepare, set: func(h *hollow, other func()) {
+			h.script[protocol.PhasePrepare] = func(h *hollow, spec protocol.Spec) {
+				other()
+				h.result(spec, protocol.Result{Outcome: protocol.OutcomeRefused, Message: "no"})
+			}
+		}},
+		{name: "sleeps-in-cutover", stage: StageCutover, set: func(h *hollow, other func()) {
+			h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) { other(); h.succeed(spec) }
+		}},
+		{name: "sleeps-in-undone-cutover", stage: StageCutover, set: func(h *hollow, other func()) {
+			h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+				other()
+				h.result(spec, protocol.Result{Outcome: protocol.OutcomeRolledBack, Message: "no"})
+			}
+		}},
+		{name: "sleeps-in-broken-cutover", stage: StageCutover, set: func(h *hollow, other func()) {
+			h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+				other()
+				h.result(spec, protocol.Result{Outcome: protocol.OutcomeBroken, Message: "no"})
+			}
+		}},
+		{name: "sleeps-in-drain", stage: StageDrain},
+		{name: "sleeps-in-verify", stage: StageVerify},
+		{name: "sleeps-in-drain-back", stage: StageDrain, back: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			create, move := newHollow, (*Rollout).Switch
+			if test.back {
+				create, move = newSwitched, (*Rollout).Rollback
+			}
+			h := create(t, s, test.name, func(node *corev1.Node) {
+				if test.back {
+					left(inventory.StateDone, false)(node)
+				}
+			})
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			other := func() { takeOver(t, s, test.name, "bobs") }
+			observer := &recorder{}
+			if test.set != nil {
+				test.set(h, other)
+			} else {
+				createPod(t, s, test.name, test.name, func(pod *corev1.Pod) { pod.Finalizers = []string{"example.com/wait"} })
+				t.Cleanup(func() { dropFinalizers(t, s, test.name) })
+				observer.onStage = func(stage Stage) {
+					switch {
+					case stage == test.stage && stage == StageDrain:
+						time.AfterFunc(700*time.Millisecond, func() { other(); cancel(woken) })
+					case stage == test.stage:
+						other()
+					case stage == StageDrain:
+						time.AfterFunc(700*time.Millisecond, func() { dropFinalizers(t, s, test.name) })
+					}
+				}
+			}
+			_, err := move(newRollout(s, observer), ctx, test.name)
+			failed := wantError(t, err, OutcomeFailed, "another run took over the claim on the node; this run left the node to it")
+			if failed.Stage != test.stage || failed.Resumable {
+				t.Errorf("stage %s, resumable %t", failed.Stage, failed.Resumable)
+			}
+			node := getNode(t, s, test.name)
+			if !node.Spec.Unschedulable || node.Annotations[inventory.AnnotationPhase] != string(inventory.StateCutover) || node.Annotations[inventory.AnnotationWasUnschedulable] != "false" {
+				t.Errorf("cordoned %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
+			}
+			job := nodejob.JobName(test.name, "bobs", protocol.PhaseVerify)
+			if _, err := s.Client().BatchV1().Jobs(nodejob.Namespace).Get(context.Background(), job, metav1.GetOptions{}); err != nil {
+				t.Errorf("the other run's job: %v", err)
+			}
+			lease, err := s.Client().CoordinationV1().Leases(nodejob.Namespace).Get(context.Background(), test.name, metav1.GetOptions{})
+			if err != nil || *lease.Spec.HolderIdentity != "bob@desk/1" {
+				t.Errorf("the other run's claim: %v %v", lease, err)
+			}
+		})
+	}
+}

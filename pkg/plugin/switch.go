@@ -69,6 +69,7 @@ func (o *SwitchOptions) addFlags(flags *pflag.FlagSet) {
 	flags.DurationVar(&o.rollout.CutoverTimeout, "cutover-timeout", 5*time.Minute, "How long the host may take to switch; later it undoes the cutover by itself")
 	flags.BoolVar(&o.rollout.KeepDocker, "keep-docker", false, "Leave Docker running, for containers that Kubernetes does not manage")
 	flags.StringVar(&o.rollout.ImageSet, "images", protocol.ImagesUsed, "Which images to bring from Docker: used (by pods, or by workloads that may come), all, or none")
+	flags.BoolVar(&o.rollout.VerifyImages, "verify-images", false, "Compare the content of every image that was brought with its digest; this reads all of it, while the node serves")
 }
 
 // Validate judges the flags.

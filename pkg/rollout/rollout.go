@@ -79,6 +79,8 @@ type Options struct {
 	KeepDocker     bool
 	// ImageSet tells which images are brought: one of protocol.ImageSets.
 	ImageSet string
+	// VerifyImages has the node prove the content of every image that it adopted.
+	VerifyImages bool
 	// Soak is how long a node is watched after it is back in service.
 	Soak time.Duration
 }

@@ -59,6 +59,7 @@ func NewSwitchCommand(f *Factory) *cobra.Command {
 		},
 	}
 	o.addFlags(cmd.Flags())
+	o.addOutputFlag(cmd)
 	return cmd
 }
 
@@ -96,7 +97,7 @@ func (o *SwitchOptions) Validate() error {
 // Run switches the nodes one after the other and stops at the first that fails.
 func (o *SwitchOptions) Run(ctx context.Context) error {
 	return o.run(ctx, move{
-		name: "switch", question: "Switch", target: inventory.RuntimeContainerd, done: "switched to",
+		kind: "SwitchResult", name: "switch", question: "Switch", target: inventory.RuntimeContainerd, done: "switched to",
 		preflight: (*rollout.Rollout).Preflight,
 		plan:      (*rollout.Rollout).Plan,
 		do:        (*rollout.Rollout).Switch,

@@ -133,12 +133,21 @@ type Report struct {
 	Resumed  bool
 	// Stages are the stages with their times, in order.
 	Stages []StageTime
+	// Steps are the agent's that were done, with their times, in order.
+	Steps []StepTime
 	// OutOfService is the time from our cordon to our uncordon; 0 if the node was not ours to uncordon.
 	OutOfService time.Duration
 	// Cordoned: the node is cordoned now, because it was before.
 	Cordoned     bool
 	ChangedFiles []string
 	Warnings     []string
+}
+
+// StepTime is how long a step of the agent took.
+type StepTime struct {
+	Phase   protocol.Phase
+	ID      string
+	Elapsed time.Duration
 }
 
 // StageTime is how long a stage took.

@@ -171,6 +171,9 @@ func (s *session) onEvent(event protocol.Event) {
 	case event.Step != nil:
 		s.mu.Lock()
 		stage := s.stage
+		if step := event.Step; step.State == protocol.StepDone || step.State == protocol.StepReverted {
+			s.report.Steps = append(s.report.Steps, StepTime{event.Phase, step.ID, time.Duration(step.ElapsedMillis) * time.Millisecond})
+		}
 		s.mu.Unlock()
 		s.observer.Observe(Update{Time: event.Time, Node: s.name, Stage: stage, Kind: AgentStep, Step: event.Step})
 	case event.Facts != nil:

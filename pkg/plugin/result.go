@@ -145,5 +145,5 @@ func nodeResult(report *rollout.Report, err error) NodeResult {
 	return result
 }
 
-// seconds rounds to milliseconds.
-func seconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }
+// seconds are whole milliseconds.
+func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1000 }

@@ -94,7 +94,7 @@ func (r *Rollout) awaitClaim(ctx context.Context, node string) error {
 	return err
 }
 
-// retryUntil calls look every second until it is done, its error is for good, or ctx ends.
+// retryUntil calls look again and again until it is done, its error is for good, or ctx ends.
 func (r *Rollout) retryUntil(ctx context.Context, look func() (bool, error)) error {
 	for {
 		var done bool

@@ -50,6 +50,10 @@ e2e: build lab ## the whole way on real nodes, both profiles
 crash-matrix: build lab ## have something go wrong at every step of a switch, on both profiles (hours); see docs/reliability.md
 	KUBECTL_RUNTIME_CRASH_MATRIX=1 go test -count=1 -v -timeout 300m -run TestCrashMatrix ./test/e2e/...
 
+.PHONY: bench
+bench: build lab ## measure images, time out of service and status, into docs/performance.md (an hour; KUBECTL_RUNTIME_BENCH_RUNS=N)
+	KUBECTL_RUNTIME_BENCH=1 go test -count=1 -v -timeout 300m ./test/bench/...
+
 .PHONY: lint
 lint: ## golangci-lint and shellcheck with the repo's settings
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...

@@ -181,10 +181,17 @@ func (s Systemd) Enable(ctx context.Context, unit string) error {
 	return s.syncLinks()
 }
 
-// Disable keeps units from coming up at boot, also if the power fails right after. One call for all of them has systemd read its
-// files once.
-func (s Systemd) Disable(ctx context.Context, units ...string) error {
-	if err := s.systemctlAll(ctx, "disable", units, "--quiet"); err != nil {
+// Disable keeps units from coming up at boot, also if the power fails right after.
+func (s Systemd) Disable(ctx context.Context, units ...string) error { return s.disable(ctx, units) }
+
+// DisableUnread is Disable for a caller that has systemd read its files anew later, which takes a second on a busy node; until then
+// systemd may show the units as enabled.
+func (s Systemd) DisableUnread(ctx context.Context, units ...string) error {
+	return s.disable(ctx, units, "--no-reload")
+}
+
+func (s Systemd) disable(ctx context.Context, units []string, flags ...string) error {
+	if err := s.systemctlAll(ctx, "disable", units, append(flags, "--quiet")...); err != nil {
 		return err
 	}
 	return s.syncLinks()

@@ -330,7 +330,7 @@ func dockerStop(h *Host) engine.Step {
 			if err := h.Systemd.Hold(ctx, "this node's pods run on another runtime; Docker's data is kept.", namesOf(units)...); err != nil {
 				return err
 			}
-			// The node is out of service: each call for all units.
+			// The node is out of service: each call for all units, and what starts the kubelet has systemd read its files anew.
 			names := namesOf(units)
 			if len(names) > 0 {
 				report.Progress("stop "+strings.Join(names, ", "), 0, 0, "")
@@ -340,7 +340,7 @@ func dockerStop(h *Host) engine.Step {
 			}
 			enabled := slices.DeleteFunc(slices.Clone(units), func(unit host.UnitState) bool { return !unit.Enabled() })
 			if len(enabled) > 0 {
-				if err := h.Systemd.Disable(ctx, namesOf(enabled)...); err != nil {
+				if err := h.Systemd.DisableUnread(ctx, namesOf(enabled)...); err != nil {
 					return err
 				}
 			}

@@ -54,6 +54,10 @@ crash-matrix: build lab ## have something go wrong at every step of a switch, on
 overlays: build lab ## switch nodes with years of configuration on them, on both profiles, and look into their pods (half an hour); see test/e2e/overlays
 	KUBECTL_RUNTIME_OVERLAYS=. go test -count=1 -v -parallel 8 -timeout 120m -run TestOverlays ./test/e2e/...
 
+.PHONY: bench
+bench: build lab ## measure images, time out of service and status, into docs/performance.md (an hour; KUBECTL_RUNTIME_BENCH_RUNS=N)
+	KUBECTL_RUNTIME_BENCH=1 go test -count=1 -v -timeout 300m ./test/bench/...
+
 .PHONY: lint
 lint: ## golangci-lint and shellcheck with the repo's settings
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...

@@ -19,8 +19,8 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
-// pollInterval is how often pods and Jobs are looked at: one small request per node.
-const pollInterval = time.Second
+// pollInterval is how often pods and Jobs are looked at: one small request per node, which may be out of service meanwhile.
+const pollInterval = 500 * time.Millisecond
 
 // outagePatience is how long the API server may be away while nothing on the node explains it.
 const outagePatience = 2 * time.Minute

@@ -59,6 +59,7 @@ func NewRollbackCommand(f *Factory) *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&o.selection.LabelSelector, "selector", "l", "", "Roll back the nodes with these labels, e.g. pool=blue,!gpu")
 	o.addSharedFlags(cmd.Flags())
+	o.addOutputFlag(cmd)
 	return cmd
 }
 
@@ -76,7 +77,7 @@ func (o *RollbackOptions) Validate() error {
 // Run rolls the nodes back one after the other and stops at the first that fails.
 func (o *RollbackOptions) Run(ctx context.Context) error {
 	return o.run(ctx, move{
-		name: "rollback", question: "Roll back", target: inventory.RuntimeDocker, done: "rolled back to",
+		kind: "RollbackResult", name: "rollback", question: "Roll back", target: inventory.RuntimeDocker, done: "rolled back to",
 		preflight: (*rollout.Rollout).PreflightRollback,
 		plan:      (*rollout.Rollout).PlanRollback,
 		do:        (*rollout.Rollout).Rollback,

@@ -21,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/cli-runtime/pkg/printers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -50,16 +51,21 @@ type runOptions struct {
 	pull      string
 	// ignore are IDs of checks that are not run.
 	ignore []string
+	output string
 
 	// flags are those that the user set, for the command line that goes on after a failure.
 	flags    []string
 	terminal bool
 	client   kubernetes.Interface
 	config   *rest.Config
+	printer  printers.ResourcePrinter // nil prints for people
+	results  []NodeResult
 }
 
 // move is what a command does to nodes, and how it says so.
 type move struct {
+	// kind is that of the object that -o prints.
+	kind string
 	// name is the command's, question how its question begins, target the runtime it is about, done how its result begins.
 	name, question, target, done string
 
@@ -125,6 +131,7 @@ func addHostFlags(flags *pflag.FlagSet, o *rollout.Options) {
 	flags.BoolVar(&o.KeepDocker, "keep-docker", false, "Leave Docker running, for containers that Kubernetes does not manage")
 	flags.StringVar(&o.ContainerdArchive, "containerd-archive", "", "Where a node needs containerd or a newer one: the path, on the node itself, of upstream's containerd-VERSION-linux-ARCH.tar.gz; it is checked against PATH.sha256 or PATH.sha256sum if there is one")
 	flags.StringVar(&o.ImageSet, "images", protocol.ImagesUsed, "Which images to bring from Docker: used (by pods, or by workloads that may come), all, or none")
+	flags.BoolVar(&o.VerifyImages, "verify-images", false, "Compare the content of every image that was brought with its digest; this reads all of it, while the node serves")
 }
 
 // validateHost judges the flags of addHostFlags.
@@ -150,7 +157,7 @@ func (o *runOptions) complete(cmd *cobra.Command, args []string) error {
 	o.rollout.PullPolicy = corev1.PullPolicy(o.pull)
 	o.rollout.Image = cmp.Or(o.rollout.Image, o.factory.agentImage())
 	cmd.Flags().Visit(func(flag *pflag.Flag) {
-		if cmd.InheritedFlags().Lookup(flag.Name) == nil && !slices.Contains([]string{"selector", "all", "dry-run"}, flag.Name) {
+		if cmd.InheritedFlags().Lookup(flag.Name) == nil && !slices.Contains([]string{"selector", "all", "dry-run", "output"}, flag.Name) {
 			value := flag.Value.String()
 			if list, ok := flag.Value.(pflag.SliceValue); ok {
 				value = strings.Join(list.GetSlice(), ",")
@@ -158,6 +165,9 @@ func (o *runOptions) complete(cmd *cobra.Command, args []string) error {
 			o.flags = append(o.flags, "--"+flag.Name+"="+value)
 		}
 	})
+	if err := o.completeOutput(); err != nil {
+		return err
+	}
 	in, ok := o.factory.Streams.In.(*os.File)
 	o.terminal = ok && term.IsTerminal(int(in.Fd()))
 	var err error
@@ -194,9 +204,17 @@ func (o *runOptions) validate() error {
 	return nil
 }
 
-// run moves the nodes one after the other and stops at the first that fails.
+// run moves the nodes one after the other, stops at the first that fails, and says what became of them.
 func (o *runOptions) run(ctx context.Context, m move) error {
-	out, errOut := o.factory.Streams.Out, o.factory.Streams.ErrOut
+	err := o.runNodes(ctx, m)
+	if printErr := o.printResults(m, err); err == nil {
+		err = printErr
+	}
+	return err
+}
+
+func (o *runOptions) runNodes(ctx context.Context, m move) error {
+	errOut := o.factory.Streams.ErrOut
 	nodes, err := findSomeNodes(ctx, o.factory, o.client, o.selection)
 	if err != nil {
 		return err
@@ -216,8 +234,9 @@ func (o *runOptions) run(ctx context.Context, m move) error {
 	var todo []rollout.Finding
 	for _, finding := range findings {
 		if finding.Verdict == rollout.Skip {
-			if _, err := fmt.Fprintf(out, "node/%s %s\n", finding.Node, finding.Reason); err != nil {
-				return fmt.Errorf("print result of node %s: %w", finding.Node, err)
+			result := NodeResult{Node: finding.Node, Result: resultSkipped, Reason: finding.Reason}
+			if err := o.conclude(result, fmt.Sprintf("node/%s %s\n", finding.Node, finding.Reason)); err != nil {
+				return err
 			}
 		} else {
 			todo = append(todo, finding)
@@ -239,20 +258,24 @@ func (o *runOptions) run(ctx context.Context, m move) error {
 
 // moveNodes moves one node after the other.
 func (o *runOptions) moveNodes(ctx context.Context, m move, r *rollout.Rollout, progress *lazyProgress, todo []rollout.Finding) error {
-	out, errOut := o.factory.Streams.Out, o.factory.Streams.ErrOut
+	errOut := o.factory.Streams.ErrOut
 	for i, finding := range todo {
 		report, err := m.do(r, ctx, finding.Node)
 		progress.Close()
 		if err != nil {
 			saveEvidence(errOut, report)
+			o.results = append(o.results, nodeResult(report, err))
 			if rest := todo[i+1:]; len(rest) > 0 {
 				fmt.Fprintf(errOut, "not begun: %s\n", names(rest))
+				for _, finding := range rest {
+					o.results = append(o.results, NodeResult{Node: finding.Node, Result: resultNotBegun})
+				}
 			}
 			return o.exitError(m.name, finding.Node, err)
 		}
 		_, _ = io.WriteString(errOut, render.Report(report, m.wayBack(finding.Node, report.Run)))
-		if _, err := fmt.Fprintf(out, "node/%s %s %s\n", finding.Node, m.done, report.To); err != nil {
-			return fmt.Errorf("print result of node %s: %w", finding.Node, err)
+		if err := o.conclude(nodeResult(report, nil), fmt.Sprintf("node/%s %s %s\n", finding.Node, m.done, report.To)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -319,11 +342,13 @@ func (o *runOptions) printPlan(m move, r *rollout.Rollout, todo []rollout.Findin
 	for _, finding := range todo {
 		var text strings.Builder
 		fmt.Fprintf(&text, "node/%s would be %s (client dry run)\n", finding.Node, m.would(finding))
-		for i, step := range m.plan(r, finding) {
+		steps := m.plan(r, finding)
+		for i, step := range steps {
 			fmt.Fprintf(&text, "  %d. %s\n", i+1, step)
 		}
-		if _, err := io.WriteString(o.factory.Streams.Out, text.String()); err != nil {
-			return fmt.Errorf("print plan: %w", err)
+		result := NodeResult{Node: finding.Node, Result: resultPlanned, From: finding.Runtime, Plan: steps}
+		if err := o.conclude(result, text.String()); err != nil {
+			return err
 		}
 	}
 	return nil

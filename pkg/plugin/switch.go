@@ -62,6 +62,7 @@ func NewSwitchCommand(f *Factory) *cobra.Command {
 	}
 	o.addFlags(cmd.Flags())
 	completeChecks(cmd)
+	o.addOutputFlag(cmd)
 	return cmd
 }
 
@@ -102,7 +103,7 @@ func (o *SwitchOptions) Validate() error {
 // Run switches the nodes one after the other and stops at the first that fails.
 func (o *SwitchOptions) Run(ctx context.Context) error {
 	return o.run(ctx, move{
-		name: "switch", assesses: true, question: "Switch", target: inventory.RuntimeContainerd, done: "switched to",
+		kind: "SwitchResult", name: "switch", assesses: true, question: "Switch", target: inventory.RuntimeContainerd, done: "switched to",
 		preflight: (*rollout.Rollout).Preflight,
 		plan:      (*rollout.Rollout).Plan,
 		do:        (*rollout.Rollout).Switch,

@@ -14,6 +14,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
@@ -72,6 +73,7 @@ func TestSwitchRefusals(t *testing.T) {
 		{name: "short cutover", args: []string{"docker-1", "-y", "--cutover-timeout=5s"}, code: 1, errs: []string{"--cutover-timeout=5s"}},
 		{name: "relative archive", args: []string{"docker-1", "-y", "--containerd-archive=c.tar.gz"}, code: 1, errs: []string{"--containerd-archive=c.tar.gz", "absolute path"}},
 		{name: "odd pod selector", args: []string{"docker-1", "-y", "--pod-selector=a in"}, code: 1, errs: []string{"--pod-selector"}},
+		{name: "odd format", args: []string{"docker-1", "-y", "-o", "wide"}, code: 1, errs: []string{`--output "wide"`, "json, yaml"}},
 		{name: "unknown flag", args: []string{"docker-1", "--no-such-flag"}, code: 1, errs: []string{"--no-such-flag"}},
 		{name: "unknown node", args: []string{"docker-1", "nowhere", "-y"}, code: 2, errs: []string{`node "nowhere" not found`}},
 		{name: "no match", args: []string{"-l", "no=such", "-y"}, code: 2, errs: []string{`"no=such"`}},
@@ -145,6 +147,13 @@ func TestSwitchDryRun(t *testing.T) {
 		t.Errorf("exit %d\n%s", r.code, r.errOut)
 	}
 	golden(t, "switch-dry-run.txt", r.out)
+	config := "--kubeconfig=" + apiserver.Kubeconfig(t, s.Admin())
+	r = call(t.Context(), "switch", config, "--all", "--dry-run", "-o", "json")
+	golden(t, "switch-dry-run-json.txt", r.out)
+	if r = call(t.Context(), "switch", config, "docker-1", "nowhere", "-y", "-o", "yaml"); r.code != 2 {
+		t.Errorf("exit %d\n%s", r.code, r.errOut)
+	}
+	golden(t, "switch-refused-yaml.txt", r.out)
 	nodes, err := s.Client().CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -194,12 +203,36 @@ func TestSwitchExitCodes(t *testing.T) {
 	}
 }
 
+// TestSwitchResult pins what scripts read of nodes that were moved.
+func TestSwitchResult(t *testing.T) {
+	streams, _, out, _ := genericiooptions.NewTestIOStreams()
+	o := &runOptions{factory: NewFactory(streams, "v0"), output: "json"}
+	if err := o.completeOutput(); err != nil {
+		t.Fatal(err)
+	}
+	report := &rollout.Report{
+		Node: "node-1", From: "docker://20.10.24", To: "containerd://1.6.20", Run: "r1", OutOfService: 12345678 * time.Microsecond,
+		Stages:       []rollout.StageTime{{Stage: rollout.StageDrain, Elapsed: 3 * time.Second}},
+		Steps:        []rollout.StepTime{{Phase: protocol.PhaseCutover, ID: "kubelet-start", Elapsed: 1500 * time.Millisecond}},
+		ChangedFiles: []string{"/etc/containerd/config.toml"}, Warnings: []string{"live-restore is not carried over"},
+	}
+	failure := &rollout.Error{Node: "node-2", Stage: rollout.StageDrain, State: "the node serves", Cause: errors.New("not finished")}
+	if err := o.conclude(nodeResult(report, nil), "for people"); err != nil {
+		t.Fatal(err)
+	}
+	o.results = append(o.results, nodeResult(&rollout.Report{Node: "node-2"}, failure), NodeResult{Node: "node-3", Result: resultNotBegun})
+	if err := o.printResults(move{kind: "SwitchResult"}, failure); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "switch-json.txt", out.String())
+}
+
 // TestSwitchDefaults pins what is dangerous to change.
 func TestSwitchDefaults(t *testing.T) {
 	cmd := NewSwitchCommand(NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "v1.2.3"))
 	for flag, want := range map[string]string{
 		"timeout": (10 * time.Minute).String(), "grace-period": "-1", "cutover-timeout": (5 * time.Minute).String(), "force": "false",
-		"delete-emptydir-data": "false", "disable-eviction": "false", "dry-run": "none", "yes": "false", "keep-docker": "false", "images": "used",
+		"delete-emptydir-data": "false", "disable-eviction": "false", "dry-run": "none", "yes": "false", "keep-docker": "false", "images": "used", "verify-images": "false", "output": "",
 	} {
 		if got := cmd.Flags().Lookup(flag).DefValue; got != want {
 			t.Errorf("--%s is %s by default, want %s", flag, got, want)

@@ -57,6 +57,8 @@ type Spec struct {
 	ImageSet string `json:"imageSet,omitempty"`
 	// ContainerdArchive is the path, on the node, of a release of containerd's, for hosts that cannot install it otherwise.
 	ContainerdArchive string `json:"containerdArchive,omitempty"`
+	// VerifyImages has every layer that was adopted compared with Docker's digest of it, which reads all its files.
+	VerifyImages bool `json:"verifyImages,omitempty"`
 	// Attempt tells a rollback from an earlier one of the same run that failed: any text, which all pods of one Job share.
 	Attempt string `json:"attempt,omitempty"`
 	// Pod is the Job's pod, filled in by the agent from the downward API: CNI plugins look up the rehearsal's sandbox under it.

@@ -196,7 +196,11 @@ func TestDetectStyle(t *testing.T) {
 func TestReport(t *testing.T) {
 	golden(t, "report.txt", Report(&rollout.Report{
 		Node: "node-1", From: "docker://20.10.24", To: "containerd://1.6.20", OutOfService: 95 * time.Second,
-		Stages:       []rollout.StageTime{{Stage: rollout.StageClaim, Elapsed: 200 * time.Millisecond}, {Stage: rollout.StagePrepare, Elapsed: 41 * time.Second}},
+		Stages: []rollout.StageTime{{Stage: rollout.StageClaim, Elapsed: 200 * time.Millisecond}, {Stage: rollout.StagePrepare, Elapsed: 41 * time.Second}},
+		Steps: []rollout.StepTime{
+			{Phase: protocol.PhasePrepare, ID: "images", Elapsed: 30 * time.Second}, {Phase: protocol.PhaseCutover, ID: "docker-stop", Elapsed: 400 * time.Millisecond},
+			{Phase: protocol.PhaseCutover, ID: "kubelet-start", Elapsed: 3 * time.Second}, {Phase: protocol.PhaseCutover, ID: "node-ready", Elapsed: 9 * time.Second},
+		},
 		ChangedFiles: []string{"/etc/containerd/config.toml", "/var/lib/kubelet/kubeadm-flags.env"},
 		Warnings:     []string{"live-restore is not carried over"},
 	}, "kubectl runtime rollback node-1")+Report(&rollout.Report{Node: "node-2", From: "a", To: "b", Cordoned: true}, ""))

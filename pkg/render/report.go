@@ -3,7 +3,9 @@ package render
 import (
 	"fmt"
 	"strings"
+	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
 
@@ -19,6 +21,15 @@ func Report(report *rollout.Report, back string) string {
 	fmt.Fprintf(&text, "node %s: from %s to %s\n", report.Node, report.From, report.To)
 	if len(stages) > 0 {
 		line("time", strings.Join(stages, ", "))
+	}
+	var steps []string
+	for _, step := range report.Steps {
+		if step.Phase == protocol.PhaseCutover && step.Elapsed >= time.Second {
+			steps = append(steps, fmt.Sprintf("%s %s", step.ID, Duration(step.Elapsed)))
+		}
+	}
+	if len(steps) > 0 {
+		line("in the cutover", strings.Join(steps, ", "))
 	}
 	if report.OutOfService > 0 {
 		line("out of service", Duration(report.OutOfService)+", from cordon to uncordon")

@@ -94,21 +94,42 @@ func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.
 
 // verify proves the new runtime from outside the host. What fails is in s.disproved, to be undone.
 func (s *session) verify(ctx context.Context) error {
-	for _, check := range []func(context.Context) error{s.checkNode, s.checkOwnPod, s.checkResidents, s.checkCanary} {
-		err := check(ctx)
-		switch {
-		case err == nil:
-			continue
-		case ctx.Err() != nil:
-			return s.leave(ctx, StageVerify, OutcomeInterrupted, context.Cause(ctx))
-		case isOutage(err):
-			return s.leave(ctx, StageVerify, OutcomeStuck, err)
-		default:
-			s.disproved = err
-			return &Error{Node: s.name, Stage: StageVerify, Outcome: OutcomeStuck, Cause: err}
+	err := s.checkNode(ctx)
+	if err == nil {
+		err = s.checkAtOnce(ctx, s.checkOwnPod, s.checkResidents, s.checkCanary)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return s.leave(ctx, StageVerify, OutcomeInterrupted, context.Cause(ctx))
+	case isOutage(err):
+		return s.leave(ctx, StageVerify, OutcomeStuck, err)
+	default:
+		s.disproved = err
+		return &Error{Node: s.name, Stage: StageVerify, Outcome: OutcomeStuck, Cause: err}
+	}
+}
+
+// errOtherFailed ends the checks beside one that failed.
+var errOtherFailed = errors.New("another check failed")
+
+// checkAtOnce waits for what comes back by itself while the canary runs: the node is out of service. It returns what failed first.
+func (s *session) checkAtOnce(ctx context.Context, checks ...func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	failed := make(chan error, len(checks))
+	for _, check := range checks {
+		go func() { failed <- check(ctx) }()
+	}
+	var first error
+	for range checks {
+		if err := <-failed; err != nil && first == nil {
+			first = err
+			cancel(errOtherFailed)
 		}
 	}
-	return nil
+	return first
 }
 
 // isOutage tells a request that failed from a check that did.

@@ -31,7 +31,7 @@ const (
 	// apiPatience is how long a request is tried again that has to succeed for a node not to be left as it is.
 	apiPatience = time.Minute
 	// pollInterval is how often a node is looked at while something is waited for.
-	pollInterval = time.Second
+	pollInterval = 500 * time.Millisecond
 )
 
 // annotations is a change of annotations; the empty string removes one.
@@ -235,7 +235,7 @@ func (r *Rollout) retry(ctx context.Context, request func() error) error {
 	}
 }
 
-// poll calls look every second until it is done or ctx ends, whose cause is then returned with the last word of look.
+// poll calls look again and again until it is done or ctx ends, whose cause is then returned with the last word of look.
 func (r *Rollout) poll(ctx context.Context, look func() (done bool, last error)) error {
 	for {
 		done, last := look()

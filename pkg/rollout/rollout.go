@@ -83,6 +83,8 @@ type Options struct {
 	ContainerdArchive string
 	// ImageSet tells which images are brought: one of protocol.ImageSets.
 	ImageSet string
+	// VerifyImages has the node prove the content of every image that it adopted.
+	VerifyImages bool
 	// Soak is how long a node is watched after it is back in service.
 	Soak time.Duration
 }
@@ -137,6 +139,8 @@ type Report struct {
 	Resumed  bool
 	// Stages are the stages with their times, in order.
 	Stages []StageTime
+	// Steps are the agent's that were done, with their times, in order.
+	Steps []StepTime
 	// OutOfService is the time from our cordon to our uncordon; 0 if the node was not ours to uncordon.
 	OutOfService time.Duration
 	// Cordoned: the node is cordoned now, because it was before.
@@ -145,6 +149,13 @@ type Report struct {
 	Warnings     []string
 	// Evidence tells why it failed, where the host had a part in that.
 	Evidence []EvidenceFile
+}
+
+// StepTime is how long a step of the agent took.
+type StepTime struct {
+	Phase   protocol.Phase
+	ID      string
+	Elapsed time.Duration
 }
 
 // StageTime is how long a stage took.

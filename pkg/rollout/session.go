@@ -205,6 +205,9 @@ func (s *session) onEvent(event protocol.Event) {
 	case event.Step != nil:
 		s.mu.Lock()
 		stage := s.stage
+		if step := event.Step; step.State == protocol.StepDone || step.State == protocol.StepReverted {
+			s.report.Steps = append(s.report.Steps, StepTime{event.Phase, step.ID, time.Duration(step.ElapsedMillis) * time.Millisecond})
+		}
 		s.mu.Unlock()
 		s.observe(Update{Time: event.Time, Node: s.name, Stage: stage, Kind: AgentStep, Step: event.Step})
 	case event.Facts != nil:
@@ -319,7 +322,7 @@ func (s *session) spec(phase protocol.Phase) protocol.Spec {
 	return protocol.Spec{
 		Version: protocol.Version, Run: s.run, Node: s.name, Phase: phase, Image: s.options.Image,
 		CutoverSeconds: max(1, int(s.options.CutoverTimeout/time.Second)), KeepDocker: s.options.KeepDocker, Images: s.images,
-		ImageSet: s.options.ImageSet, ContainerdArchive: s.options.ContainerdArchive,
+		ImageSet: s.options.ImageSet, VerifyImages: s.options.VerifyImages, ContainerdArchive: s.options.ContainerdArchive,
 	}
 }
 

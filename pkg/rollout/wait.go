@@ -108,7 +108,7 @@ func (r *Rollout) tellClaim(node string, kind Kind, text string) {
 	r.observer.Observe(Update{Time: r.clock.Now(), Node: node, Stage: StageClaim, Kind: kind, Text: text})
 }
 
-// retryUntil calls look every second until it is done, its error is for good, or ctx ends.
+// retryUntil calls look again and again until it is done, its error is for good, or ctx ends.
 func (r *Rollout) retryUntil(ctx context.Context, look func() (bool, error)) error {
 	for {
 		var done bool

@@ -309,8 +309,11 @@ func (c *cluster) testSwitch(t *testing.T) {
 	layers := c.exec(t, "node-1", "ls /var/lib/docker/image/overlay2/layerdb/sha256 | wc -l; ls /var/lib/docker/image/overlay2/imagedb/content/sha256 | sort | sha256sum")
 	pods := c.watch(t, "-n", "kubectl-runtime", "get", "pods", "-w", "-o", `jsonpath={.metadata.name}={.spec.automountServiceAccountToken}={.spec.volumes[*].projected}{"\n"}`)
 
-	c.switchNode(t, 0, "node-1")
+	images := c.pullOnDocker(t)
 
+	c.switchNode(t, 0, "node-1", "--verify-images")
+
+	c.pulledNothing(t, images)
 	seen := pods()
 	if len(seen) == 0 {
 		t.Error("no pod of the run was seen")

@@ -212,7 +212,7 @@ func (c *Client) StopAll(ctx context.Context, limit time.Duration) error {
 			return call(fmt.Sprintf("StopContainer %s (%s)", container.GetId(), container.GetMetadata().GetName()), ignoreNotFound(err))
 		})
 	}
-	stopErr := inParallel(stops)
+	stopErr := inParallel(stops, parallel)
 	sandboxes, err := c.Sandboxes(ctx)
 	if err != nil {
 		return errors.Join(stopErr, err)
@@ -224,7 +224,7 @@ func (c *Client) StopAll(ctx context.Context, limit time.Duration) error {
 			return call(fmt.Sprintf("StopPodSandbox %s (%s/%s)", sandbox.ID, sandbox.Pod.Namespace, sandbox.Pod.Name), ignoreNotFound(err))
 		})
 	}
-	return errors.Join(stopErr, inParallel(stops))
+	return errors.Join(stopErr, inParallel(stops, parallel))
 }
 
 // annotationGrace is where the kubelet notes a pod's terminationGracePeriodSeconds (kuberuntime/labels.go,
@@ -241,10 +241,10 @@ func graceSeconds(container *runtimeapi.Container, limit time.Duration) int64 {
 	return min(seconds, most)
 }
 
-// inParallel runs all of them and joins their errors in order.
-func inParallel(tasks []func() error) error {
+// inParallel runs all of them, so many at a time, and joins their errors in order.
+func inParallel(tasks []func() error, atOnce int) error {
 	errs := make([]error, len(tasks))
-	slots := make(chan struct{}, parallel)
+	slots := make(chan struct{}, atOnce)
 	var wait sync.WaitGroup
 	for i, task := range tasks {
 		wait.Add(1)

@@ -149,10 +149,11 @@ func TestSmoke(t *testing.T) {
 				var stages []string
 				o := n.options()
 				o.Stage = func(stage string) { stages = append(stages, stage) }
+				o.Images = []string{"test/pause:1", "test/agent:1"}
 				if err := n.Smoke(t.Context(), o); err != nil {
 					t.Fatalf("after %q: %v", stages, err)
 				}
-				if len(stages) != 8 {
+				if len(stages) != 9 {
 					t.Errorf("stages: %q", stages)
 				}
 				n.expectNothingLeft(t)
@@ -176,13 +177,14 @@ func TestSmokeNamesWhatFailedAndRemovesAll(t *testing.T) {
 				change func(*cri.SmokeOptions)
 				want   string
 			}{
-				"no sandbox image":     {func(o *cri.SmokeOptions) { o.SandboxImage = "gone:1" }, "ImageStatus: the runtime does not have gone:1"},
-				"no test image":        {func(o *cri.SmokeOptions) { o.Image = "gone:2" }, "ImageStatus: the runtime does not have gone:2"},
-				"command is not there": {func(o *cri.SmokeOptions) { o.Command = []string{"/gone"} }, "StartContainer: "},
-				"container ends":       {func(o *cri.SmokeOptions) { o.Command = []string{"/program", "version"} }, ""},
-				"exec fails":           {func(o *cri.SmokeOptions) { o.Exec = []string{"/program", "fail"} }, "ExecSync: exit code 3: failing"},
-				"exec does not exist":  {func(o *cri.SmokeOptions) { o.Exec = []string{"/gone"} }, "ExecSync: "},
-				"log not in directory": {func(o *cri.SmokeOptions) { o.LogDir = "/proc/nowhere" }, "make log directory: "},
+				"no sandbox image":                  {func(o *cri.SmokeOptions) { o.SandboxImage = "gone:1" }, "ImageStatus: the runtime does not have gone:1"},
+				"no test image":                     {func(o *cri.SmokeOptions) { o.Image = "gone:2" }, "ImageStatus: the runtime does not have gone:2"},
+				"no image to make a container from": {func(o *cri.SmokeOptions) { o.Images = []string{"test/agent:1", "gone:3"} }, "CreateContainer from image gone:3: "},
+				"command is not there":              {func(o *cri.SmokeOptions) { o.Command = []string{"/gone"} }, "StartContainer: "},
+				"container ends":                    {func(o *cri.SmokeOptions) { o.Command = []string{"/program", "version"} }, ""},
+				"exec fails":                        {func(o *cri.SmokeOptions) { o.Exec = []string{"/program", "fail"} }, "ExecSync: exit code 3: failing"},
+				"exec does not exist":               {func(o *cri.SmokeOptions) { o.Exec = []string{"/gone"} }, "ExecSync: "},
+				"log not in directory":              {func(o *cri.SmokeOptions) { o.LogDir = "/proc/nowhere" }, "make log directory: "},
 			} {
 				t.Run(name, func(t *testing.T) {
 					o := n.options()

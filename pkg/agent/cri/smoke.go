@@ -22,6 +22,8 @@ type SmokeOptions struct {
 	// full paths with arguments, since the image may have no shell.
 	Command []string
 	Exec    []string
+	// Images are further images of which each has to make a container, which is not started: its program may do anything.
+	Images []string
 	// CgroupDriver is the kubelet's: systemd or cgroupfs.
 	CgroupDriver string
 	// CgroupParent is the sandbox's, in the driver's form; empty means one of our own.
@@ -83,15 +85,20 @@ func (c *Client) Smoke(ctx context.Context, o SmokeOptions) (err error) {
 	for _, step := range []struct {
 		title string
 		run   func(context.Context) error
+		skip  bool
 	}{
-		{"look for the images", s.images},
-		{"run a sandbox on the pod network", s.runSandbox},
-		{"start a container with limits", s.startContainer},
-		{"run a command in it", s.exec},
-		{"read its statistics", s.stats},
-		{"read its log", s.log},
-		{"stop it", s.stop},
+		{title: "look for the images", run: s.images},
+		{title: "run a sandbox on the pod network", run: s.runSandbox},
+		{title: "create a container from each image", run: s.createFromEach, skip: len(o.Images) == 0},
+		{title: "start a container with limits", run: s.startContainer},
+		{title: "run a command in it", run: s.exec},
+		{title: "read its statistics", run: s.stats},
+		{title: "read its log", run: s.log},
+		{title: "stop it", run: s.stop},
 	} {
+		if step.skip {
+			continue
+		}
 		o.Stage(step.title)
 		if err := step.run(ctx); err != nil {
 			return err
@@ -172,6 +179,37 @@ func (s *smoke) runSandbox(ctx context.Context) error {
 // logPath is relative to LogDir. Attempts keep logs of several runs apart.
 func (s *smoke) logPath() string {
 	return fmt.Sprintf("smoke-%d.log", s.sandboxConfig.GetMetadata().GetAttempt())
+}
+
+// createFromEach has the runtime mount each image's file system and make a container's specification of it. That needs no name in
+// the image's own user database, which a pod may have no use for.
+func (s *smoke) createFromEach(ctx context.Context) error {
+	var tasks []func() error
+	for n, ref := range s.Images {
+		tasks = append(tasks, func() error {
+			answer, err := s.runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
+				PodSandboxId: s.sandbox,
+				Config: &runtimeapi.ContainerConfig{
+					Metadata: &runtimeapi.ContainerMetadata{Name: fmt.Sprintf("image-%d", n)},
+					Image:    &runtimeapi.ImageSpec{Image: ref},
+					Command:  s.Command,
+					Labels:   map[string]string{smokeLabel: "true"},
+					Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
+						RunAsUser:        &runtimeapi.Int64Value{},
+						NamespaceOptions: s.sandboxConfig.GetLinux().GetSecurityContext().GetNamespaceOptions(),
+					}},
+				},
+				SandboxConfig: s.sandboxConfig,
+			})
+			if err != nil {
+				return call("CreateContainer from image "+ref, err)
+			}
+			_, err = s.runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: answer.GetContainerId()})
+			return call("RemoveContainer from image "+ref, ignoreNotFound(err))
+		})
+	}
+	// Few at a time: the node is in service.
+	return inParallel(tasks, 4)
 }
 
 func (s *smoke) startContainer(ctx context.Context) error {

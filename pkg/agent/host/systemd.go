@@ -158,6 +158,14 @@ func (s Systemd) Show(ctx context.Context, unit string, properties ...string) (m
 }
 
 func (s Systemd) systemctl(ctx context.Context, verb, unit string, flags ...string) error {
+	var units []string
+	if unit != "" {
+		units = []string{unit}
+	}
+	return s.systemctlAll(ctx, verb, units, flags...)
+}
+
+func (s Systemd) systemctlAll(ctx context.Context, verb string, units []string, flags ...string) error {
 	timeout := callTimeout
 	if verb == "start" || verb == "stop" || verb == "restart" {
 		timeout = jobTimeout
@@ -165,11 +173,11 @@ func (s Systemd) systemctl(ctx context.Context, verb, unit string, flags ...stri
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	args := append([]string{verb}, flags...)
-	if unit != "" {
-		args = append(args, "--", unit)
+	if len(units) > 0 {
+		args = append(append(args, "--"), units...)
 	}
 	if _, err := s.Run.Run(ctx, "systemctl", args...); err != nil {
-		return fmt.Errorf("%s unit %s: %w", verb, unit, err)
+		return fmt.Errorf("%s unit %s: %w", verb, strings.Join(units, ", "), err)
 	}
 	return nil
 }
@@ -195,9 +203,9 @@ func (s Systemd) job(ctx context.Context, verb, unit string) error {
 	return &UnitError{Unit: unit, Err: err, Log: s.Log(context.WithoutCancel(ctx), unit)}
 }
 
-// Stop stops a unit and waits for it; one that is not there or not up is fine.
-func (s Systemd) Stop(ctx context.Context, unit string) error {
-	return s.systemctl(ctx, "stop", unit)
+// Stop stops units, at once and in the order that they ask for, and waits for them; a unit that is not up is fine.
+func (s Systemd) Stop(ctx context.Context, units ...string) error {
+	return s.systemctlAll(ctx, "stop", units)
 }
 
 // Kill sends SIGKILL to a unit's main process alone, which also ends one that was stopped. What else runs in its cgroup lives on, such
@@ -214,9 +222,17 @@ func (s Systemd) Enable(ctx context.Context, unit string) error {
 	return s.syncLinks()
 }
 
-// Disable keeps a unit from coming up at boot, also if the power fails right after.
-func (s Systemd) Disable(ctx context.Context, unit string) error {
-	if err := s.systemctl(ctx, "disable", unit, "--quiet"); err != nil {
+// Disable keeps units from coming up at boot, also if the power fails right after.
+func (s Systemd) Disable(ctx context.Context, units ...string) error { return s.disable(ctx, units) }
+
+// DisableUnread is Disable for a caller that has systemd read its files anew later, which takes a second on a busy node; until then
+// systemd may show the units as enabled.
+func (s Systemd) DisableUnread(ctx context.Context, units ...string) error {
+	return s.disable(ctx, units, "--no-reload")
+}
+
+func (s Systemd) disable(ctx context.Context, units []string, flags ...string) error {
+	if err := s.systemctlAll(ctx, "disable", units, append(flags, "--quiet")...); err != nil {
 		return err
 	}
 	return s.syncLinks()

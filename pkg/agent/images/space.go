@@ -35,8 +35,7 @@ func Adoptable(dockerRoot, root, snapshotter string) func(id string) bool {
 	if err != nil || snapshotter != adopt.Snapshotter {
 		return nil
 	}
-	var from, to unix.Stat_t
-	if unix.Stat(filepath.Join(dockerRoot, "overlay2"), &from) != nil || unix.Stat(root, &to) != nil || from.Dev != to.Dev {
+	if !adopt.Linkable(filepath.Join(dockerRoot, "overlay2"), root) {
 		return nil
 	}
 	return func(id string) bool {

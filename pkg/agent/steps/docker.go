@@ -354,14 +354,17 @@ func dockerStop(h *Host) engine.Step {
 			if err := h.Systemd.Hold(ctx, holdDocker, namesOf(units)...); err != nil {
 				return err
 			}
-			for _, unit := range units {
-				report.Progress("stop "+unit.Name, 0, 0, "")
-				if unit.Enabled() {
-					if err := h.Systemd.Disable(ctx, unit.Name); err != nil {
-						return err
-					}
+			// The node is out of service: each call for all units, and what starts the kubelet has systemd read its files anew.
+			names := namesOf(units)
+			if len(names) > 0 {
+				report.Progress("stop "+strings.Join(names, ", "), 0, 0, "")
+				if err := h.Systemd.Stop(ctx, names...); err != nil {
+					return err
 				}
-				if err := h.Systemd.Stop(ctx, unit.Name); err != nil {
+			}
+			enabled := slices.DeleteFunc(slices.Clone(units), func(unit host.UnitState) bool { return !unit.Enabled() })
+			if len(enabled) > 0 {
+				if err := h.Systemd.DisableUnread(ctx, namesOf(enabled)...); err != nil {
 					return err
 				}
 			}

@@ -43,6 +43,7 @@ func newUnits(t *testing.T, names ...string) *units {
 func (u *units) held(unit string) bool { return !host.Absent(u.systemd.HoldPath(unit)) }
 
 func (u *units) Run(_ context.Context, _ string, args ...string) (string, error) {
+	named := args[slices.Index(args, "--")+1:]
 	unit := args[len(args)-1]
 	_, exists := u.active[unit]
 	switch args[0] {
@@ -64,9 +65,13 @@ func (u *units) Run(_ context.Context, _ string, args ...string) (string, error)
 		}
 		u.active[unit] = !u.held(unit)
 	case "stop":
-		u.active[unit] = false
+		for _, unit := range named {
+			u.active[unit] = false
+		}
 	case "enable", "disable":
-		u.enabled[unit] = args[0] == "enable"
+		for _, unit := range named {
+			u.enabled[unit] = args[0] == "enable"
+		}
 	}
 	return "", nil
 }

@@ -1,6 +1,7 @@
 package steps
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images/adopt"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -55,9 +57,11 @@ type importMemo struct {
 	Before []string `json:"before"`
 }
 
+const imagesID = "images"
+
 func importImages(h *Host) engine.Step {
 	return step[importMemo]{
-		id: "images", title: "Bring the images to containerd",
+		id: imagesID, title: "Bring the images to containerd",
 		record: func(ctx context.Context, _ engine.Report) (importMemo, error) {
 			found, err := h.found()
 			if err != nil {
@@ -111,7 +115,11 @@ func importImages(h *Host) engine.Step {
 					if err := images.Pin(ctx, c, found.Facts.SandboxImage); err != nil {
 						return err
 					}
-					report.Progress(fmt.Sprintf("%d images", len(memo.Refs)), int64(len(memo.Refs)), int64(len(memo.Refs)), "images")
+					said, err := h.verifyImages(ctx, found, layout.Snapshotter, d, c, memo.Refs, report)
+					if err != nil {
+						return err
+					}
+					report.Progress(fmt.Sprintf("%d images%s", len(memo.Refs), said), int64(len(memo.Refs)), int64(len(memo.Refs)), "images")
 					return nil
 				})
 			})
@@ -166,6 +174,46 @@ func provenByCRI(ctx context.Context, found inventory, d *docker.Client, refs []
 	})
 }
 
+// verifyImages proves what was adopted by its content, where that was asked for, and returns what is to be said of it.
+func (h *Host) verifyImages(ctx context.Context, found inventory, snapshotter string, d *docker.Client, c *client.Client, refs []string, report engine.Report) (string, error) {
+	if !h.Spec.VerifyImages {
+		return "", nil
+	}
+	if images.Adoptable(found.Facts.DockerRoot, found.Facts.DockerRoot, cmp.Or(snapshotter, adopt.Snapshotter)) == nil {
+		return ", whose layers containerd checked when it unpacked them", nil
+	}
+	layers, err := images.Verify(ctx, d, c, found.Facts.DockerRoot, refs, func(done, total int64, ref string) {
+		report.Progress("verified "+ref, done, total, "images")
+	})
+	if err != nil {
+		return "", fmt.Errorf("%w; where Docker's own layer is damaged, too, as it is with hard links, pull that image again", err)
+	}
+	return fmt.Sprintf(", %d layers verified", layers), nil
+}
+
+// createdFrom are the images that the rehearsal makes a container from: those that Docker had, and that containerd therefore has.
+func (h *Host) createdFrom(ctx context.Context, c *cri.Client) ([]string, error) {
+	var memo importMemo
+	raw, ok := engine.LastMemo(h.Records(), imagesID)
+	if !ok {
+		return nil, nil
+	}
+	if err := with(imagesID, raw, func(m importMemo) error { memo = m; return nil }); err != nil {
+		return nil, err
+	}
+	var refs []string
+	for _, ref := range memo.Refs {
+		there, err := c.HasImage(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		if there {
+			refs = append(refs, ref)
+		}
+	}
+	return refs, nil
+}
+
 func withContainerd(found inventory, do func(*client.Client) error) error {
 	c, err := containerd.Dial(found.ContainerdAddress)
 	if err != nil {
@@ -187,6 +235,9 @@ func imageNames(ctx context.Context, c *client.Client) ([]string, error) {
 	return names, nil
 }
 
+// rehearsalID is the smoke test before the drain, which has time for all images.
+const rehearsalID = "rehearsal"
+
 // smoke runs a sandbox and a container on the new runtime and removes them. It is the rehearsal before the drain, and once more the
 // test while the kubelet is stopped.
 func smoke(h *Host, id, title string) engine.Step {
@@ -201,12 +252,23 @@ func smoke(h *Host, id, title string) engine.Step {
 				return err
 			}
 			rehearse := func(ctx context.Context) error {
-				c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
+				dial, cancelDial := context.WithTimeout(ctx, time.Minute)
+				defer cancelDial()
+				c, err := cri.Dial(dial, found.Facts.NewEndpoint)
 				if err != nil {
 					return err
 				}
 				defer func() { _ = c.Close() }()
+				var all []string
+				if id == rehearsalID {
+					if all, err = h.createdFrom(ctx, c); err != nil {
+						return err
+					}
+				}
+				ctx, cancel := context.WithTimeout(ctx, 3*time.Minute+time.Duration(len(all))*5*time.Second)
+				defer cancel()
 				err = c.Smoke(ctx, cri.SmokeOptions{
+					Images:       all,
 					SandboxImage: found.Facts.SandboxImage,
 					Image:        h.Spec.Image,
 					Command:      []string{"/runtime-agent", "sleep"},
@@ -222,7 +284,7 @@ func smoke(h *Host, id, title string) engine.Step {
 				report.Progress("a pod ran on containerd "+found.Facts.ContainerdVersion, 0, 0, "")
 				return nil
 			}
-			return h.whileAnswering(ctx, found, func(ctx context.Context) error { return within(ctx, 3*time.Minute, rehearse) })
+			return h.whileAnswering(ctx, found, rehearse)
 		},
 	}
 }

@@ -45,8 +45,8 @@ func (h *Host) hold(ctx context.Context) error {
 	return err
 }
 
-// release starts the kubelet and waits until it says that it is healthy.
-func (h *Host) release(ctx context.Context, found inventory, report engine.Report) error {
+// release starts the kubelet and waits until it says that it is healthy, and has said so for a while.
+func (h *Host) release(ctx context.Context, found inventory, lasting time.Duration, report engine.Report) error {
 	if err := host.Remove(host.HoldFile); err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (h *Host) release(ctx context.Context, found inventory, report engine.Repor
 		return err
 	}
 	report.Progress("wait until the kubelet is healthy", 0, 0, "")
-	if err := h.waitHealthy(ctx, found.HealthzURL); err != nil {
+	if err := h.waitHealthy(ctx, found.HealthzURL, lasting); err != nil {
 		return &host.UnitError{Unit: kubelet.Unit, Err: err, Log: h.Systemd.Log(context.WithoutCancel(ctx), kubelet.Unit)}
 	}
 	report.Progress("the kubelet is healthy", 0, 0, "")
@@ -72,25 +72,41 @@ func (h *Host) release(ctx context.Context, found inventory, report engine.Repor
 // within a second each time, and the node need not wait for the deadline.
 const maxRestarts = 5
 
-// steady is how long the kubelet has to stay healthy: it answers before it has talked to the runtime.
+// steady is how long the kubelet has to stay healthy where nothing else shows that it works: it answers before it has talked to the
+// runtime.
 const steady = 3 * time.Second
 
-func (h *Host) waitHealthy(ctx context.Context, url string) error {
-	first := -1
+// exits looks whether the kubelet exits again and again.
+type exits struct {
+	systemd host.Systemd
+	first   int // systemd's count when it was looked at first, -1 before
+}
+
+func (e *exits) check(ctx context.Context) error {
+	p, err := e.systemd.Show(ctx, kubelet.Unit, "NRestarts", "ActiveState")
+	if err != nil {
+		return err
+	}
+	// systemd before 235 does not count; the deadline then decides.
+	restarts, err := strconv.Atoi(p["NRestarts"])
+	if err != nil {
+		return nil //nolint:nilerr // as said
+	}
+	if e.first < 0 {
+		e.first = restarts
+	}
+	if restarts-e.first >= maxRestarts {
+		return host.Permanent(fmt.Errorf("the kubelet exits each time it is started (%d times)", restarts-e.first))
+	}
+	return nil
+}
+
+func (h *Host) waitHealthy(ctx context.Context, url string, lasting time.Duration) error {
+	exits := &exits{systemd: h.Systemd, first: -1}
 	var since time.Time
 	return host.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error {
-		p, err := h.Systemd.Show(ctx, kubelet.Unit, "NRestarts", "ActiveState")
-		if err != nil {
+		if err := exits.check(ctx); err != nil {
 			return err
-		}
-		// systemd before 235 does not count; the deadline then decides.
-		if restarts, err := strconv.Atoi(p["NRestarts"]); err == nil {
-			if first < 0 {
-				first = restarts
-			}
-			if restarts-first >= maxRestarts {
-				return host.Permanent(fmt.Errorf("the kubelet exits each time it is started (%d times)", restarts-first))
-			}
 		}
 		if err := kubelet.Healthy(ctx, url); err != nil {
 			since = time.Time{}
@@ -99,7 +115,7 @@ func (h *Host) waitHealthy(ctx context.Context, url string) error {
 		if since.IsZero() {
 			since = time.Now()
 		}
-		if time.Since(since) < steady {
+		if time.Since(since) < lasting {
 			return errors.New("the kubelet has only just become healthy")
 		}
 		return nil
@@ -123,7 +139,7 @@ func kubeletStop(h *Host) engine.Step {
 				}
 			}
 			started := time.Now()
-			if err := h.release(ctx, found, report); err != nil {
+			if err := h.release(ctx, found, steady, report); err != nil {
 				return err
 			}
 			// The node is back whether or not the API server can be asked.
@@ -156,7 +172,7 @@ func kubeletConfig(h *Host) engine.Step {
 				}
 			}
 			report.Progress(pathsOf(changes), 0, 0, "")
-			return h.Systemd.DaemonReload(ctx) // one of them may be a unit file
+			return nil // one of them may be a unit file: what starts the kubelet has systemd read these anew
 		},
 		revertible: func(ctx context.Context, changes []host.Change) error {
 			return errors.Join(h.undoable(ctx, changes), h.sameKubelet(ctx, changes))
@@ -244,7 +260,11 @@ func kubeletStart(h *Host) engine.Step {
 					return err
 				}
 			}
-			return h.whileAnswering(ctx, found, func(ctx context.Context) error { return h.release(ctx, found, report) })
+			lasting := steady
+			if found.Kubeconfig != "" {
+				lasting = 0 // node-ready comes next, and shows more
+			}
+			return h.whileAnswering(ctx, found, func(ctx context.Context) error { return h.release(ctx, found, lasting, report) })
 		},
 		revert: func(ctx context.Context, _ startMemo, report engine.Report) error {
 			found, err := h.found()
@@ -342,8 +362,12 @@ func (h *Host) waitReady(ctx context.Context, found inventory, runtime string, s
 	if found.Kubeconfig == "" {
 		return nil
 	}
-	var version string
-	err := host.Poll(ctx, time.Second, func(ctx context.Context) error {
+	exits := &exits{systemd: h.Systemd, first: -1}
+	var version, said string
+	err := host.Poll(ctx, 500*time.Millisecond, func(ctx context.Context) error {
+		if err := exits.check(ctx); err != nil {
+			return err
+		}
 		// Read anew each time: kubelets rotate their certificates.
 		api, err := kubelet.NewAPI(os.ReadFile, found.Kubeconfig)
 		if err != nil {
@@ -362,8 +386,9 @@ func (h *Host) waitReady(ctx context.Context, found inventory, runtime string, s
 		case node.Heartbeat.Before(since.Truncate(time.Second)):
 			err = fmt.Errorf("node %s has sent nothing since %s", h.Spec.Node, node.Heartbeat.UTC().Format(time.RFC3339))
 		}
-		if err != nil {
-			report.Progress(err.Error(), 0, 0, "")
+		if err != nil && err.Error() != said {
+			said = err.Error()
+			report.Progress(said, 0, 0, "")
 		}
 		return err
 	})

@@ -59,7 +59,7 @@ func List(h *Host) map[protocol.Phase][]engine.Step {
 			containerdConfig(h),
 			containerdService(h),
 			importImages(h),
-			smoke(h, "rehearsal", "Rehearse: run a pod sandbox on containerd"),
+			smoke(h, rehearsalID, "Rehearse: run a pod sandbox on containerd"),
 		},
 		protocol.PhaseCutover: {
 			kubeletStop(h),

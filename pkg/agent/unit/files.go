@@ -240,11 +240,8 @@ func (l Layout) Install(ctx context.Context, systemd host.Systemd, program strin
 		if err := host.Replace(l.unitPath(), []byte(text), 0o644); err != nil {
 			return err
 		}
-		if err := systemd.DaemonReload(ctx); err != nil {
-			return err
-		}
 	}
-	return systemd.Enable(ctx, host.Unit)
+	return systemd.Enable(ctx, host.Unit) // which has systemd read its files anew
 }
 
 // uninstall removes the unit; the process that it runs goes on.
@@ -252,7 +249,7 @@ func (l Layout) uninstall(ctx context.Context, systemd host.Systemd) error {
 	if host.Absent(l.unitPath()) {
 		return nil
 	}
-	if err := systemd.Disable(ctx, host.Unit); err != nil {
+	if err := systemd.DisableUnread(ctx, host.Unit); err != nil {
 		return err
 	}
 	if err := host.Remove(l.unitPath()); err != nil {

@@ -158,7 +158,7 @@ func TestPhasesInTurn(t *testing.T) {
 	if want := []string{"r1/prepare", "r1/cutover", "r1/rollback"}; !slices.Equal(f.began, want) {
 		t.Errorf("began %v", f.began)
 	}
-	if !slices.Contains(f.systemctl.calls, "enable --quiet -- "+host.Unit) || !slices.Contains(f.systemctl.calls, "disable --quiet -- "+host.Unit) {
+	if !slices.Contains(f.systemctl.calls, "enable --quiet -- "+host.Unit) || !slices.Contains(f.systemctl.calls, "disable --no-reload --quiet -- "+host.Unit) {
 		t.Errorf("%q", f.systemctl.calls)
 	}
 }

@@ -41,13 +41,18 @@ func Adopt(ctx context.Context, c *client.Client, store *Store, image Image) (oc
 		return ocispec.Descriptor{}, errors.New("adopt an image: there is no lease")
 	}
 	a := &adoption{
-		store: store, snapshots: c.SnapshotService(Snapshotter), staged: map[digest.Digest]string{},
+		store: store, snapshots: c.SnapshotService(Snapshotter), staged: map[digest.Digest]staging{},
 		hold: func(ctx context.Context, chain digest.Digest) error {
 			resource := leases.Resource{ID: chain.String(), Type: "snapshots/" + Snapshotter}
 			return c.LeasesService().AddResource(ctx, leases.Lease{ID: lease}, resource)
 		},
 	}
 	defer a.discard(context.WithoutCancel(ctx))
+	defer func() {
+		if a.view != nil {
+			a.view.close()
+		}
+	}()
 	if err := a.stage(ctx, image.Layers); err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -70,7 +75,15 @@ type adoption struct {
 
 	mu sync.Mutex
 	// staged are the snapshots without parents in which layers are assembled, by chain ID.
-	staged map[digest.Digest]string
+	staged map[digest.Digest]staging
+	view   *view
+}
+
+// staging is a directory in which a layer is assembled.
+type staging struct {
+	dir string
+	// copies: there is data to be written out, not only links.
+	copies bool
 }
 
 // stage assembles all missing layers at once. A snapshot needs its parent, so each is filled without one and its entries are moved
@@ -84,24 +97,34 @@ func (a *adoption) stage(ctx context.Context, layers []Layer) error {
 			if err != nil || there {
 				return err
 			}
-			dir, err := a.fill(ctx, layer)
-			if err != nil {
+			if err := a.fill(ctx, layer); err != nil {
 				return fmt.Errorf("adopt layer %s: %w", layer.ChainID, err)
 			}
-			return syncOut(dir)
+			return nil
 		})
 	}
 	return group.Wait()
 }
 
-// syncOut writes the file system of dir out: containerd's database may reach the disk before the directories that it refers to.
-func syncOut(dir string) error {
+// syncOut writes a layer out: containerd's database may reach the disk before the directories that it refers to, and what is in the
+// database is not looked at again. Links and directories are but entries in the log of ext4 and XFS, which an fsync writes out up to
+// there; to write the whole file system out, as copies need it, would wait for whatever else the node has to write.
+func syncOut(dir string, copies bool) error {
 	f, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	if err := unix.Syncfs(fd(f)); err != nil {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd(f), &fs); err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	oneLog := fs.Type == unix.EXT4_SUPER_MAGIC || fs.Type == unix.XFS_SUPER_MAGIC
+	sync := unix.Syncfs
+	if oneLog && !copies {
+		sync = unix.Fsync
+	}
+	if err := sync(fd(f)); err != nil {
 		return fmt.Errorf("sync %s: %w", dir, err)
 	}
 	return nil
@@ -126,39 +149,60 @@ func (a *adoption) there(ctx context.Context, chain digest.Digest) (bool, error)
 }
 
 // fill assembles a layer by hard links, and by copies where the file system does not allow links.
-func (a *adoption) fill(ctx context.Context, layer Layer) (string, error) {
-	key := prefix + layer.ChainID.Encoded()
-	for _, copies := range []bool{false, true} {
-		dir, err := a.prepare(ctx, key, "")
-		if err != nil {
-			return "", err
-		}
-		a.mu.Lock()
-		a.staged[layer.ChainID] = dir
-		a.mu.Unlock()
-		err = mirrorInto(ctx, a.store.Dir(layer), dir, copies, layer.Size)
-		// Another file system, too many links to one file, or a file that chattr made immutable.
-		if !errors.Is(err, unix.EXDEV) && !errors.Is(err, unix.EMLINK) && !errors.Is(err, unix.EPERM) || copies {
-			return dir, err
-		}
+func (a *adoption) fill(ctx context.Context, layer Layer) error {
+	err := a.fillBy(ctx, layer, false)
+	// Another file system, too many links to one file, or a file that chattr made immutable.
+	if errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EMLINK) || errors.Is(err, unix.EPERM) {
+		err = a.fillBy(ctx, layer, true)
 	}
-	return "", nil
+	return err
+}
+
+func (a *adoption) fillBy(ctx context.Context, layer Layer, copies bool) error {
+	dir, err := a.prepare(ctx, prefix+layer.ChainID.Encoded(), "")
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.staged[layer.ChainID] = staging{dir: dir, copies: copies}
+	a.mu.Unlock()
+	from := a.store.Dir(layer)
+	if copies {
+		return mirrorByCopies(ctx, from, dir, layer.Size)
+	}
+	v, err := a.linking(from, dir)
+	if err != nil {
+		return err
+	}
+	return mirror(ctx, v.open, from, dir, false)
+}
+
+// linking returns the view in which links can be made from one directory to the other; it is the same for all layers.
+func (a *adoption) linking(from, to string) (*view, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.view == nil {
+		v, err := openView(from, to)
+		if err != nil {
+			return nil, err
+		}
+		a.view = v
+	}
+	return a.view, nil
 }
 
 // reserve is what copies leave free on the file system, in bytes.
 const reserve = 1 << 30
 
-func mirrorInto(ctx context.Context, from, to string, copies bool, size int64) error {
-	if copies {
-		var fs unix.Statfs_t
-		if err := unix.Statfs(to, &fs); err != nil {
-			return fmt.Errorf("look for space in %s: %w", to, err)
-		}
-		if free := int64(fs.Bavail) * fs.Bsize; free < size+reserve { //nolint:gosec // no file system is that large
-			return fmt.Errorf("copy %d MiB to %s: only %d MiB are free, and %d MiB have to stay", size>>20, to, free>>20, reserve>>20)
-		}
+func mirrorByCopies(ctx context.Context, from, to string, size int64) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(to, &fs); err != nil {
+		return fmt.Errorf("look for space in %s: %w", to, err)
 	}
-	return mirror(ctx, from, to, copies)
+	if free := int64(fs.Bavail) * fs.Bsize; free < size+reserve { //nolint:gosec // no file system is that large
+		return fmt.Errorf("copy %d MiB to %s: only %d MiB are free, and %d MiB have to stay", size>>20, to, free>>20, reserve>>20)
+	}
+	return mirror(ctx, directly, from, to, true)
 }
 
 // prepare makes an empty snapshot, instead of what was left under that key, and returns the directory that its own files are in.
@@ -194,7 +238,7 @@ func (a *adoption) commit(ctx context.Context, layer Layer) error {
 	a.mu.Lock()
 	staged := a.staged[layer.ChainID]
 	a.mu.Unlock()
-	if staged == "" {
+	if staged.dir == "" {
 		return nil // it was there
 	}
 	key := prefix + "final-" + layer.ChainID.Encoded()
@@ -202,7 +246,10 @@ func (a *adoption) commit(ctx context.Context, layer Layer) error {
 	if err != nil {
 		return err
 	}
-	if err := move(staged, dir); err != nil {
+	if err := move(staged.dir, dir); err != nil {
+		return errors.Join(err, a.remove(ctx, key))
+	}
+	if err := syncOut(dir, staged.copies); err != nil {
 		return errors.Join(err, a.remove(ctx, key))
 	}
 	err = a.snapshots.Commit(ctx, layer.ChainID.String(), key)

@@ -32,6 +32,9 @@ var remapped = regexp.MustCompile(`^[0-9]+\.[0-9]+$`)
 
 // Open returns the store below root, Docker's data root. Without overlay2 layers, or with remapped users, it is ErrUnsuitable.
 func Open(root string) (*Store, error) {
+	if resolved, err := filepath.EvalSymlinks(root); err == nil && !remapped.MatchString(filepath.Base(root)) {
+		root = resolved
+	}
 	if remapped.MatchString(filepath.Base(root)) {
 		return nil, fmt.Errorf("docker's images in %s: %w: Docker remaps users", root, ErrUnsuitable)
 	}
@@ -111,7 +114,7 @@ var cacheID = regexp.MustCompile(`^[0-9a-z]{1,64}$`)
 
 // layer reads what layer/filestore.go of Docker 17.06 to 29 wrote.
 func (s *Store) layer(chain digest.Digest) (Layer, error) {
-	dir := filepath.Join(s.root, "image/overlay2/layerdb/sha256", chain.Encoded())
+	dir := s.layerDir(chain)
 	fail := func(err error) (Layer, error) {
 		return Layer{}, unsuitable(fmt.Sprintf("read Docker's layer %s", chain), err)
 	}
@@ -145,6 +148,11 @@ func (s *Store) layer(chain digest.Digest) (Layer, error) {
 		return fail(fmt.Errorf("size is %q", size))
 	}
 	return layer, nil
+}
+
+// layerDir is where Docker keeps what it knows of a layer.
+func (s *Store) layerDir(chain digest.Digest) string {
+	return filepath.Join(s.root, "image/overlay2/layerdb/sha256", chain.Encoded())
 }
 
 // unsuitable makes err one that a stream of the image may still get around: whatever the store lacks, the engine may know better.

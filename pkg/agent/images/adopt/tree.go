@@ -24,15 +24,21 @@ type tree struct {
 
 type inode struct{ dev, ino uint64 }
 
+// opener opens a directory by its path.
+type opener func(path string) (*os.File, error)
+
+// directly opens a directory where its path leads to.
+func directly(path string) (*os.File, error) { return openDir(unix.AT_FDCWD, path) }
+
 // mirror fills the directory to, which exists and is empty, with the content of from, and gives it from's owner, mode, extended
 // attributes and times.
-func mirror(ctx context.Context, from, to string, copies bool) error {
-	src, err := openDir(unix.AT_FDCWD, from)
+func mirror(ctx context.Context, open opener, from, to string, copies bool) error {
+	src, err := open(from)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", from, err)
 	}
 	defer func() { _ = src.Close() }()
-	dst, err := openDir(unix.AT_FDCWD, to)
+	dst, err := open(to)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", to, err)
 	}
@@ -115,15 +121,17 @@ func (t *tree) entry(ctx context.Context, src, dst *os.File, entry fs.DirEntry, 
 
 func (t *tree) file(src, dst *os.File, name, path string) error {
 	source := src.Name() + "/" + name
-	if !t.copies {
+	var stat unix.Stat_t
+	if t.copies || countsLinks(path) {
+		if err := unix.Fstatat(fd(src), name, &stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+	}
+	if !t.copies && stat.Nlink != 1 {
 		if _, err := attributes(source); err != nil {
 			return err
 		}
 		return unix.Linkat(fd(src), name, fd(dst), name, 0)
-	}
-	var stat unix.Stat_t
-	if err := unix.Fstatat(fd(src), name, &stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
 	}
 	key := inode{dev: stat.Dev, ino: stat.Ino} //nolint:unconvert // of other widths elsewhere
 	if stat.Nlink > 1 {
@@ -132,10 +140,17 @@ func (t *tree) file(src, dst *os.File, name, path string) error {
 		}
 		t.made[key] = path
 	}
-	if err := copyNode(src, dst, name, stat); err != nil {
+	// Where all is copied, all is written out at once in the end.
+	if err := copyNode(src, dst, name, stat, !t.copies); err != nil {
 		return err
 	}
 	return finish(source, dst.Name()+"/"+name, path, stat)
+}
+
+// countsLinks tells whether programs refuse the file when it has several links, which overlayfs shows to containers: Debian's cron
+// and cronie skip such tables (database.c, process_crontab: "NUMBER OF HARD LINKS > 1"). These are copied: they are few and small.
+func countsLinks(path string) bool {
+	return strings.HasPrefix(path, "/etc/cron") || strings.HasPrefix(path, "/var/spool/cron/")
 }
 
 // linkTo makes another name for a file that was copied before.
@@ -159,11 +174,11 @@ func (t *tree) linkTo(first string, dst *os.File, name string) error {
 	return err
 }
 
-// copyNode makes a file of the same type and content.
-func copyNode(src, dst *os.File, name string, stat unix.Stat_t) error {
+// copyNode makes a file of the same type and content; sync has the content written out.
+func copyNode(src, dst *os.File, name string, stat unix.Stat_t, sync bool) error {
 	switch stat.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		return copyContent(src, dst, name, stat.Size)
+		return copyContent(src, dst, name, stat.Size, sync)
 	case unix.S_IFLNK:
 		target, err := os.Readlink(src.Name() + "/" + name)
 		if err != nil {
@@ -176,7 +191,7 @@ func copyNode(src, dst *os.File, name string, stat unix.Stat_t) error {
 }
 
 // copyContent copies a regular file and leaves its holes out.
-func copyContent(src, dst *os.File, name string, size int64) error {
+func copyContent(src, dst *os.File, name string, size int64, sync bool) error {
 	n, err := openat(fd(src), name, unix.O_RDONLY)
 	if err != nil {
 		return err
@@ -213,6 +228,11 @@ func copyContent(src, dst *os.File, name string, size int64) error {
 			return err
 		}
 		at = hole
+	}
+	if sync {
+		if err := to.Sync(); err != nil {
+			return err
+		}
 	}
 	return to.Close()
 }

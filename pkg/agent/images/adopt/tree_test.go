@@ -68,12 +68,26 @@ func layerDir(t *testing.T) string {
 	return dir
 }
 
+// mirrorThere does what Adopt does with one layer.
+func mirrorThere(t *testing.T, from, to string, copies bool) error {
+	t.Helper()
+	if copies {
+		return mirror(t.Context(), directly, from, to, true)
+	}
+	v, err := openView(from, to)
+	if err != nil {
+		return err
+	}
+	defer v.close()
+	return mirror(t.Context(), v.open, from, to, false)
+}
+
 func TestMirror(t *testing.T) {
 	from := layerDir(t)
 	want := agenttest.Describe(t, from)
 	for _, copies := range []bool{false, true} {
 		to := t.TempDir()
-		if err := mirror(t.Context(), from, to, copies); err != nil {
+		if err := mirrorThere(t, from, to, copies); err != nil {
 			t.Fatal(err)
 		}
 		agenttest.Same(t, agenttest.Describe(t, to), want)
@@ -103,7 +117,7 @@ func TestMirrorOfWhatOtherLayersAreNeededFor(t *testing.T) {
 				if err := unix.Setxattr(filepath.Join(from, name), attribute, []byte("y"), 0); err != nil {
 					t.Fatal(err)
 				}
-				if err := mirror(t.Context(), from, t.TempDir(), copies); !errors.Is(err, ErrUnsuitable) {
+				if err := mirrorThere(t, from, t.TempDir(), copies); !errors.Is(err, ErrUnsuitable) {
 					t.Errorf("%s on %s, copies %v: %v", attribute, name, copies, err)
 				}
 			}
@@ -118,27 +132,27 @@ func TestMirrorOnAnotherFileSystem(t *testing.T) {
 		t.Skipf("no second file system: %v", err)
 	}
 	defer func() { _ = os.RemoveAll(to) }()
-	if err := mirror(t.Context(), from, to, false); !errors.Is(err, unix.EXDEV) {
+	if err := mirrorThere(t, from, to, false); !errors.Is(err, unix.EXDEV) {
 		t.Errorf("hard links to another file system: %v", err)
 	}
 }
 
 func TestMirrorOfManyFiles(t *testing.T) {
 	from, to := t.TempDir(), t.TempDir()
-	for n := range 20_000 {
+	for n := range 100_000 {
 		if err := os.WriteFile(filepath.Join(from, "file-"+strconv.Itoa(n)), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := mirror(t.Context(), from, to, false); err != nil {
+	if err := mirrorThere(t, from, to, false); err != nil {
 		t.Fatal(err)
 	}
-	if entries, err := os.ReadDir(to); err != nil || len(entries) != 20_000 {
+	if entries, err := os.ReadDir(to); err != nil || len(entries) != 100_000 {
 		t.Errorf("%d files arrived (%v)", len(entries), err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := mirror(ctx, from, t.TempDir(), false); !errors.Is(err, context.Canceled) {
+	if err := mirror(ctx, directly, from, t.TempDir(), false); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }

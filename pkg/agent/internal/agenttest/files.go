@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Describe tells of each file below dir all that a container could see: type, mode, owner, device, content, time of change and
-// extended attributes. It walks relative to open directories, since paths may be longer than the kernel takes.
+// Describe tells of each file below dir all that a container could see: type, mode, owner, device, content, time of change,
+// extended attributes, and which files are one under several names. It walks relative to open directories, since paths may be longer than the kernel takes.
 func Describe(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	root, err := os.OpenRoot(dir)
@@ -22,6 +22,7 @@ func Describe(t *testing.T, dir string) map[string]string {
 	}
 	defer func() { _ = root.Close() }()
 	files := map[string]string{}
+	first := map[uint64]string{} // by inode
 	var walk func(at *os.Root, path string)
 	walk = func(at *os.Root, path string) {
 		self, err := at.Open(".")
@@ -29,14 +30,21 @@ func Describe(t *testing.T, dir string) map[string]string {
 			t.Fatal(err)
 		}
 		defer func() { _ = self.Close() }()
-		files[path+"/"] = describeOne(t, fmt.Sprintf("/proc/self/fd/%d/.", self.Fd()))
+		files[path+"/"], _ = describeOne(t, fmt.Sprintf("/proc/self/fd/%d/.", self.Fd()))
 		entries, err := self.ReadDir(-1)
 		if err != nil {
 			t.Fatal(err)
 		}
+		slices.SortFunc(entries, func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 		for _, entry := range entries {
 			if !entry.IsDir() {
-				files[path+"/"+entry.Name()] = describeOne(t, fmt.Sprintf("/proc/self/fd/%d/%s", self.Fd(), entry.Name()))
+				text, inode := describeOne(t, fmt.Sprintf("/proc/self/fd/%d/%s", self.Fd(), entry.Name()))
+				if other, ok := first[inode]; ok {
+					text += " same as " + other
+				} else {
+					first[inode] = path + "/" + entry.Name()
+				}
+				files[path+"/"+entry.Name()] = text
 				continue
 			}
 			below, err := at.OpenRoot(entry.Name())
@@ -51,13 +59,13 @@ func Describe(t *testing.T, dir string) map[string]string {
 	return files
 }
 
-func describeOne(t *testing.T, path string) string {
+func describeOne(t *testing.T, path string) (text string, inode uint64) {
 	t.Helper()
 	var stat unix.Stat_t
 	if err := unix.Lstat(path, &stat); err != nil {
 		t.Fatal(err)
 	}
-	text := fmt.Sprintf("mode %o owner %d:%d device %d", stat.Mode, stat.Uid, stat.Gid, stat.Rdev)
+	text = fmt.Sprintf("mode %o owner %d:%d device %d", stat.Mode, stat.Uid, stat.Gid, stat.Rdev)
 	switch stat.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		data, err := os.ReadFile(path)
@@ -91,7 +99,7 @@ func describeOne(t *testing.T, path string) string {
 		}
 		text += fmt.Sprintf(" %s=%x", name, value[:size])
 	}
-	return text
+	return text, stat.Ino
 }
 
 // Same fails the test for each file in which two descriptions differ.

@@ -146,4 +146,4 @@ func nodeResult(report *rollout.Report, err error) NodeResult {
 }
 
 // seconds are whole milliseconds.
-func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1000 }
+func seconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }

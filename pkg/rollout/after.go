@@ -59,6 +59,7 @@ func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.
 	waitCtx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w: waited %s", errNoAnswer, limit))
 	defer cancel()
 	err := s.ensureJob(waitCtx, spec)
+	asked := err == nil
 	refused := err != nil && ctx.Err() == nil && !nodejob.IsTransient(err) && !errors.Is(err, errNoAnswer)
 	if err == nil {
 		var result *protocol.Result
@@ -79,9 +80,13 @@ func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.
 		return nil, s.retreat(ctx, stage, err, inventory.StatePrepared, OutcomeFailed)
 	}
 	failed := &Error{Node: s.name, Stage: stage, Outcome: OutcomeStuck, State: s.whereabouts(ctx), Resumable: true, Cause: err}
-	switch {
-	case ctx.Err() != nil:
+	if ctx.Err() != nil {
 		failed.Outcome = OutcomeInterrupted
+	}
+	switch {
+	case !asked && (!begun || s.disproved != nil):
+		failed.State = fmt.Sprintf("the host was not asked for the %s, as far as is known; %s", stage, failed.State)
+	case ctx.Err() != nil:
 		failed.State = fmt.Sprintf("the host goes on with the %s by itself; %s", stage, failed.State)
 	case stage == StageRollback:
 		failed.State = "the host goes on with the rollback by itself, if it was reached; " + failed.State

@@ -81,10 +81,14 @@ func (s *session) notPrepared(ctx context.Context, err error) error {
 // drain cordons the node and empties it.
 func (s *session) drain(ctx context.Context) error {
 	giveUp := func(cause error, outcome Outcome) *Error {
+		var failed *Error
 		if s.back != nil {
-			return s.forsake(ctx, StageDrain, cause, outcome)
+			failed = s.forsake(ctx, StageDrain, cause, outcome)
+		} else {
+			failed = s.retreat(ctx, StageDrain, cause, inventory.StatePrepared, outcome)
 		}
-		return s.retreat(ctx, StageDrain, cause, inventory.StatePrepared, outcome)
+		failed.Resumable = true
+		return failed
 	}
 	if err := s.rememberBefore(ctx); err != nil {
 		return giveUp(err, s.failedOrInterrupted(ctx))
@@ -112,9 +116,7 @@ func (s *session) drain(ctx context.Context) error {
 	if errors.As(err, &timeout) {
 		outcome = OutcomeTimeout
 	}
-	failed := giveUp(err, outcome)
-	failed.Resumable = true
-	return failed
+	return giveUp(err, outcome)
 }
 
 func (s *session) failedOrInterrupted(ctx context.Context) Outcome {

@@ -118,16 +118,9 @@ func (s *session) verify(ctx context.Context) error {
 
 // isOutage tells a request that failed from a check that did.
 func isOutage(err error) bool {
-	var outage *outageError
+	var outage *nodejob.OutageError
 	return errors.As(err, &outage)
 }
-
-// outageError is an API server that did not answer until the end of a wait.
-type outageError struct{ cause error }
-
-func (e *outageError) Error() string { return e.cause.Error() }
-
-func (e *outageError) Unwrap() error { return e.cause }
 
 // leave ends the session with the node as it is: cordoned, on the new runtime, to be resumed.
 func (s *session) leave(ctx context.Context, stage Stage, outcome Outcome, cause error) error {
@@ -148,7 +141,7 @@ func (s *session) await(ctx context.Context, what string, look func(context.Cont
 		return done, err
 	})
 	if err != nil && requestErr != nil {
-		return &outageError{cause: err}
+		return &nodejob.OutageError{Cause: err}
 	}
 	return err
 }
@@ -280,7 +273,7 @@ func usesDockerSocket(pod *corev1.Pod) bool {
 
 func (s *session) checkCanary(ctx context.Context) error {
 	if err := s.keepClaim(ctx); err != nil {
-		return &outageError{cause: err}
+		return &nodejob.OutageError{Cause: err}
 	}
 	err := s.runner.Prove(ctx, nodejob.CanaryParams{
 		Node: s.name, Run: s.run, Image: s.options.CanaryImage, PullPolicy: s.options.PullPolicy,

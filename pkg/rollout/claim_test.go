@@ -246,6 +246,53 @@ func TestOutage(t *testing.T) {
 	}
 }
 
+// TestOutageOfTheCanary takes the API server away while the canary runs, which says nothing about the node.
+func TestOutageOfTheCanary(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	if err := newRollout(s, &recorder{}).ensureNamespace(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name string
+		// from is the first request that fails, once the way of all, always the way of these.
+		from         func(*http.Request) bool
+		once, always bool
+		outage       bool
+	}{
+		{name: "canary-create", from: func(r *http.Request) bool {
+			return r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/pods")
+		}, outage: true},
+		{name: "canary-get", from: func(r *http.Request) bool { return strings.Contains(r.URL.Path, "/pods/runtime-canary-") }, outage: true},
+		{name: "canary-exec", from: func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/exec") }, outage: true},
+		{name: "canary-exec-once", from: func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/exec") }, once: true},
+		{name: "canary-exec-only", from: func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/exec") }, always: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			newHollow(t, s, test.name)
+			var away atomic.Bool
+			r := through(t, s, newRollout(s, &recorder{}), func(request *http.Request) error {
+				hit := test.from(request)
+				began := hit && away.CompareAndSwap(false, true)
+				if began || away.Load() && !test.once && (hit || !test.always) {
+					return errors.New("connection refused")
+				}
+				return nil
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+			defer cancel()
+			err := r.runner.Prove(ctx, nodejob.CanaryParams{Node: test.name, Run: "r1", Image: agentImage}, func(string) {})
+			if (err == nil) != test.once || isOutage(err) != test.outage {
+				t.Errorf("outage %t: %v", isOutage(err), err)
+			}
+			if err := newRollout(s, &recorder{}).runner.Remove(t.Context(), test.name); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestAwaitClaims has a claim that ends while it is waited for, one that does not, and two that nobody renews, one of them of a holder
 // whose clock is an hour ahead.
 func TestAwaitClaims(t *testing.T) {

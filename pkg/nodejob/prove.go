@@ -23,9 +23,9 @@ import (
 const (
 	// canaryTimeout is for sandbox, network and the canary's own checks.
 	canaryTimeout = 2 * time.Minute
-	// execTimeout is for one command, statsTimeout for one answer of the kubelet.
-	execTimeout  = 30 * time.Second
-	statsTimeout = 5 * time.Second
+	// execTimeout is for the command, requestTimeout for one answer of kubelet or API server.
+	execTimeout    = 30 * time.Second
+	requestTimeout = 5 * time.Second
 )
 
 // CanaryError says which of the canary's checks failed.
@@ -43,8 +43,18 @@ func (e *CanaryError) Error() string {
 	return "canary: " + strings.Join(failed, "; ")
 }
 
+// execTries is how often a command may fail that the API server passes on.
+const execTries = 3
+
+// OutageError is an API server that did not answer until the end of a wait, so that nothing is known of the node.
+type OutageError struct{ Cause error }
+
+func (e *OutageError) Error() string { return e.Cause.Error() }
+
+func (e *OutageError) Unwrap() error { return e.Cause }
+
 // Prove runs the canary pod and returns when it has passed. Note gets what could not be checked, a sentence each. A check that
-// fails is a *CanaryError, a pod that does not run a *StartError. The pod is left to Remove.
+// fails is a *CanaryError, a pod that does not run a *StartError, and an *OutageError says that the API server was away. The pod is left to Remove.
 func (r *Runner) Prove(ctx context.Context, p CanaryParams, note func(string)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, canaryTimeout, fmt.Errorf("not ready after %s", canaryTimeout))
 	defer cancel()
@@ -79,7 +89,7 @@ func (r *Runner) replacePod(ctx context.Context, pod *corev1.Pod) error {
 			}
 		}
 		if sleepErr := r.pause(ctx); sleepErr != nil {
-			return errors.Join(sleepErr, err)
+			return &OutageError{Cause: errors.Join(sleepErr, err)}
 		}
 	}
 }
@@ -87,14 +97,18 @@ func (r *Runner) replacePod(ctx context.Context, pod *corev1.Pod) error {
 func (r *Runner) awaitCanary(ctx context.Context, pod *corev1.Pod, note func(string)) error {
 	start := startWatch{client: r.Client}
 	var last error
+	away := false
 	for {
 		current, err := r.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
 		switch {
+		case err != nil && ctx.Err() != nil:
+			// Cut short, which says nothing new.
 		case err != nil && !IsTransient(err):
 			return fmt.Errorf("get canary pod: %w", err)
 		case err != nil:
-			last = err
+			last, away = err, true
 		default:
+			away = false
 			done, err := r.judgeCanary(ctx, current, &start, note)
 			if done || err != nil {
 				return err
@@ -102,7 +116,11 @@ func (r *Runner) awaitCanary(ctx context.Context, pod *corev1.Pod, note func(str
 			last = fmt.Errorf("it is %s", current.Status.Phase)
 		}
 		if err := r.pause(ctx); err != nil {
-			return fmt.Errorf("canary: %w", errors.Join(err, last))
+			err = fmt.Errorf("canary: %w", errors.Join(err, last))
+			if away {
+				return &OutageError{Cause: err}
+			}
+			return err
 		}
 	}
 }
@@ -170,6 +188,36 @@ func (r *Runner) exec(ctx context.Context, pod *corev1.Pod, note func(string)) e
 		note("you may not exec into pods: exec was not checked")
 		return nil
 	}
+	for answered := 0; ; {
+		err := r.tryExec(ctx, pod)
+		if err == nil {
+			return nil
+		}
+		// A connection that breaks looks the same whoever broke it, so that the API server is asked for something else.
+		away := !r.answers(ctx, pod)
+		if !away {
+			answered++
+		}
+		if answered < execTries && r.pause(ctx) == nil {
+			continue
+		}
+		if away {
+			return &OutageError{Cause: err}
+		}
+		return err
+	}
+}
+
+// answers reports whether the API server does, also where ctx is over.
+func (r *Runner) answers(ctx context.Context, pod *corev1.Pod) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+	defer cancel()
+	_, err := r.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	return err == nil || !IsTransient(err)
+}
+
+// tryExec runs the command once.
+func (r *Runner) tryExec(ctx context.Context, pod *corev1.Pod) error {
 	config := rest.CopyConfig(r.Config)
 	config.GroupVersion, config.APIPath = &corev1.SchemeGroupVersion, "/api"
 	config.NegotiatedSerializer = scheme.Codecs.WithoutConversion()
@@ -211,7 +259,7 @@ func (r *Runner) exec(ctx context.Context, pod *corev1.Pod, note func(string)) e
 // stats asks the kubelet for its pods' metrics, which it gets from the runtime. They need a right that few have, and the node is out
 // of service meanwhile, so that they are neither waited for nor a failure.
 func (r *Runner) stats(ctx context.Context, node string, note func(string)) {
-	ctx, cancel := context.WithTimeout(ctx, statsTimeout)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	var last string
 	for {

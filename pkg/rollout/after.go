@@ -59,6 +59,7 @@ func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.
 	waitCtx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w: waited %s", errNoAnswer, limit))
 	defer cancel()
 	err := s.ensureJob(waitCtx, spec)
+	asked := err == nil
 	refused := err != nil && ctx.Err() == nil && !nodejob.IsTransient(err) && !errors.Is(err, errNoAnswer)
 	if err == nil {
 		var result *protocol.Result
@@ -79,9 +80,13 @@ func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.
 		return nil, s.retreat(ctx, stage, err, inventory.StatePrepared, OutcomeFailed)
 	}
 	failed := &Error{Node: s.name, Stage: stage, Outcome: OutcomeStuck, State: s.whereabouts(ctx), Resumable: true, Cause: err}
-	switch {
-	case ctx.Err() != nil:
+	if ctx.Err() != nil {
 		failed.Outcome = OutcomeInterrupted
+	}
+	switch {
+	case !asked && (!begun || s.disproved != nil):
+		failed.State = fmt.Sprintf("the host was not asked for the %s, as far as is known; %s", stage, failed.State)
+	case ctx.Err() != nil:
 		failed.State = fmt.Sprintf("the host goes on with the %s by itself; %s", stage, failed.State)
 	case stage == StageRollback:
 		failed.State = "the host goes on with the rollback by itself, if it was reached; " + failed.State
@@ -134,16 +139,9 @@ func (s *session) checkAtOnce(ctx context.Context, checks ...func(context.Contex
 
 // isOutage tells a request that failed from a check that did.
 func isOutage(err error) bool {
-	var outage *outageError
+	var outage *nodejob.OutageError
 	return errors.As(err, &outage)
 }
-
-// outageError is an API server that did not answer until the end of a wait.
-type outageError struct{ cause error }
-
-func (e *outageError) Error() string { return e.cause.Error() }
-
-func (e *outageError) Unwrap() error { return e.cause }
 
 // leave ends the session with the node as it is: cordoned, on the new runtime, to be resumed.
 func (s *session) leave(ctx context.Context, stage Stage, outcome Outcome, cause error) error {
@@ -164,7 +162,7 @@ func (s *session) await(ctx context.Context, what string, look func(context.Cont
 		return done, err
 	})
 	if err != nil && requestErr != nil {
-		return &outageError{cause: err}
+		return &nodejob.OutageError{Cause: err}
 	}
 	return err
 }
@@ -296,7 +294,7 @@ func usesDockerSocket(pod *corev1.Pod) bool {
 
 func (s *session) checkCanary(ctx context.Context) error {
 	if err := s.keepClaim(ctx); err != nil {
-		return &outageError{cause: err}
+		return &nodejob.OutageError{Cause: err}
 	}
 	err := s.runner.Prove(ctx, nodejob.CanaryParams{
 		Node: s.name, Run: s.run, Image: s.options.CanaryImage, PullPolicy: s.options.PullPolicy,

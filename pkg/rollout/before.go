@@ -59,8 +59,9 @@ func (s *session) notPrepared(ctx context.Context, err error) error {
 	var start *nodejob.StartError
 	cause := err
 	var log []string
+	begun := false
 	if errors.As(err, &noResult) {
-		cause, log = noResult.Cause, noResult.Log
+		cause, log, begun = noResult.Cause, noResult.Log, noResult.Begun
 	}
 	var failed *Error
 	switch {
@@ -68,9 +69,10 @@ func (s *session) notPrepared(ctx context.Context, err error) error {
 		// The host goes on preparing; the same run finds its result.
 		failed = s.retreat(ctx, StagePrepare, cause, inventory.StatePreparing, OutcomeInterrupted)
 		failed.Resumable = true
-	case errors.As(err, &start):
+	case errors.As(err, &start) && !begun:
 		failed = s.retreat(ctx, StagePrepare, cause, inventory.StateFailed, OutcomeRefused)
 	default:
+		// Also a pod that ended again and again: the host may have been asked before, and then prepares all the same.
 		failed = s.retreat(ctx, StagePrepare, cause, inventory.StatePreparing, OutcomeFailed)
 		failed.Resumable = true
 	}
@@ -81,10 +83,14 @@ func (s *session) notPrepared(ctx context.Context, err error) error {
 // drain cordons the node and empties it.
 func (s *session) drain(ctx context.Context) error {
 	giveUp := func(cause error, outcome Outcome) *Error {
+		var failed *Error
 		if s.back != nil {
-			return s.forsake(ctx, StageDrain, cause, outcome)
+			failed = s.forsake(ctx, StageDrain, cause, outcome)
+		} else {
+			failed = s.retreat(ctx, StageDrain, cause, inventory.StatePrepared, outcome)
 		}
-		return s.retreat(ctx, StageDrain, cause, inventory.StatePrepared, outcome)
+		failed.Resumable = true
+		return failed
 	}
 	if err := s.rememberBefore(ctx); err != nil {
 		return giveUp(err, s.failedOrInterrupted(ctx))
@@ -112,9 +118,7 @@ func (s *session) drain(ctx context.Context) error {
 	if errors.As(err, &timeout) {
 		outcome = OutcomeTimeout
 	}
-	failed := giveUp(err, outcome)
-	failed.Resumable = true
-	return failed
+	return giveUp(err, outcome)
 }
 
 func (s *session) failedOrInterrupted(ctx context.Context) Outcome {

@@ -12,13 +12,10 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
@@ -199,6 +196,25 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
+// through has all of a Rollout's requests fail with what fail returns.
+func through(t *testing.T, s *apiserver.Server, r *Rollout, fail func(*http.Request) error) *Rollout {
+	t.Helper()
+	config := apiserver.Transport(s.Admin(), func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(request *http.Request) (*http.Response, error) {
+			if err := fail(request); err != nil {
+				return nil, err
+			}
+			return next.RoundTrip(request)
+		})
+	})
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.client, r.runner = client, &nodejob.Runner{Client: client, Config: config, Clock: r.clock}
+	return r
+}
+
 // TestOutage takes the API server away from the plugin while the host cuts over: with one control plane node that is what happens
 // when this very node is switched.
 func TestOutage(t *testing.T) {
@@ -213,22 +229,13 @@ func TestOutage(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		away.Store(false)
 	}
-	config := apiserver.Transport(s.Admin(), func(next http.RoundTripper) http.RoundTripper {
-		return roundTripper(func(r *http.Request) (*http.Response, error) {
-			if away.Load() {
-				return nil, errors.New("connection refused")
-			}
-			return next.RoundTrip(r)
-		})
-	})
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
 	observer := &recorder{}
-	r := New(Config{Client: client, REST: config, Clock: clock.RealClock{}, Observer: observer, Holder: "tester/outage", Options: Options{
-		Drain: drain.Options{GracePeriodSeconds: drain.PodGrace}, Image: agentImage, PullPolicy: corev1.PullIfNotPresent, CutoverTimeout: 30 * time.Second,
-	}})
+	r := through(t, s, newRollout(s, observer), func(*http.Request) error {
+		if away.Load() {
+			return errors.New("connection refused")
+		}
+		return nil
+	})
 	if _, err := r.Switch(t.Context(), "outage"); err != nil {
 		t.Fatal(err)
 	}
@@ -236,6 +243,53 @@ func TestOutage(t *testing.T) {
 		if !observer.said(text) {
 			t.Errorf("it was not said that %q", text)
 		}
+	}
+}
+
+// TestOutageOfTheCanary takes the API server away while the canary runs, which says nothing about the node.
+func TestOutageOfTheCanary(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	if err := newRollout(s, &recorder{}).ensureNamespace(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name string
+		// from is the first request that fails, once the way of all, always the way of these.
+		from         func(*http.Request) bool
+		once, always bool
+		outage       bool
+	}{
+		{name: "canary-create", from: func(r *http.Request) bool {
+			return r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/pods")
+		}, outage: true},
+		{name: "canary-get", from: func(r *http.Request) bool { return strings.Contains(r.URL.Path, "/pods/runtime-canary-") }, outage: true},
+		{name: "canary-exec", from: func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/exec") }, outage: true},
+		{name: "canary-exec-once", from: func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/exec") }, once: true},
+		{name: "canary-exec-only", from: func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/exec") }, always: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			newHollow(t, s, test.name)
+			var away atomic.Bool
+			r := through(t, s, newRollout(s, &recorder{}), func(request *http.Request) error {
+				hit := test.from(request)
+				began := hit && away.CompareAndSwap(false, true)
+				if began || away.Load() && !test.once && (hit || !test.always) {
+					return errors.New("connection refused")
+				}
+				return nil
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+			defer cancel()
+			err := r.runner.Prove(ctx, nodejob.CanaryParams{Node: test.name, Run: "r1", Image: agentImage}, func(string) {})
+			if (err == nil) != test.once || isOutage(err) != test.outage {
+				t.Errorf("outage %t: %v", isOutage(err), err)
+			}
+			if err := newRollout(s, &recorder{}).runner.Remove(t.Context(), test.name); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

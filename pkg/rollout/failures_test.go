@@ -148,3 +148,23 @@ func wantEvidence(t *testing.T, report *Report, node, text string) {
 		}
 	}
 }
+
+// TestCrashesInPrepare has a pod that ran and crashes: the host may be preparing, so that a rollback must not take the run for undone.
+func TestCrashesInPrepare(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	h := newHollow(t, s, "crashes")
+	h.podStatus = &corev1.ContainerStatus{RestartCount: 3, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}}
+	_, err := quickly(newRollout(s, &recorder{})).Switch(t.Context(), "crashes")
+	if failed := wantError(t, err, OutcomeFailed, "CrashLoopBackOff"); !failed.Resumable {
+		t.Error("it is not resumable")
+	}
+	if state := getNode(t, s, "crashes").Annotations[inventory.AnnotationPhase]; state != string(inventory.StatePreparing) {
+		t.Errorf("state %q", state)
+	}
+	nothingLeft(t, s, "crashes")
+	h.podStatus = nil
+	if _, err := newRollout(s, &recorder{}).Rollback(t.Context(), "crashes"); err != nil {
+		t.Errorf("the way back: %v", err)
+	}
+}

@@ -86,6 +86,15 @@ func (r *Rollout) Preflight(ctx context.Context, nodes []corev1.Node, alone bool
 	findings := make([]Finding, len(nodes))
 	for i := range nodes {
 		finding := judge(&nodes[i])
+		if finding.Verdict == Resume {
+			why, err := r.whyAnew(ctx, &nodes[i])
+			if err != nil {
+				return nil, err
+			}
+			if why != "" {
+				finding.Verdict, finding.Reason, finding.State = Go, "", ""
+			}
+		}
 		if finding.Verdict == Go || finding.Verdict == Resume {
 			late := finding.State == inventory.StateCutover || finding.State == inventory.StateVerifying
 			if err := r.inspect(ctx, &finding, alone, !late); err != nil {

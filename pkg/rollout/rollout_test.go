@@ -20,6 +20,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -37,7 +38,7 @@ var server apiserver.Shared
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if parallel := flag.Lookup("test.parallel").Value; parallel.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
-		if err := parallel.Set("16"); err != nil {
+		if err := parallel.Set("12"); err != nil {
 			panic(err)
 		}
 	}
@@ -437,12 +438,8 @@ func TestInterrupt(t *testing.T) {
 
 func dropFinalizers(t *testing.T, s *apiserver.Server, pod string) {
 	t.Helper()
-	pods := s.Client().CoreV1().Pods("default")
-	current, err := pods.Get(context.Background(), pod, metav1.GetOptions{})
-	if err == nil {
-		current.Finalizers = nil
-		_, err = pods.Update(context.Background(), current, metav1.UpdateOptions{})
-	}
+	patch := []byte(`{"metadata":{"finalizers":null}}`)
+	_, err := s.Client().CoreV1().Pods("default").Patch(context.Background(), pod, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		t.Error(err)
 	}

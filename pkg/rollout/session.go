@@ -289,7 +289,19 @@ func (s *session) mark(ctx context.Context) error {
 	row := inventory.FromNode(node)
 	s.old = inventory.RuntimeDocker
 	s.beat = heartbeat(node)
-	if row.Switch.Open() && row.Run != "" {
+	resumes := row.Switch.Open() && row.Run != ""
+	wasUnschedulable := ""
+	if resumes {
+		why, err := s.whyAnew(ctx, node)
+		if err != nil {
+			return err
+		}
+		if resumes = why == ""; !resumes {
+			s.tell(Info, "beginning anew: %s", why)
+			wasUnschedulable = node.Annotations[inventory.AnnotationWasUnschedulable] // a cordon of that run is ours to undo
+		}
+	}
+	if resumes {
 		s.run, s.state, s.from = row.Run, row.Switch, row.From
 		s.report.Resumed = true
 		s.tell(Info, "going on with run %s, which is %s", s.run, s.state)
@@ -305,7 +317,7 @@ func (s *session) mark(ctx context.Context) error {
 			inventory.AnnotationRun:              s.run,
 			inventory.AnnotationMessage:          "",
 			inventory.AnnotationTook:             "",
-			inventory.AnnotationWasUnschedulable: "",
+			inventory.AnnotationWasUnschedulable: wasUnschedulable,
 			annotationOldCRISocket:               "",
 			annotationFromEndpoint:               "",
 		})

@@ -1,0 +1,40 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// whyAnew says why a switch of a node does not go on with the run that its annotations name but begins another one, or returns "" if it
+// goes on. The node has an open run.
+func (r *Rollout) whyAnew(ctx context.Context, node *corev1.Node) (string, error) {
+	row := inventory.FromNode(node)
+	if row.Switch != inventory.StateCutover || row.Runtime != inventory.RuntimeDocker || row.Ready != corev1.ConditionTrue {
+		return "", nil
+	}
+	// The host is asked for the cutover by a Job. A node that serves on Docker without one may have been given back by a person since, with
+	// pods that nobody has drained. The other way to come here is a cutover that was undone and whose Job is too old to be kept.
+	begun := false
+	err := r.retry(ctx, func() error {
+		_, err := r.client.BatchV1().Jobs(nodejob.Namespace).Get(ctx, nodejob.JobName(row.Name, row.Run, protocol.PhaseCutover), metav1.GetOptions{})
+		if begun = err == nil; apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("look for the cutover of run %s: %w", row.Run, err)
+	}
+	if begun {
+		return "", nil
+	}
+	return fmt.Sprintf("the node serves on Docker, and nothing is left of the cutover of run %s", row.Run), nil
+}

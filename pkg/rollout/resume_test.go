@@ -1,0 +1,95 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+)
+
+// TestResumeAnew goes on with runs that it must not go on with: pods that came to the node since would be stopped without a drain.
+func TestResumeAnew(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name     string
+		change   func(*corev1.Node)
+		why      string
+		cordoned bool // in the end
+	}{
+		{name: "anew-given-back", change: func(node *corev1.Node) {
+			left(inventory.StateCutover, true)(node)
+			node.Spec.Unschedulable = false
+		}, why: "nothing is left of the cutover of run r1"},
+		{name: "anew-cordoned", change: left(inventory.StateCutover, true), why: "nothing is left of the cutover of run r1"},
+		{name: "anew-cordoned-before", change: func(node *corev1.Node) {
+			left(inventory.StateCutover, true)(node)
+			node.Annotations[inventory.AnnotationWasUnschedulable] = "true"
+		}, why: "nothing is left of the cutover of run r1", cordoned: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := server.Get(t)
+			newHollow(t, s, test.name, test.change)
+			createPod(t, s, test.name, test.name)
+			observer := &recorder{}
+			findings, err := newRollout(s, observer).Preflight(t.Context(), []corev1.Node{*getNode(t, s, test.name)}, false)
+			if err != nil || findings[0].Verdict != Go || len(findings[0].Evict) != 1 {
+				t.Fatalf("preflight: %+v, %v", findings, err)
+			}
+			report, err := newRollout(s, observer).Switch(t.Context(), test.name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := observer.stages(), "claim prepare drain cutover verify uncordon"; got != want || report.Resumed || report.Run == "r1" {
+				t.Errorf("stages %q, want %q; resumed %t, run %s", got, want, report.Resumed, report.Run)
+			}
+			if !observer.said(test.why) {
+				t.Errorf("it was not said that %q", test.why)
+			}
+			if _, err := s.Client().CoreV1().Pods("default").Get(t.Context(), test.name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				t.Errorf("the pod was not evicted: %v", err)
+			}
+			if node := getNode(t, s, test.name); node.Spec.Unschedulable != test.cordoned {
+				t.Errorf("cordoned %t", node.Spec.Unschedulable)
+			}
+			nothingLeft(t, s, test.name)
+		})
+	}
+}
+
+// TestHostIsNotAsked ends a run before the Job of its cutover was created: no host goes on by itself then.
+func TestHostIsNotAsked(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	newHollow(t, s, "not-asked")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	observer := &recorder{}
+	var cutover atomic.Bool
+	observer.onStage = func(stage Stage) { cutover.Store(stage == StageCutover) }
+	r := through(t, s, newRollout(s, observer), func(request *http.Request) error {
+		if cutover.Load() && request.Method == http.MethodPost && strings.HasSuffix(request.URL.Path, "/jobs") {
+			cancel(errors.New("interrupted: test"))
+			return errors.New("connection refused")
+		}
+		return nil
+	})
+	_, err := r.Switch(ctx, "not-asked")
+	_ = wantError(t, err, OutcomeInterrupted, "the host was not asked for the cutover, as far as is known; the node is Ready, cordoned")
+	observer = &recorder{}
+	if _, err := newRollout(s, observer).Switch(t.Context(), "not-asked"); err != nil {
+		t.Fatal(err)
+	}
+	if node := getNode(t, s, "not-asked"); node.Spec.Unschedulable || !strings.Contains(observer.stages(), "drain") {
+		t.Errorf("the next run: cordoned %t, stages %s", node.Spec.Unschedulable, observer.stages())
+	}
+	nothingLeft(t, s, "not-asked")
+}

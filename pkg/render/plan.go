@@ -64,17 +64,15 @@ func Plan(style Style, view PlanView) string {
 	nodes, findings, ignored := view.Nodes, view.Findings, view.Ignored
 	var text strings.Builder
 	rows := [][]string{{"NODE", "RUNTIME", "PLAN"}}
-	onDocker := false
 	for _, node := range nodes {
 		runtime := clean(node.Runtime)
 		if runtime == "" {
 			runtime = "<unknown>"
 		}
 		rows = append(rows, []string{node.Name, runtime, style.sign(verdictSigns[node.Verdict]) + " " + string(node.Verdict)})
-		onDocker = onDocker || node.Verdict == VerdictNotBlocked || node.Verdict == VerdictBlocked
 	}
 	table(&text, "", rows)
-	if !onDocker {
+	if len(view.Order) == 0 {
 		text.WriteString("\nNo node is on Docker: there is nothing to switch.\n")
 		return text.String()
 	}

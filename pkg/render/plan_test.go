@@ -30,6 +30,9 @@ func TestPlan(t *testing.T) {
 		golden(t, name, Plan(style, PlanView{Nodes: nodes, Findings: findings, Ignored: []string{"drain-bare-pod"}, Order: []string{"n2", "n1"}}))
 	}
 	golden(t, "plan-nothing.txt", Plan(Style{Width: width}, PlanView{Nodes: nodes[2:3], Order: []string{"n2"}, Measured: 1, Times: rollout.Times{Prepare: time.Minute, Drain: time.Second, Cutover: 20 * time.Second, Verify: 9 * time.Second}}))
+	// A host that could not be looked at is no reason to say that there is nothing to switch.
+	unknown := PlanNode{Name: "n4", Runtime: "docker://20.10.24", Verdict: VerdictUnknown, HostNote: "pod does not start"}
+	golden(t, "plan-unknown.txt", Plan(Style{Width: width}, PlanView{Nodes: []PlanNode{unknown}, Order: []string{"n4"}}))
 	golden(t, "plan-no-docker.txt", Plan(Style{Width: width}, PlanView{Nodes: nodes[:1]}))
 	var many []string
 	for i := range orderedAtMost + 2 {

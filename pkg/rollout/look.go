@@ -74,7 +74,12 @@ func (s *session) look(ctx context.Context) (*HostPlan, error) {
 			s.tell(Warning, "%s", err)
 		}
 	}()
-	if err := s.ensureJob(ctx, spec); err != nil {
+	// Not by way of the claim: a look has none.
+	job, err := nodejob.Job(nodejob.Params{Spec: spec, PullPolicy: s.options.PullPolicy})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.runner.Ensure(ctx, job); err != nil {
 		return nil, err
 	}
 	plan := &HostPlan{}

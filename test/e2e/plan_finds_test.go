@@ -40,7 +40,7 @@ func (c *cluster) testPlanFinds(t *testing.T) {
 		t.Error(lacks)
 	}
 	text := c.runtime(t, 2, "plan", "node-2", "--image", agentImage, "--force", "--delete-emptydir-data")
-	for _, want := range []string{"Deployment/socket", "DaemonSet/logs", "CronJob/gpu", "no-such-key", "Requires=docker.service", "3 findings block a switch"} {
+	for _, want := range []string{"Deployment/socket", "DaemonSet/logs", "CronJob/gpu", "Docker's init: ", "BindsTo=docker.service", "3 findings block a switch"} {
 		if !strings.Contains(text.stdout+text.stderr, want) {
 			t.Errorf("the plan for people does not say %q", want)
 		}
@@ -109,8 +109,8 @@ func (c *cluster) seed(t *testing.T, node, other string) func() {
 		c.kubectl(t, "delete", "-f", path, "--timeout", "3m")
 		c.waitPods(t)
 	}
-	c.exec(t, node, `set -e; mkdir -p `+dropIns+`; printf '[Unit]\nRequires=docker.service\n' > `+dropIn+` && systemctl daemon-reload
-		cp -a /etc/docker/daemon.json /etc/docker/daemon.json.seeded && sed -i '0,/{/s//{"no-such-key": 1,/' /etc/docker/daemon.json
+	c.exec(t, node, `set -e; mkdir -p `+dropIns+`; printf '[Unit]\nBindsTo=docker.service\n' > `+dropIn+` && systemctl daemon-reload
+		cp -a /etc/docker/daemon.json /etc/docker/daemon.json.seeded && sed -i '0,/{/s//{"init": true,/' /etc/docker/daemon.json
 		docker run -d --name foreign lab.local/busybox:1 /bin/busybox sleep 100000 >/dev/null
 		mkdir -p /var/lib/lab-dependent
 		printf '%s' '{"apiVersion":"v1","kind":"Pod","metadata":{"name":"seeded","namespace":"kube-system"},"spec":{"hostNetwork":true,"containers":[{"name":"c","image":"lab.local/nothing:1"}]}}' > /etc/kubernetes/manifests/seeded.yaml`)

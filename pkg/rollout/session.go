@@ -350,11 +350,8 @@ func (s *session) ensureJob(ctx context.Context, spec protocol.Spec) error {
 	return s.runner.Ensure(ctx, job)
 }
 
-// keepClaim makes sure that the claim is still this session's. A look at a host claims nothing.
+// keepClaim makes sure that the claim is still this session's.
 func (s *session) keepClaim(ctx context.Context) error {
-	if s.held == nil {
-		return nil
-	}
 	return s.retry(ctx, func() error { return s.held.keep(ctx) })
 }
 

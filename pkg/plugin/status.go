@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
@@ -80,7 +82,7 @@ func (o *StatusOptions) Run(ctx context.Context) error {
 	if o.watch {
 		return o.runWatch(ctx)
 	}
-	nodes, err := FindNodes(ctx, o.factory, o.client, o.selection)
+	nodes, err := o.find(ctx)
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -96,6 +98,19 @@ func (o *StatusOptions) Run(ctx context.Context) error {
 		o.printNode(ctx, o.factory.Streams.ErrOut, rows[0])
 	}
 	return nil
+}
+
+// find reads the nodes: for people, who get a table, all or many by the server's own table where it has one.
+func (o *StatusOptions) find(ctx context.Context) ([]corev1.Node, error) {
+	if len(o.selection.Names) == 0 && o.printer.human() {
+		nodes, err := tableNodes(ctx, o.factory, o.client, metav1.ListOptions{
+			LabelSelector: o.selection.LabelSelector, FieldSelector: o.selection.FieldSelector,
+		})
+		if !errors.Is(err, errNoTable) {
+			return nodes, err
+		}
+	}
+	return FindNodes(ctx, o.factory, o.client, o.selection)
 }
 
 // printSummary tells people how many there are and what the notes mean.

@@ -46,7 +46,10 @@ func fleet() []*corev1.Node {
 		apiserver.Node("old", "containerd://1.7.24", "v1.37.2"),
 		apiserver.Node("retry", "docker://20.10.24", "v1.23.17", annotate(inventory.AnnotationPhase, "rolled-back", inventory.AnnotationMessage, "smoke-test: no CNI config")),
 		{ObjectMeta: metav1.ObjectMeta{Name: "silent"}},
-		apiserver.Node("win", "docker://20.10.9", "v1.23.17", func(n *corev1.Node) { n.Status.NodeInfo.OperatingSystem = "windows" }),
+		apiserver.Node("win", "docker://20.10.9", "v1.23.17", func(n *corev1.Node) {
+			// kubelets set both
+			n.Status.NodeInfo.OperatingSystem, n.Labels[corev1.LabelOSStable] = "windows", "windows"
+		}),
 	}
 }
 

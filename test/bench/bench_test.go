@@ -93,9 +93,9 @@ type loads []float64
 
 func (l *loads) note() { *l = append(*l, load()) }
 
-func (l loads) String() string {
+func (l loads) over(runs int) string {
 	return fmt.Sprintf("Medians of %d interleaved runs on %s, %s. Load average of the machine during them: %.0f to %.0f on %d processors.",
-		len(l), time.Now().UTC().Format(time.DateOnly), machine(), slices.Min(l), slices.Max(l), runtime.NumCPU())
+		runs, time.Now().UTC().Format(time.DateOnly), machine(), slices.Min(l), slices.Max(l), runtime.NumCPU())
 }
 
 // record replaces a section of the page, which its markers frame.

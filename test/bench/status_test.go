@@ -79,7 +79,7 @@ func TestStatus(t *testing.T) {
 				median(times[way]).Seconds()/median(times[0]).Seconds(), mebibytes(median(memory[way])))
 		}
 	}
-	record(t, "status", busy.String()+"\n\n"+table.String())
+	record(t, "status", busy.over(count)+"\n\n"+table.String())
 }
 
 // createNodes creates the nodes with these numbers. The server ends with the test, and they with it.

@@ -306,10 +306,9 @@ func (c *cluster) checkEvidence(t *testing.T, stderr string) {
 
 func (c *cluster) testSwitch(t *testing.T) {
 	data := c.exec(t, "node-1", "cat /var/lib/lab-data/first")
+	images := c.pullOnDocker(t)
 	layers := c.exec(t, "node-1", "ls /var/lib/docker/image/overlay2/layerdb/sha256 | wc -l; ls /var/lib/docker/image/overlay2/imagedb/content/sha256 | sort | sha256sum")
 	pods := c.watch(t, "-n", "kubectl-runtime", "get", "pods", "-w", "-o", `jsonpath={.metadata.name}={.spec.automountServiceAccountToken}={.spec.volumes[*].projected}{"\n"}`)
-
-	images := c.pullOnDocker(t)
 
 	c.switchNode(t, 0, "node-1", "--verify-images")
 

@@ -66,6 +66,7 @@ type importer struct {
 	root        string
 	run         string
 	fallback    func(image string, err error)
+	store       *adopt.Store // of dockerRoot, once it was opened
 }
 
 // Import brings refs (names, names with digests, or image IDs) from Docker into containerd and returns the names of the image
@@ -78,6 +79,11 @@ func Import(ctx context.Context, d Source, c *client.Client, refs []string, repo
 	for _, opt := range opts {
 		opt(i)
 	}
+	defer func() {
+		if i.store != nil {
+			i.store.Close()
+		}
+	}()
 	// Until a record refers to it, only the lease keeps what was written. What an interrupted run left goes with that run's.
 	if err := dropLease(ctx, c); err != nil {
 		return nil, err
@@ -149,15 +155,18 @@ func (i *importer) bring(ctx context.Context, image docker.Image) (*ocispec.Desc
 }
 
 func (i *importer) adopt(ctx context.Context, image docker.Image) (*ocispec.Descriptor, error) {
-	store, err := adopt.Open(i.dockerRoot)
+	if i.store == nil {
+		store, err := adopt.Open(i.dockerRoot)
+		if err != nil {
+			return nil, err
+		}
+		i.store = store
+	}
+	onDisk, err := i.store.Image(image.ID)
 	if err != nil {
 		return nil, err
 	}
-	onDisk, err := store.Image(image.ID)
-	if err != nil {
-		return nil, err
-	}
-	target, err := adopt.Adopt(ctx, i.client, store, onDisk)
+	target, err := adopt.Adopt(ctx, i.client, i.store, onDisk)
 	if err != nil {
 		return nil, err
 	}

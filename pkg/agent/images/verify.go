@@ -19,6 +19,7 @@ func Verify(ctx context.Context, d Source, c *client.Client, dockerRoot string, 
 	if err != nil {
 		return 0, err
 	}
+	defer store.Close()
 	if err := dropLease(ctx, c); err != nil {
 		return 0, err
 	}

@@ -48,11 +48,6 @@ func Adopt(ctx context.Context, c *client.Client, store *Store, image Image) (oc
 		},
 	}
 	defer a.discard(context.WithoutCancel(ctx))
-	defer func() {
-		if a.view != nil {
-			a.view.close()
-		}
-	}()
 	if err := a.stage(ctx, image.Layers); err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -76,7 +71,6 @@ type adoption struct {
 	mu sync.Mutex
 	// staged are the snapshots without parents in which layers are assembled, by chain ID.
 	staged map[digest.Digest]staging
-	view   *view
 }
 
 // staging is a directory in which a layer is assembled.
@@ -170,25 +164,11 @@ func (a *adoption) fillBy(ctx context.Context, layer Layer, copies bool) error {
 	if copies {
 		return mirrorByCopies(ctx, from, dir, layer.Size)
 	}
-	v, err := a.linking(from, dir)
+	v, err := a.store.linking(from, dir)
 	if err != nil {
 		return err
 	}
 	return mirror(ctx, v.open, from, dir, false)
-}
-
-// linking returns the view in which links can be made from one directory to the other; it is the same for all layers.
-func (a *adoption) linking(from, to string) (*view, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.view == nil {
-		v, err := openView(from, to)
-		if err != nil {
-			return nil, err
-		}
-		a.view = v
-	}
-	return a.view, nil
 }
 
 // reserve is what copies leave free on the file system, in bytes.

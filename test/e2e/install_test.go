@@ -100,7 +100,18 @@ func (c *cluster) refused(t *testing.T, node string, wants []string, more ...str
 			t.Errorf("the refusal does not say %q:\n%s", want, r.stderr)
 		}
 	}
-	c.untouched(t, node, pods)
+	c.nothingLeft(t, node)
+	n := c.node(t, node)
+	if !n.ready() || n.Spec.Unschedulable || !strings.HasPrefix(n.Status.NodeInfo.ContainerRuntimeVersion, "docker://") {
+		t.Errorf("%s: ready %t, unschedulable %t, runtime %s", node, n.ready(), n.Spec.Unschedulable, n.Status.NodeInfo.ContainerRuntimeVersion)
+	}
+	// Others may have come from a node that is drained at the same time.
+	now := c.podIDs(t, node)
+	for pod := range strings.Lines(pods) {
+		if strings.Contains(pod, "docker://") && !strings.Contains(now, pod) {
+			t.Errorf("%s: a pod changed: %snow:\n%s", node, pod, now)
+		}
+	}
 	c.same(t, node, files, packages)
 }
 

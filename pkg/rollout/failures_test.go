@@ -168,3 +168,21 @@ func TestCrashesInPrepare(t *testing.T) {
 		t.Errorf("the way back: %v", err)
 	}
 }
+
+// TestDiesInPrepare has a node that dies in the middle of the preparation: its pod stays Running, and no log comes.
+func TestDiesInPrepare(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	h := newHollow(t, s, "dies")
+	h.script[protocol.PhasePrepare] = func(*hollow, protocol.Spec) { <-t.Context().Done() }
+	r := newRollout(s, &recorder{})
+	r.prepareTimeout = 3 * time.Second
+	_, err := r.Switch(t.Context(), "dies")
+	if failed := wantError(t, err, OutcomeFailed, "no result came from the node in time: waited 3s"); !failed.Resumable {
+		t.Error("it is not resumable")
+	}
+	if node := getNode(t, s, "dies"); node.Spec.Unschedulable || node.Annotations[inventory.AnnotationPhase] != string(inventory.StatePreparing) {
+		t.Errorf("cordoned %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
+	}
+	nothingLeft(t, s, "dies")
+}

@@ -99,21 +99,42 @@ func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.
 
 // verify proves the new runtime from outside the host. What fails is in s.disproved, to be undone.
 func (s *session) verify(ctx context.Context) error {
-	for _, check := range []func(context.Context) error{s.checkNode, s.checkOwnPod, s.checkResidents, s.checkCanary} {
-		err := check(ctx)
-		switch {
-		case err == nil:
-			continue
-		case ctx.Err() != nil:
-			return s.leave(ctx, StageVerify, OutcomeInterrupted, context.Cause(ctx))
-		case isOutage(err):
-			return s.leave(ctx, StageVerify, OutcomeStuck, err)
-		default:
-			s.disproved = err
-			return &Error{Node: s.name, Stage: StageVerify, Outcome: OutcomeStuck, Cause: err}
+	err := s.checkNode(ctx)
+	if err == nil {
+		err = s.checkAtOnce(ctx, s.checkOwnPod, s.checkResidents, s.checkCanary, s.checkHost)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return s.leave(ctx, StageVerify, OutcomeInterrupted, context.Cause(ctx))
+	case isOutage(err):
+		return s.leave(ctx, StageVerify, OutcomeStuck, err)
+	default:
+		s.disproved = err
+		return &Error{Node: s.name, Stage: StageVerify, Outcome: OutcomeStuck, Cause: err}
+	}
+}
+
+// errOtherFailed ends the checks beside one that failed.
+var errOtherFailed = errors.New("another check failed")
+
+// checkAtOnce waits for what comes back by itself while the canary runs: the node is out of service. It returns what failed first.
+func (s *session) checkAtOnce(ctx context.Context, checks ...func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	failed := make(chan error, len(checks))
+	for _, check := range checks {
+		go func() { failed <- check(ctx) }()
+	}
+	var first error
+	for range checks {
+		if err := <-failed; err != nil && first == nil {
+			first = err
+			cancel(errOtherFailed)
 		}
 	}
-	return nil
+	return first
 }
 
 // isOutage tells a request that failed from a check that did.
@@ -271,6 +292,32 @@ func usesDockerSocket(pod *corev1.Pod) bool {
 	})
 }
 
+// checkHost has the agent look at the host once more: that CRI and kubelet answer, and that Docker is down. Only what it finds, and a
+// pod that cannot start, is held against the node.
+func (s *session) checkHost(ctx context.Context) error {
+	if s.back != nil {
+		return nil // the agent's checks are about the new runtime
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, verifyTimeout, fmt.Errorf("%w: waited %s", errNoAnswer, verifyTimeout))
+	defer cancel()
+	spec := s.spec(protocol.PhaseVerify)
+	if err := s.ensureJob(ctx, spec); err != nil {
+		return &nodejob.OutageError{Cause: err}
+	}
+	result, err := s.follower.Follow(ctx, spec, nodejob.InService, false)
+	var start *nodejob.StartError
+	switch {
+	case errors.As(err, &start):
+		return err
+	case err != nil:
+		return &nodejob.OutageError{Cause: err}
+	case result.Outcome != protocol.OutcomeSucceeded:
+		return resultError(result)
+	}
+	s.tell(Info, "the agent has found the host as it should be")
+	return nil
+}
+
 func (s *session) checkCanary(ctx context.Context) error {
 	if err := s.keepClaim(ctx); err != nil {
 		return &nodejob.OutageError{Cause: err}
@@ -287,7 +334,7 @@ func (s *session) checkCanary(ctx context.Context) error {
 // rollback undoes a cutover that the host took for good and that the verification disproved.
 func (s *session) rollback(ctx context.Context) error {
 	// The canary's sandbox would keep the runtime busy while it is taken down.
-	if err := s.remove(ctx, protocol.PhaseCutover, nodejob.PhaseCanary); errors.Is(err, errClaimLost) {
+	if err := s.remove(ctx, protocol.PhaseCutover, protocol.PhaseVerify, nodejob.PhaseCanary); errors.Is(err, errClaimLost) {
 		return err
 	} else if err != nil {
 		s.tell(Warning, "%s", err)

@@ -70,6 +70,13 @@ func TestFailures(t *testing.T) {
 			outcome: OutcomeRolledBack, text: "volume: read-only", state: inventory.StateRolledBack, stages: "claim prepare drain cutover verify rollback", everCordoned: true, runtime: dockerVersion,
 		},
 		{
+			name: "host-disproves",
+			set: func(h *hollow) {
+				h.script[protocol.PhaseVerify] = ends(protocol.OutcomeRefused, "docker.service is active")
+			},
+			outcome: OutcomeRolledBack, text: "some-step: docker.service is active", state: inventory.StateRolledBack, stages: "claim prepare drain cutover verify rollback", everCordoned: true, runtime: dockerVersion,
+		},
+		{
 			name: "way-back-fails",
 			set: func(h *hollow) {
 				h.checks[1] = nodejob.CanaryCheck{Name: "volume", Message: "read-only"}

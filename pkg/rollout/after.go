@@ -101,7 +101,7 @@ func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.
 func (s *session) verify(ctx context.Context) error {
 	err := s.checkNode(ctx)
 	if err == nil {
-		err = s.checkAtOnce(ctx, s.checkOwnPod, s.checkResidents, s.checkCanary)
+		err = s.checkAtOnce(ctx, s.checkOwnPod, s.checkResidents, s.checkCanary, s.checkHost)
 	}
 	switch {
 	case err == nil:
@@ -292,6 +292,32 @@ func usesDockerSocket(pod *corev1.Pod) bool {
 	})
 }
 
+// checkHost has the agent look at the host once more: that CRI and kubelet answer, and that Docker is down. Only what it finds, and a
+// pod that cannot start, is held against the node.
+func (s *session) checkHost(ctx context.Context) error {
+	if s.back != nil {
+		return nil // the agent's checks are about the new runtime
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, verifyTimeout, fmt.Errorf("%w: waited %s", errNoAnswer, verifyTimeout))
+	defer cancel()
+	spec := s.spec(protocol.PhaseVerify)
+	if err := s.ensureJob(ctx, spec); err != nil {
+		return &nodejob.OutageError{Cause: err}
+	}
+	result, err := s.follower.Follow(ctx, spec, nodejob.InService, false)
+	var start *nodejob.StartError
+	switch {
+	case errors.As(err, &start):
+		return err
+	case err != nil:
+		return &nodejob.OutageError{Cause: err}
+	case result.Outcome != protocol.OutcomeSucceeded:
+		return resultError(result)
+	}
+	s.tell(Info, "the agent has found the host as it should be")
+	return nil
+}
+
 func (s *session) checkCanary(ctx context.Context) error {
 	if err := s.keepClaim(ctx); err != nil {
 		return &nodejob.OutageError{Cause: err}
@@ -308,7 +334,7 @@ func (s *session) checkCanary(ctx context.Context) error {
 // rollback undoes a cutover that the host took for good and that the verification disproved.
 func (s *session) rollback(ctx context.Context) error {
 	// The canary's sandbox would keep the runtime busy while it is taken down.
-	if err := s.remove(ctx, protocol.PhaseCutover, nodejob.PhaseCanary); errors.Is(err, errClaimLost) {
+	if err := s.remove(ctx, protocol.PhaseCutover, protocol.PhaseVerify, nodejob.PhaseCanary); errors.Is(err, errClaimLost) {
 		return err
 	} else if err != nil {
 		s.tell(Warning, "%s", err)

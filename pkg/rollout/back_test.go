@@ -93,7 +93,7 @@ func TestRollback(t *testing.T) {
 		t.Errorf("the node was given back before its DaemonSet's pod was on Docker: %v", err)
 	}
 	h.mu.Lock()
-	if fmt.Sprint(h.phases) != "[prepare cutover rollback]" {
+	if fmt.Sprint(h.phases) != "[prepare cutover verify rollback]" {
 		t.Errorf("phases %v", h.phases)
 	}
 	h.mu.Unlock()

@@ -19,6 +19,10 @@ import (
 // maxMessage bounds the message annotation in bytes; the whole output is in the error.
 const maxMessage = 512
 
+// prepareTimeout is how long the plugin waits for the preparation: the half hour that the host takes at most (pkg/agent/steps,
+// PrepareTimeout), and what a slow pull of the agent's image takes before it. A node that dies meanwhile says nothing any more.
+const prepareTimeout = 45 * time.Minute
+
 // prepare has the agent prepare and rehearse while the node serves.
 func (s *session) prepare(ctx context.Context) error {
 	pods, err := s.podsOn(ctx)
@@ -30,7 +34,9 @@ func (s *session) prepare(ctx context.Context) error {
 	if err := s.ensureJob(ctx, spec); err != nil {
 		return s.retreat(ctx, StagePrepare, err, inventory.StateFailed, OutcomeRefused)
 	}
-	result, err := s.follower.Follow(ctx, spec, nodejob.InService, false)
+	waitCtx, cancel := context.WithTimeoutCause(ctx, s.prepareTimeout, fmt.Errorf("%w: waited %s", errNoAnswer, s.prepareTimeout))
+	defer cancel()
+	result, err := s.follower.Follow(waitCtx, spec, nodejob.InService, false)
 	if err != nil {
 		return s.notPrepared(ctx, err)
 	}

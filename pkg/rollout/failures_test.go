@@ -70,6 +70,13 @@ func TestFailures(t *testing.T) {
 			outcome: OutcomeRolledBack, text: "volume: read-only", state: inventory.StateRolledBack, stages: "claim prepare drain cutover verify rollback", everCordoned: true, runtime: dockerVersion,
 		},
 		{
+			name: "host-disproves",
+			set: func(h *hollow) {
+				h.script[protocol.PhaseVerify] = ends(protocol.OutcomeRefused, "docker.service is active")
+			},
+			outcome: OutcomeRolledBack, text: "some-step: docker.service is active", state: inventory.StateRolledBack, stages: "claim prepare drain cutover verify rollback", everCordoned: true, runtime: dockerVersion,
+		},
+		{
 			name: "way-back-fails",
 			set: func(h *hollow) {
 				h.checks[1] = nodejob.CanaryCheck{Name: "volume", Message: "read-only"}
@@ -167,4 +174,22 @@ func TestCrashesInPrepare(t *testing.T) {
 	if _, err := newRollout(s, &recorder{}).Rollback(t.Context(), "crashes"); err != nil {
 		t.Errorf("the way back: %v", err)
 	}
+}
+
+// TestDiesInPrepare has a node that dies in the middle of the preparation: its pod stays Running, and no log comes.
+func TestDiesInPrepare(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	h := newHollow(t, s, "dies")
+	h.script[protocol.PhasePrepare] = func(*hollow, protocol.Spec) { <-t.Context().Done() }
+	r := newRollout(s, &recorder{})
+	r.prepareTimeout = 3 * time.Second
+	_, err := r.Switch(t.Context(), "dies")
+	if failed := wantError(t, err, OutcomeFailed, "no result came from the node in time: waited 3s"); !failed.Resumable {
+		t.Error("it is not resumable")
+	}
+	if node := getNode(t, s, "dies"); node.Spec.Unschedulable || node.Annotations[inventory.AnnotationPhase] != string(inventory.StatePreparing) {
+		t.Errorf("cordoned %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
+	}
+	nothingLeft(t, s, "dies")
 }

@@ -24,6 +24,9 @@ const annotationOldCRISocket = inventory.Prefix + "old-cri-socket"
 // annotationFromEndpoint remembers protocol.Facts.OldEndpoint: a node cannot go back to a dockershim that its kubelet no longer has.
 const annotationFromEndpoint = inventory.Prefix + "from-endpoint"
 
+// annotationAgentImage remembers the agent's image that a run was begun with.
+const annotationAgentImage = inventory.Prefix + "agent-image"
+
 // kubeadmContainerd is how kubeadm writes containerd's endpoint (cmd/kubeadm/app/constants, CRISocketContainerd).
 const kubeadmContainerd = "unix:///var/run/containerd/containerd.sock"
 

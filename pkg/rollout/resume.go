@@ -3,6 +3,7 @@ package rollout
 import (
 	"context"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,10 +14,18 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
+// rehearsalAge is how long what was prepared and rehearsed is good for: kubelet, containerd and the node's images change meanwhile.
+const rehearsalAge = time.Hour
+
 // whyAnew says why a switch of a node does not go on with the run that its annotations name but begins another one, or returns "" if it
 // goes on. The node has an open run.
 func (r *Rollout) whyAnew(ctx context.Context, node *corev1.Node) (string, error) {
 	row := inventory.FromNode(node)
+	switch row.Switch {
+	case inventory.StatePreparing, inventory.StatePrepared, inventory.StateDraining:
+		return r.whyPrepareAnew(node, row.Run), nil
+	default:
+	}
 	if row.Switch != inventory.StateCutover || row.Runtime != inventory.RuntimeDocker || row.Ready != corev1.ConditionTrue {
 		return "", nil
 	}
@@ -37,4 +46,18 @@ func (r *Rollout) whyAnew(ctx context.Context, node *corev1.Node) (string, error
 		return "", nil
 	}
 	return fmt.Sprintf("the node serves on Docker, and nothing is left of the cutover of run %s", row.Run), nil
+}
+
+// whyPrepareAnew judges a run that has not come to its cutover.
+func (r *Rollout) whyPrepareAnew(node *corev1.Node, run string) string {
+	begun, known := RunBegun(run)
+	age := r.clock.Now().Sub(begun)
+	switch {
+	case !known || age > rehearsalAge || age < -rehearsalAge:
+		return fmt.Sprintf("what run %s has prepared is older than %s", run, rehearsalAge)
+	case node.Annotations[annotationAgentImage] != r.options.Image:
+		// The cutover's pod, and its smoke test, need the image that was brought to the new runtime.
+		return fmt.Sprintf("run %s was begun with another image of the agent, %s", run, node.Annotations[annotationAgentImage])
+	}
+	return ""
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -33,11 +34,22 @@ func TestResumeAnew(t *testing.T) {
 			left(inventory.StateCutover, true)(node)
 			node.Annotations[inventory.AnnotationWasUnschedulable] = "true"
 		}, why: "nothing is left of the cutover of run r1", cordoned: true},
+		{name: "anew-old", change: func(node *corev1.Node) {
+			left(inventory.StatePrepared, false)(node)
+			node.Annotations[inventory.AnnotationRun] = newRun(time.Now().Add(-2 * time.Hour))
+			node.Annotations[annotationAgentImage] = agentImage
+		}, why: "is older than 1h0m0s"},
+		{name: "anew-other-image", change: func(node *corev1.Node) {
+			left(inventory.StateDraining, true)(node)
+			node.Annotations[inventory.AnnotationRun] = newRun(time.Now())
+			node.Annotations[annotationAgentImage] = "registry.example/agent:0"
+		}, why: "another image of the agent, registry.example/agent:0"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			s := server.Get(t)
 			newHollow(t, s, test.name, test.change)
+			before := getNode(t, s, test.name).Annotations[inventory.AnnotationRun]
 			createPod(t, s, test.name, test.name)
 			observer := &recorder{}
 			findings, err := newRollout(s, observer).Preflight(t.Context(), []corev1.Node{*getNode(t, s, test.name)}, false)
@@ -48,7 +60,7 @@ func TestResumeAnew(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got, want := observer.stages(), "claim prepare drain cutover verify uncordon"; got != want || report.Resumed || report.Run == "r1" {
+			if got, want := observer.stages(), "claim prepare drain cutover verify uncordon"; got != want || report.Resumed || report.Run == before {
 				t.Errorf("stages %q, want %q; resumed %t, run %s", got, want, report.Resumed, report.Run)
 			}
 			if !observer.said(test.why) {

@@ -100,6 +100,8 @@ type Rollout struct {
 	holder    string
 	workloads workloadImages
 	leases    sightings
+	// prepareTimeout is the constant but in tests.
+	prepareTimeout time.Duration
 }
 
 // Config is what a Rollout works with.
@@ -120,13 +122,14 @@ func New(c Config) *Rollout {
 		c.Options.CanaryImage = c.Options.Image
 	}
 	return &Rollout{
-		client:   c.Client,
-		runner:   &nodejob.Runner{Client: c.Client, Config: c.REST, Clock: c.Clock},
-		options:  c.Options,
-		observer: c.Observer,
-		clock:    c.Clock,
-		holder:   c.Holder,
-		leases:   sightings{seen: map[string]sighting{}, clock: c.Clock},
+		client:         c.Client,
+		runner:         &nodejob.Runner{Client: c.Client, Config: c.REST, Clock: c.Clock},
+		options:        c.Options,
+		observer:       c.Observer,
+		clock:          c.Clock,
+		holder:         c.Holder,
+		prepareTimeout: prepareTimeout,
+		leases:         sightings{seen: map[string]sighting{}, clock: c.Clock},
 	}
 }
 

@@ -253,7 +253,7 @@ func TestSwitch(t *testing.T) {
 		t.Errorf("the node was given back before its DaemonSet's pod was on containerd: %v %v", proxy.Status.ContainerStatuses, err)
 	}
 	h.mu.Lock()
-	if fmt.Sprint(h.phases) != "[prepare cutover]" || fmt.Sprint(h.cordons) != "[false true false]" {
+	if fmt.Sprint(h.phases) != "[prepare cutover verify]" || fmt.Sprint(h.cordons) != "[false true false]" {
 		t.Errorf("phases %v, cordons %v", h.phases, h.cordons)
 	}
 	h.mu.Unlock()

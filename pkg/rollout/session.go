@@ -320,6 +320,7 @@ func (s *session) mark(ctx context.Context) error {
 			inventory.AnnotationWasUnschedulable: wasUnschedulable,
 			annotationOldCRISocket:               "",
 			annotationFromEndpoint:               "",
+			annotationAgentImage:                 s.options.Image,
 		})
 		if err != nil {
 			return err

@@ -43,7 +43,7 @@ func TestSwitchChecks(t *testing.T) {
 	s := server.Get(t)
 	s.CreateNodes(t, apiserver.Node("free", "docker://20.10.24", "v1.23.17"), apiserver.Node("held", "docker://20.10.24", "v1.23.17"),
 		apiserver.Node("resumed", "docker://20.10.24", "v1.23.17", func(n *corev1.Node) {
-			n.Annotations = map[string]string{inventory.AnnotationPhase: string(inventory.StatePrepared), inventory.AnnotationRun: "20260101-000000-abcde"}
+			n.Annotations = map[string]string{inventory.AnnotationPhase: string(inventory.StateVerifying), inventory.AnnotationRun: "20260101-000000-abcde"}
 		}))
 	blockedFor(t, s, "all")
 	needed := func(p *corev1.Pod) { p.Labels = map[string]string{"app": "all"} }

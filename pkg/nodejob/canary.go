@@ -16,6 +16,8 @@ const (
 	// canaryMemory is the canary's memory limit in bytes, which it looks for in its cgroup.
 	canaryMemory = 64 << 20
 	canaryPort   = 8080
+	// canaryDeadline ends a canary that nobody removed, in seconds: it has canaryTimeout, and serves until its node is given back.
+	canaryDeadline = 600
 	// canaryUser owns nothing: an emptyDir is writable for everybody, and nothing else has to be.
 	canaryUser = 65534
 	// PhaseCanary is the canary's LabelPhase, for Remove; it is no phase of the agent.
@@ -46,6 +48,7 @@ func Canary(p CanaryParams) *corev1.Pod {
 			NodeName:                      p.Node,
 			Tolerations:                   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 			RestartPolicy:                 corev1.RestartPolicyNever,
+			ActiveDeadlineSeconds:         ptr.To[int64](canaryDeadline),
 			TerminationGracePeriodSeconds: ptr.To[int64](1),
 			AutomountServiceAccountToken:  ptr.To(false),
 			EnableServiceLinks:            ptr.To(false),

@@ -207,6 +207,7 @@ func through(t *testing.T, s *apiserver.Server, r *Rollout, fail func(*http.Requ
 			return next.RoundTrip(request)
 		})
 	})
+	config.QPS, config.Burst = 1000, 2000
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)

@@ -1,8 +1,11 @@
 package rollout
 
 import (
+	"errors"
+	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -192,4 +195,29 @@ func TestDiesInPrepare(t *testing.T) {
 		t.Errorf("cordoned %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
 	}
 	nothingLeft(t, s, "dies")
+}
+
+// TestRemovalIsTriedAgain has the API server drop each first request to delete something: a canary serves on, and a Job may still begin.
+func TestRemovalIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	newHollow(t, s, "removed")
+	var mu sync.Mutex
+	dropped := map[string]bool{}
+	r := through(t, s, newRollout(s, &recorder{}), func(request *http.Request) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if path := request.URL.Path; request.Method == http.MethodDelete && strings.Contains(path, "/runtime-") && !dropped[path] {
+			dropped[path] = true
+			return errors.New("connection reset")
+		}
+		return nil
+	})
+	if report, err := r.Switch(t.Context(), "removed"); err != nil || strings.Contains(strings.Join(report.Warnings, ";"), "connection reset") {
+		t.Errorf("warnings %q, %v", report.Warnings, err)
+	}
+	if len(dropped) < 3 {
+		t.Errorf("dropped %v", dropped)
+	}
+	nothingLeft(t, s, "removed")
 }

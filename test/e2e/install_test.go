@@ -15,7 +15,7 @@ import (
 // TestInstall switches nodes whose containerd is missing or too old, and takes one back; with the full matrix all of them, each as it was.
 func TestInstall(t *testing.T) {
 	deb := debs(t, "containerd/bookworm", "runc/bookworm", "containerd/bullseye")
-	c := up(t, lab.Dockershim, 3)
+	c := up(t, lab.Dockershim, 4) // one more takes what is drained, the cluster's DNS above all
 	newOnly := serve(t, deb["containerd/bookworm"], deb["runc/bookworm"])
 	all := serve(t, deb["containerd/bookworm"], deb["runc/bookworm"], deb["containerd/bullseye"])
 	for _, node := range []string{"node-1", "node-3"} {

@@ -8,12 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/kubectl/pkg/drain"
 )
@@ -21,6 +24,9 @@ import (
 // evictRetryDelay is the pause between two attempts to evict a pod that a budget holds back. The library's zero value is a
 // hot loop; kubectl waits as long as this (k8s.io/kubectl v0.37.2 pkg/cmd/drain/drain.go).
 const evictRetryDelay = 5 * time.Second
+
+// outagePatience is how long requests may fail in a row.
+const outagePatience = 2 * time.Minute
 
 // PodGrace is GracePeriodSeconds for "as the pod itself says". The library's zero value kills at once.
 const PodGrace = -1
@@ -162,38 +168,77 @@ func (e *TimeoutError) Error() string {
 	return text
 }
 
-// Drain removes the pods from a node that is cordoned. Running out of time is a *TimeoutError.
+// Drain removes the pods from a node that is cordoned. Running out of time is a *TimeoutError. A request that fails and may succeed
+// when it is sent again does not end it, unless that lasts for outagePatience.
 func (d *Drainer) Drain(ctx context.Context, node string) error {
+	watch := newBlockWatch(d)
+	started := d.now()
+	var failing time.Time
+	for {
+		left := d.options.Timeout
+		if left > 0 {
+			left = max(left-d.now().Sub(started), time.Millisecond) // 0 would be no bound
+		}
+		began := d.now()
+		err := d.tryDrain(ctx, node, watch, left)
+		now := d.now()
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("drain node %s: %w", node, context.Cause(ctx))
+		case left > 0 && now.Sub(started) >= d.options.Timeout:
+			return fmt.Errorf("drain node %s: %w", node, watch.timeout(d.options.Timeout))
+		}
+		if failing.IsZero() || now.Sub(began) > evictRetryDelay {
+			failing = now
+		}
+		if !watch.mayPass(err) || now.Sub(failing) > outagePatience {
+			return fmt.Errorf("drain node %s: %w", node, err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(evictRetryDelay):
+		}
+	}
+}
+
+// tryDrain drains until the first error. The library ends a drain with it, a single look at a pod that failed included.
+func (d *Drainer) tryDrain(ctx context.Context, node string, watch *blockWatch, timeout time.Duration) error {
 	pods, err := d.Check(ctx, node)
 	if err != nil {
-		return fmt.Errorf("drain node %s: %w", node, err)
+		return &checkError{err}
 	}
+	watch.begin(pods)
 	if len(pods) == 0 {
 		return nil
 	}
-	watch := newBlockWatch(d)
-	for i := range pods {
-		watch.left[pods[i].Namespace+"/"+pods[i].Name] = true
-	}
 	helper := d.helper(ctx, watch.client(ctx, pods))
+	helper.Timeout = timeout
 	helper.OnPodDeletionOrEvictionStarted = func(pod *corev1.Pod, _ bool) { watch.started(pod) }
 	helper.OnPodDeletionOrEvictionFinished = func(pod *corev1.Pod, _ bool, err error) {
 		if err == nil {
 			watch.finished(pod)
 		}
 	}
-	started := d.now()
-	err = helper.DeleteOrEvictPods(pods)
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("drain node %s: %w", node, context.Cause(ctx))
-	case d.options.Timeout > 0 && d.now().Sub(started) >= d.options.Timeout:
-		return fmt.Errorf("drain node %s: %w", node, watch.timeout(d.options.Timeout))
-	default:
-		return fmt.Errorf("drain node %s: %w", node, err)
+	return helper.DeleteOrEvictPods(pods)
+}
+
+// checkError is a drain that could not begin.
+type checkError struct{ err error }
+
+func (e *checkError) Error() string { return e.err.Error() }
+
+func (e *checkError) Unwrap() error { return e.err }
+
+// isTransient tells a request that may succeed when it is sent again from one that was refused, and both from a verdict of the library.
+func isTransient(err error) bool {
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		return status.Status().Code >= http.StatusInternalServerError || apierrors.IsTooManyRequests(err)
 	}
+	var noAnswer *url.Error
+	return errors.As(err, &noAnswer)
 }
 
 // blockWatch knows which pods are held back and which are still there.
@@ -203,10 +248,33 @@ type blockWatch struct {
 	seen    map[string]bool
 	left    map[string]bool
 	blocked map[string]Block
+	refused bool // an eviction, for good
 }
 
 func newBlockWatch(d *Drainer) *blockWatch {
 	return &blockWatch{drainer: d, seen: map[string]bool{}, left: map[string]bool{}, blocked: map[string]Block{}}
+}
+
+// begin takes note of the pods that an attempt is about.
+func (w *blockWatch) begin(pods []corev1.Pod) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.left = map[string]bool{}
+	for i := range pods {
+		w.left[pods[i].Namespace+"/"+pods[i].Name] = true
+	}
+}
+
+// mayPass judges what ended an attempt. Of what went wrong with a pod the library's error has the text alone, so that the evictions that
+// were refused are what is known; any other request, a look at a pod say, may succeed the next time.
+func (w *blockWatch) mayPass(err error) bool {
+	var check *checkError
+	if errors.As(err, &check) {
+		return isTransient(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.refused
 }
 
 func (w *blockWatch) started(pod *corev1.Pod) {

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
@@ -255,5 +258,56 @@ func TestInterrupt(t *testing.T) {
 	err := New(s.Client(), Options{GracePeriodSeconds: PodGrace, Timeout: time.Minute}, &recorder{}, time.Now).Drain(ctx, "node")
 	if !errors.Is(err, cause) {
 		t.Errorf("error %v, want the cause", err)
+	}
+}
+
+// roundTripper is a function as an http.RoundTripper.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestRequestsFail drops the connection of the first request of a kind, or refuses all of that kind.
+func TestRequestsFail(t *testing.T) {
+	for _, test := range []struct {
+		name, method, path string
+		status             int // 0: the connection
+		err                string
+	}{
+		{name: "list", method: http.MethodGet, path: "/pods"},
+		{name: "look", method: http.MethodGet, path: "/pods/dropped"},
+		{name: "evict", method: http.MethodPost, path: "/pods/dropped/eviction", status: http.StatusInternalServerError},
+		{name: "forbidden", method: http.MethodPost, path: "/pods/dropped/eviction", status: http.StatusForbidden, err: "error when evicting"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := server.Get(t)
+			run(t, s, pod("dropped"))
+			var failed atomic.Int32
+			config := apiserver.Transport(s.Admin(), func(next http.RoundTripper) http.RoundTripper {
+				return roundTripper(func(r *http.Request) (*http.Response, error) {
+					if r.Method != test.method || !strings.HasSuffix(r.URL.Path, test.path) || failed.Add(1) > 1 && test.err == "" {
+						return next.RoundTrip(r)
+					}
+					if test.status == 0 {
+						return nil, errors.New("connection reset by peer")
+					}
+					return &http.Response{StatusCode: test.status, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+				})
+			})
+			client, err := kubernetes.NewForConfig(config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			err = New(client, Options{GracePeriodSeconds: PodGrace, Timeout: time.Minute}, &recorder{}, time.Now).Drain(t.Context(), "node")
+			if (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
+				t.Errorf("error %v", err)
+			}
+			if failed.Load() == 0 || time.Since(began) > 30*time.Second {
+				t.Errorf("%d requests failed, took %s", failed.Load(), time.Since(began))
+			}
+			if left := podNames(t, s); (left == "") != (test.err == "") {
+				t.Errorf("left %q", left)
+			}
+		})
 	}
 }

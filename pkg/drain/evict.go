@@ -32,8 +32,16 @@ func (w *blockWatch) client(ctx context.Context, pods []corev1.Pod) kubernetes.I
 				Namespace: namespace, Pod: pod, Since: w.drainer.now(), Message: err.Error(),
 				Budgets: w.drainer.budgets(ctx, namespace, known[namespace+"/"+pod]),
 			})
+		case !apierrors.IsNotFound(err) && !isTransient(err):
+			w.refuse()
 		}
 	}}
+}
+
+func (w *blockWatch) refuse() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refused = true
 }
 
 // budgets names the PodDisruptionBudgets that select a pod and allow no disruption, or all that select it if each allows some

@@ -216,11 +216,7 @@ func TestRollbackInterrupted(t *testing.T) {
 			defer cancel(nil)
 			observer := &recorder{onStage: func(stage Stage) {
 				if stage == test.stage {
-					wait := 700 * time.Millisecond
-					if stage == StageVerify {
-						wait = 0
-					}
-					time.AfterFunc(wait, func() { cancel(errors.New("interrupted: test")) })
+					go h.inMidst(stage, func() { cancel(errors.New("interrupted: test")) })
 				}
 			}}
 			_, err := newRollout(s, observer).Rollback(ctx, name)

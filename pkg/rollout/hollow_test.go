@@ -280,6 +280,26 @@ func (h *hollow) agent(ctx context.Context, pod *corev1.Pod, spec protocol.Spec)
 	h.mu.Unlock()
 }
 
+// inMidst does something once a stage that has begun is where it waits: the node is cordoned, or the agent at work.
+func (h *hollow) inMidst(stage Stage, do func()) {
+	isThere := func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		switch stage {
+		case StageDrain:
+			return len(h.cordons) > 0 && h.cordons[len(h.cordons)-1]
+		case StagePrepare, StageCutover, StageRollback:
+			return slices.Contains(h.phases, protocol.Phase(stage))
+		default:
+			return true
+		}
+	}
+	for deadline := time.Now().Add(time.Minute); !isThere() && time.Now().Before(deadline); {
+		time.Sleep(20 * time.Millisecond)
+	}
+	do()
+}
+
 // kind is the runtime's name, settled when the kubelet has looked at pods that were there before.
 func (h *hollow) kind() string {
 	h.mu.Lock()

@@ -402,11 +402,7 @@ func TestInterrupt(t *testing.T) {
 			defer cancel(nil)
 			observer := &recorder{onStage: func(stage Stage) {
 				if stage == test.stage {
-					wait := 700 * time.Millisecond
-					if stage == StageVerify {
-						wait = 0
-					}
-					time.AfterFunc(wait, func() { cancel(signal) })
+					go h.inMidst(stage, func() { cancel(signal) })
 				}
 			}}
 			_, err := newRollout(s, observer).Switch(ctx, name)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -118,11 +117,11 @@ func TestSleeperLeavesTheNode(t *testing.T) {
 				observer.onStage = func(stage Stage) {
 					switch {
 					case stage == test.stage && stage == StageDrain:
-						time.AfterFunc(700*time.Millisecond, func() { other(); cancel(woken) })
+						go h.inMidst(stage, func() { other(); cancel(woken) })
 					case stage == test.stage:
 						other()
 					case stage == StageDrain:
-						time.AfterFunc(700*time.Millisecond, func() { dropFinalizers(t, s, test.name) })
+						go h.inMidst(stage, func() { dropFinalizers(t, s, test.name) })
 					}
 				}
 			}

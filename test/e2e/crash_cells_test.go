@@ -14,6 +14,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/steps"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/test/lab"
 )
 
 // moment is when the journal of a run gets a record: intent is before a step, done after it.
@@ -52,12 +53,12 @@ func (x cell) String() string {
 	return fmt.Sprintf("%s | %s %s", x.what, when, x.at.step)
 }
 
-// fastCells are those of every run of the end-to-end tests.
-func fastCells() []cell {
-	return []cell{
-		{what: "SIGKILL of the agent", at: moment{journal.KindIntent, "docker-stop"}, strike: killAgent},
-		{what: "power cut", at: moment{journal.KindIntent, "kubelet-config"}, strike: cutPower},
+// fastCell is that of every run of the end-to-end tests of a profile.
+func fastCell(profile string) cell {
+	if profile == lab.Dockershim {
+		return cell{what: "power cut", at: moment{journal.KindIntent, "kubelet-config"}, strike: cutPower}
 	}
+	return cell{what: "SIGKILL of the agent", at: moment{journal.KindIntent, "docker-stop"}, strike: killAgent}
 }
 
 // allCells are those of the whole matrix: each step of the agent's own list, before and after, and what else can go wrong.

@@ -50,7 +50,7 @@ func testProfile(t *testing.T, profile string) {
 			}
 		}},
 		{"Rollback", func(t *testing.T) { c.rollback(t, "node-1", files) }},
-		{"Crashes", c.testCrashes},
+		{"Crash", func(t *testing.T) { c.testCrash(t, profile) }},
 		{"CordonedStaysCordoned", c.testCordoned},
 		{"Overlays", func(t *testing.T) {
 			n.holds(t, onContainerd)

@@ -27,12 +27,19 @@ const prepareTimeout = 45 * time.Minute
 func (s *session) prepare(ctx context.Context) error {
 	pods, err := s.podsOn(ctx)
 	if err != nil {
-		return s.retreat(ctx, StagePrepare, err, inventory.StateFailed, OutcomeFailed)
+		return s.notBegun(ctx, err, OutcomeFailed)
 	}
 	s.images = s.imagesToBring(ctx, pods)
+	if err := s.baseline(ctx); err != nil {
+		outcome := OutcomeRefused
+		if isOutage(err) {
+			outcome = OutcomeFailed
+		}
+		return s.notBegun(ctx, err, outcome)
+	}
 	spec := s.spec(protocol.PhasePrepare)
 	if err := s.ensureJob(ctx, spec); err != nil {
-		return s.retreat(ctx, StagePrepare, err, inventory.StateFailed, OutcomeRefused)
+		return s.notBegun(ctx, err, OutcomeRefused)
 	}
 	waitCtx, cancel := context.WithTimeoutCause(ctx, s.prepareTimeout, fmt.Errorf("%w: waited %s", errNoAnswer, s.prepareTimeout))
 	defer cancel()
@@ -49,7 +56,7 @@ func (s *session) prepare(ctx context.Context) error {
 		failed.Detail, failed.Hint = result.Detail, result.Hint
 		return failed
 	}
-	err = s.annotate(ctx, s.name, annotations{inventory.AnnotationPhase: string(inventory.StatePrepared), annotationFromEndpoint: s.oldEnd})
+	err = s.annotate(ctx, s.name, annotations{inventory.AnnotationPhase: string(inventory.StatePrepared), annotationFromEndpoint: s.oldEnd, annotationCanaryFails: strings.Join(s.canaryFails, ",")})
 	if err != nil {
 		return s.retreat(ctx, StagePrepare, err, inventory.StatePrepared, OutcomeFailed)
 	}

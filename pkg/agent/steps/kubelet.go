@@ -350,7 +350,10 @@ func (h *Host) waitContainer(ctx context.Context, found inventory, since time.Ti
 			return errors.New("the kubelet has started no container yet")
 		})
 	})
-	if err != nil && ctx.Err() == nil {
+	switch {
+	case err == nil:
+		report.Progress("Ready, and the kubelet has started a container", 0, 0, "")
+	case ctx.Err() == nil:
 		report.Warn(fmt.Sprintf("the node is Ready, but %v", err))
 		err = nil
 	}

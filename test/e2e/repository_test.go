@@ -96,12 +96,29 @@ func debs(t *testing.T, names ...string) map[string]string {
 	return found
 }
 
+// debianArchive is where this machine's apt has Debian's packages from.
+func debianArchive(t *testing.T) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").Output()
+	if err != nil {
+		t.Fatalf("find Debian's archive: %v", err)
+	}
+	for uri := range strings.FieldsSeq(string(out)) {
+		if strings.HasSuffix(strings.TrimSuffix(uri, "/"), "/debian") {
+			return uri
+		}
+	}
+	t.Skip("SKIPPED: this machine's apt has no archive of Debian's")
+	return ""
+}
+
 // fetch has apt-get download a package with lists of its own, whatever this machine's suite is.
 func fetch(t *testing.T, dir, name string) {
 	t.Helper()
 	apt := t.TempDir()
 	temp := filepath.Join(apt, "debs")
-	sources := "deb http://deb.debian.org/debian bullseye main\ndeb http://deb.debian.org/debian bookworm main\n"
+	archive := debianArchive(t)
+	sources := "deb " + archive + " bullseye main\ndeb " + archive + " bookworm main\n"
 	for _, path := range []string{temp, filepath.Join(apt, "lists/partial"), filepath.Join(apt, "cache/archives/partial")} {
 		if err := os.MkdirAll(path, 0o755); err != nil {
 			t.Fatal(err)

@@ -28,8 +28,6 @@ const (
 type CanaryParams struct {
 	Node, Run, Image string
 	PullPolicy       corev1.PullPolicy
-	// Baseline: it is the old runtime's, to compare with.
-	Baseline bool
 }
 
 // Canary is the manifest of a pod on the node's pod network that checks what pods rely on: name resolution, the way to the API,

@@ -53,46 +53,23 @@ func (e *OutageError) Error() string { return e.Cause.Error() }
 
 func (e *OutageError) Unwrap() error { return e.Cause }
 
-// What Prove checks beside the canary's own checks: that its container starts, that it reports, that the kubelet reaches it, and exec.
-const (
-	checkStart  = "start"
-	checkReport = "report"
-	checkReady  = "ready"
-	checkExec   = "exec"
-)
-
-// errCanaryTime ends the wait for a canary.
-var errCanaryTime = fmt.Errorf("not ready after %s", canaryTimeout)
-
-// Prove runs the canary pod and returns the checks that failed. Note gets what could not be checked, a sentence each. The error is for
-// what says nothing about the runtime: a pod that the API server does not take, an image that cannot be pulled (a *StartError), and an
-// API server that was away (an *OutageError). The pod is left to Remove.
-func (r *Runner) Prove(ctx context.Context, p CanaryParams, note func(string)) ([]CanaryCheck, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, canaryTimeout, errCanaryTime)
+// Prove runs the canary pod and returns when it has passed. Note gets what could not be checked, a sentence each. A check that
+// fails is a *CanaryError, a pod that does not run a *StartError, and an *OutageError says that the API server was away. The pod is left to Remove.
+func (r *Runner) Prove(ctx context.Context, p CanaryParams, note func(string)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, canaryTimeout, fmt.Errorf("not ready after %s", canaryTimeout))
 	defer cancel()
 	pod := Canary(p)
 	if err := r.replacePod(ctx, pod); err != nil {
-		return nil, fmt.Errorf("create canary pod: %w", err)
+		return fmt.Errorf("create canary pod: %w", err)
 	}
-	failed, runs, err := r.awaitCanary(ctx, pod, note)
-	if err != nil {
-		return nil, fmt.Errorf("canary: %w", err)
+	if err := r.awaitCanary(ctx, pod, note); err != nil {
+		return err
 	}
-	if !runs {
-		return failed, nil
+	if err := r.exec(ctx, pod, note); err != nil {
+		return fmt.Errorf("exec into the canary pod: %w", err)
 	}
-	var outage *OutageError
-	err = r.exec(ctx, pod, note)
-	switch {
-	case errors.As(err, &outage):
-		return nil, fmt.Errorf("exec into the canary pod: %w", err)
-	case err != nil:
-		failed = append(failed, CanaryCheck{Name: checkExec, Message: err.Error()})
-	}
-	if !p.Baseline {
-		r.stats(ctx, p.Node, note)
-	}
-	return failed, nil
+	r.stats(ctx, p.Node, note)
+	return nil
 }
 
 // replacePod creates a pod in the place of one that an earlier try left.
@@ -117,75 +94,69 @@ func (r *Runner) replacePod(ctx context.Context, pod *corev1.Pod) error {
 	}
 }
 
-// awaitCanary waits until the canary has reported and is ready, or will not be. Runs tells whether there is a container to exec into.
-func (r *Runner) awaitCanary(ctx context.Context, pod *corev1.Pod, note func(string)) (failed []CanaryCheck, runs bool, err error) {
+func (r *Runner) awaitCanary(ctx context.Context, pod *corev1.Pod, note func(string)) error {
 	start := startWatch{client: r.Client}
-	state := "it is Pending"
-	var outage error
+	var last error
+	away := false
 	for {
 		current, err := r.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
 		switch {
 		case err != nil && ctx.Err() != nil:
 			// Cut short, which says nothing new.
 		case err != nil && !IsTransient(err):
-			return nil, false, fmt.Errorf("get pod %s: %w", pod.Name, err)
+			return fmt.Errorf("get canary pod: %w", err)
 		case err != nil:
-			outage = err
+			last, away = err, true
 		default:
-			outage, state = nil, fmt.Sprintf("it is %s", current.Status.Phase)
-			var done bool
-			if failed, runs, done, err = r.judgeCanary(ctx, current, &start, note); done || err != nil {
-				return failed, runs, err
+			away = false
+			done, err := r.judgeCanary(ctx, current, &start, note)
+			if done || err != nil {
+				return err
 			}
+			last = fmt.Errorf("it is %s", current.Status.Phase)
 		}
-		if r.pause(ctx) == nil {
-			continue
-		}
-		switch cause := context.Cause(ctx); {
-		case outage != nil:
-			return nil, false, &OutageError{Cause: errors.Join(cause, outage)}
-		case !errors.Is(cause, errCanaryTime):
-			return nil, false, cause
-		default:
-			return append(failed, CanaryCheck{Name: checkReady, Message: cause.Error() + ": " + state}), runs, nil
+		if err := r.pause(ctx); err != nil {
+			err = fmt.Errorf("canary: %w", errors.Join(err, last))
+			if away {
+				return &OutageError{Cause: err}
+			}
+			return err
 		}
 	}
 }
 
-// judgeCanary looks at the canary once. It is done when it has reported and is ready, and when that will not come.
-func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startWatch, note func(string)) (failed []CanaryCheck, runs, done bool, err error) {
-	err = start.check(ctx, r.Clock.Now(), pod.Name, pod)
-	var noStart *StartError
-	switch {
-	case errors.As(err, &noStart) && noStart.Image == "":
-		return []CanaryCheck{{Name: checkStart, Message: err.Error()}}, false, true, nil
-	case err != nil:
-		return nil, false, false, err
-	case !hasStarted(pod):
-		return nil, false, false, nil
+// judgeCanary reports whether the canary has passed.
+func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startWatch, note func(string)) (done bool, err error) {
+	if err := start.check(ctx, r.Clock.Now(), pod.Name, pod); err != nil {
+		return false, fmt.Errorf("canary: %w", err)
+	}
+	if !hasStarted(pod) {
+		return false, nil
 	}
 	log, err := r.Client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: PhaseCanary}).DoRaw(ctx)
 	if err != nil {
-		return nil, false, false, nil //nolint:nilerr // asked again, until the canary's time is over
+		return false, nil //nolint:nilerr // asked again, until the canary's time is over
 	}
 	checks, reported := parseCanary(log)
 	ended := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 	switch {
 	case !reported && ended:
-		return []CanaryCheck{{Name: checkReport, Message: "it ended without a report: " + strings.TrimSpace(string(log))}}, false, true, nil
+		return false, fmt.Errorf("canary: it ended without a report: %s", strings.TrimSpace(string(log)))
 	case !reported:
-		return nil, false, false, nil
+		return false, nil
 	}
-	for _, check := range checks {
-		switch {
-		case check.OK:
-		case needsDNS(check) && !r.hasDNS(ctx):
+	for i, check := range checks {
+		if needsDNS(check) && !check.OK && !r.hasDNS(ctx) {
+			checks[i].OK = true
 			note(check.Name + " was not checked: the cluster has no kube-dns Service")
-		default:
-			failed = append(failed, check)
 		}
 	}
-	return failed, !ended, ended || isReady(pod), nil
+	for _, check := range checks {
+		if !check.OK {
+			return false, &CanaryError{Checks: checks}
+		}
+	}
+	return isReady(pod), nil
 }
 
 // hasDNS reports whether the cluster has a DNS service that the kubelets point pods to. In doubt it has.
@@ -301,9 +272,6 @@ func (r *Runner) stats(ctx context.Context, node string, note func(string)) {
 			Pods []struct{} `json:"pods"`
 		}
 		switch {
-		case err != nil && !IsTransient(err) && ctx.Err() == nil:
-			note("the kubelet's metrics were not checked: " + err.Error())
-			return
 		case err != nil:
 			last = err.Error()
 		case json.Unmarshal(raw, &summary) != nil || len(summary.Pods) == 0:

@@ -318,6 +318,19 @@ func (s *session) checkHost(ctx context.Context) error {
 	return nil
 }
 
+func (s *session) checkCanary(ctx context.Context) error {
+	if err := s.keepClaim(ctx); err != nil {
+		return &nodejob.OutageError{Cause: err}
+	}
+	err := s.runner.Prove(ctx, nodejob.CanaryParams{
+		Node: s.name, Run: s.run, Image: s.options.CanaryImage, PullPolicy: s.options.PullPolicy,
+	}, func(text string) { s.tell(Warning, "%s", text) })
+	if err == nil {
+		s.tell(Info, "the canary pod has passed its checks")
+	}
+	return err
+}
+
 // rollback undoes a cutover that the host took for good and that the verification disproved.
 func (s *session) rollback(ctx context.Context) error {
 	// The canary's sandbox would keep the runtime busy while it is taken down.

@@ -61,7 +61,6 @@ func (s *session) markBack(ctx context.Context) error {
 	s.report.Run, s.report.From, s.report.Resumed = s.run, s.from, s.state == inventory.StateRollingBack
 	s.back.unready = row.Ready != corev1.ConditionTrue
 	s.back.message = row.Message
-	s.canaryFails = canaryFails(node.Annotations)
 	_, cordonedByRun := node.Annotations[inventory.AnnotationWasUnschedulable]
 	s.back.inService = !cordonedByRun || s.state == inventory.StateDone || isPreparedOnly(s.state, s.from)
 	stale := []protocol.Phase{protocol.PhasePrepare, protocol.PhaseCutover, protocol.PhaseVerify, nodejob.PhaseCanary}

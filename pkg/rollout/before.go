@@ -27,19 +27,12 @@ const prepareTimeout = 45 * time.Minute
 func (s *session) prepare(ctx context.Context) error {
 	pods, err := s.podsOn(ctx)
 	if err != nil {
-		return s.notBegun(ctx, err, OutcomeFailed)
+		return s.retreat(ctx, StagePrepare, err, inventory.StateFailed, OutcomeFailed)
 	}
 	s.images = s.imagesToBring(ctx, pods)
-	if err := s.baseline(ctx); err != nil {
-		outcome := OutcomeRefused
-		if isOutage(err) {
-			outcome = OutcomeFailed
-		}
-		return s.notBegun(ctx, err, outcome)
-	}
 	spec := s.spec(protocol.PhasePrepare)
 	if err := s.ensureJob(ctx, spec); err != nil {
-		return s.notBegun(ctx, err, OutcomeRefused)
+		return s.retreat(ctx, StagePrepare, err, inventory.StateFailed, OutcomeRefused)
 	}
 	waitCtx, cancel := context.WithTimeoutCause(ctx, s.prepareTimeout, fmt.Errorf("%w: waited %s", errNoAnswer, s.prepareTimeout))
 	defer cancel()
@@ -56,7 +49,7 @@ func (s *session) prepare(ctx context.Context) error {
 		failed.Detail, failed.Hint = result.Detail, result.Hint
 		return failed
 	}
-	err = s.annotate(ctx, s.name, annotations{inventory.AnnotationPhase: string(inventory.StatePrepared), annotationFromEndpoint: s.oldEnd, annotationCanaryFails: strings.Join(s.canaryFails, ",")})
+	err = s.annotate(ctx, s.name, annotations{inventory.AnnotationPhase: string(inventory.StatePrepared), annotationFromEndpoint: s.oldEnd})
 	if err != nil {
 		return s.retreat(ctx, StagePrepare, err, inventory.StatePrepared, OutcomeFailed)
 	}

@@ -33,9 +33,6 @@ func (s *session) imagesToBring(ctx context.Context, pods []corev1.Pod) []string
 		specs = append(specs, &pods[i].Spec)
 	}
 	own := imagesOf(specs)
-	if s.options.CanaryImage != s.options.Image { // which the agent brings itself
-		own = append(own, s.options.CanaryImage)
-	}
 	s.workloads.once.Do(func() { s.workloads.images, s.workloads.err = s.templateImages(ctx) })
 	if s.workloads.err != nil {
 		s.tell(Warning, "only the images of the node's own pods are brought: %s", s.workloads.err)

@@ -149,7 +149,7 @@ func (r *Rollout) Plan(finding Finding) []string {
 	case inventory.StateCutover, inventory.StateVerifying:
 		add("go on where the earlier run is: %s", finding.State)
 	default:
-		add("prepare: run the canary pod as it is on the old runtime, to compare with; run the agent %s in a privileged Job: configure containerd, bring the images, run a pod sandbox through CRI; the node stays in service", r.options.Image)
+		add("prepare: run the agent %s in a privileged Job: configure containerd, bring the images, run a pod sandbox through CRI; the node stays in service", r.options.Image)
 		if finding.Cordoned {
 			add("drain: the node is cordoned already and stays so; evict %s", podsPhrase(finding.Evict))
 		} else {

@@ -46,8 +46,6 @@ type session struct {
 	before     map[string]bool
 	beat       time.Time // the last heartbeat that was seen before the cutover
 	cordonedAt time.Time
-	// canaryFails are the canary's checks that failed before the switch.
-	canaryFails []string
 	// disproved is why the verification failed.
 	disproved error
 	// heard: the agent has spoken.
@@ -306,7 +304,6 @@ func (s *session) mark(ctx context.Context) error {
 	if resumes {
 		s.run, s.state, s.from = row.Run, row.Switch, row.From
 		s.report.Resumed = true
-		s.canaryFails = canaryFails(node.Annotations)
 		s.tell(Info, "going on with run %s, which is %s", s.run, s.state)
 	} else {
 		s.from = node.Status.NodeInfo.ContainerRuntimeVersion
@@ -324,7 +321,6 @@ func (s *session) mark(ctx context.Context) error {
 			annotationOldCRISocket:               "",
 			annotationFromEndpoint:               "",
 			annotationAgentImage:                 s.options.Image,
-			annotationCanaryFails:                "",
 		})
 		if err != nil {
 			return err

@@ -315,7 +315,7 @@ func TestHold(t *testing.T) {
 	}
 	for _, unit := range []string{"a.socket", "b.service"} {
 		text, err := os.ReadFile(s.HoldPath(unit))
-		want := "# Written by kubectl-runtime: because\n[Unit]\nConditionPathExists=!" + filepath.Join(s.Dir, unit+".d", "00-kubectl-runtime.conf") + "\n"
+		want := "# Written by kubectl-runtime: because\n[Unit]\nConditionPathExists=!" + filepath.Join(s.Dir, unit+".d", "zz-kubectl-runtime.conf") + "\n"
 		if err != nil || string(text) != want {
 			t.Errorf("%s: %q %v", unit, text, err)
 		}

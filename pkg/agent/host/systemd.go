@@ -265,7 +265,7 @@ func (s Systemd) syncLinks() error {
 
 // HoldPath is the drop-in by which Hold keeps a unit down.
 func (s Systemd) HoldPath(unit string) string {
-	return filepath.Join(s.dir(), unit+".d", "00-kubectl-runtime.conf")
+	return filepath.Join(s.dir(), unit+".d", HoldName)
 }
 
 // HoldFile is that drop-in, and what it holds.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 // TestExpectService: a Docker that docker.service does not run would go on after that unit was stopped.
@@ -106,6 +107,27 @@ func TestLookAtUnits(t *testing.T) {
 		}
 		if warnings := strings.Join(i.Facts.Warnings, "\n"); (warnings == "") != (test.warned == "") || !strings.Contains(warnings, test.warned) {
 			t.Errorf("%+v: warnings %q", test, warnings)
+		}
+	}
+}
+
+// TestHoldable: a drop-in that takes the hold away is found before the drain, and once more before the kubelet is stopped.
+func TestHoldable(t *testing.T) {
+	breaker := filepath.Join(t.TempDir(), "zzz-admin.conf")
+	if err := os.WriteFile(breaker, []byte("[Unit]\nConditionPathExists=\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, unit := range []string{"kubelet.service", "docker.service", "cri-docker.socket"} {
+		h := &Host{Systemd: host.Systemd{Run: unitsSay{unit: "LoadState=loaded\nDropInPaths=" + breaker + "\n"}}}
+		if err := (&inspection{h: h}).lookAtUnits(t.Context()); err == nil || !strings.Contains(err.Error(), breaker+" resets the conditions of "+unit) {
+			t.Errorf("%s: %v", unit, err)
+		}
+	}
+	h := hostWith(t, inventory{}, protocol.Spec{KeepDocker: true})
+	for _, breaks := range []bool{false, true} {
+		h.Systemd = host.Systemd{Run: unitsSay{"kubelet.service": map[bool]string{true: "DropInPaths=" + breaker + "\n"}[breaks]}}
+		if _, err := kubeletStop(h).Record(t.Context(), quiet{}); (err != nil) != breaks {
+			t.Errorf("breaks %t: %v", breaks, err)
 		}
 	}
 }

@@ -136,6 +136,7 @@ func TestForeignBeforeCutover(t *testing.T) {
 			}
 			d := startFakeDocker(t, containers...)
 			h := hostWith(t, inventory{DockerSocket: "unix://" + d.socket}, protocol.Spec{KeepDocker: test.keep})
+			h.Systemd = newUnits(t).systemd
 			_, err := List(h)[protocol.PhaseCutover][0].Record(t.Context(), quiet{})
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Fatalf("%v, want %q", err, test.want)

@@ -338,6 +338,13 @@ func (i *inspection) lookAtNetwork(context.Context) error {
 // that only requires Docker's unit, as in Amazon's images, does no harm: the kubelet is stopped when Docker is, and when it starts
 // again, the condition that holds Docker down has the requirement pass (systemd.unit(5), Requires=).
 func (i *inspection) lookAtUnits(ctx context.Context) error {
+	units, err := i.h.unitsToStop(ctx)
+	if err != nil {
+		return err
+	}
+	if err := i.h.holdable(ctx, append([]string{kubelet.Unit}, namesOf(units)...)...); err != nil {
+		return err
+	}
 	for _, tie := range []struct {
 		unit, on string
 		matters  bool

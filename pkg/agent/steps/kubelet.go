@@ -20,7 +20,7 @@ const (
 	kubeletStartID = "kubelet-start"
 	// holdDropIn keeps the kubelet down while the hold file exists, whoever wants to start it: systemd at boot, an admin, a
 	// configuration manager.
-	holdDropIn = "/etc/systemd/system/kubelet.service.d/00-kubectl-runtime.conf"
+	holdDropIn = "/etc/systemd/system/kubelet.service.d/" + host.HoldName
 	holdText   = "# Written by kubectl-runtime; it goes when the switch of this node's runtime is over.\n[Unit]\nConditionPathExists=!" + host.HoldFile + "\n"
 )
 
@@ -43,6 +43,21 @@ func (h *Host) hold(ctx context.Context) error {
 		err = fmt.Errorf("stop the kubelet: it is %s again", state.Active)
 	}
 	return err
+}
+
+// holdable refuses units that could not be kept down: after a power loss they would come up in the middle of a switch.
+func (h *Host) holdable(ctx context.Context, units ...string) error {
+	for _, unit := range units {
+		breaker, err := h.Systemd.HoldBreaker(ctx, unit)
+		if err != nil {
+			return err
+		}
+		if breaker != "" {
+			return refuse("give it a name that sorts before "+host.HoldName+", and run systemctl daemon-reload",
+				"%s resets the conditions of %s, which then cannot be kept down during the switch", breaker, unit)
+		}
+	}
+	return nil
 }
 
 // release starts the kubelet and waits until it says that it is healthy, and has said so for a while.
@@ -125,8 +140,13 @@ func (h *Host) waitHealthy(ctx context.Context, url string, lasting time.Duratio
 func kubeletStop(h *Host) engine.Step {
 	return step[nothing]{
 		id: "kubelet-stop", title: "Stop the kubelet",
-		record: func(ctx context.Context, _ engine.Report) (nothing, error) { return nothing{}, h.lookForForeign(ctx) },
-		apply:  func(ctx context.Context, _ nothing, _ engine.Report) error { return h.hold(ctx) },
+		record: func(ctx context.Context, _ engine.Report) (nothing, error) {
+			if err := h.holdable(ctx, kubelet.Unit); err != nil {
+				return nothing{}, err
+			}
+			return nothing{}, h.lookForForeign(ctx)
+		},
+		apply: func(ctx context.Context, _ nothing, _ engine.Report) error { return h.hold(ctx) },
 		revert: func(ctx context.Context, _ nothing, report engine.Report) error {
 			found, err := h.found()
 			if err != nil {

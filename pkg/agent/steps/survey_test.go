@@ -124,7 +124,7 @@ func TestDockerStopFiles(t *testing.T) {
 		c := file.change("docker-stop")
 		got = append(got, string(c.Action)+" "+strings.TrimPrefix(c.Path, dir)+" "+c.Link)
 	}
-	want := []string{"create /docker.socket.d/00-kubectl-runtime.conf ", "create /docker.service.d/00-kubectl-runtime.conf ", "remove /multi-user.target.wants/docker.service /lib/systemd/system/docker.service"}
+	want := []string{"create /docker.socket.d/zz-kubectl-runtime.conf ", "create /docker.service.d/zz-kubectl-runtime.conf ", "remove /multi-user.target.wants/docker.service /lib/systemd/system/docker.service"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}

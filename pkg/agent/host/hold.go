@@ -1,0 +1,55 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// HoldName is the name of the drop-ins that hold a unit. Drop-ins apply in the order of their names, whichever folder they lie in, and a
+// later one can take all conditions of the earlier ones away (systemd.unit(5)): it sorts behind the names that people give theirs.
+const HoldName = "zz-kubectl-runtime.conf"
+
+// HoldBreaker is a drop-in that would take a unit's hold away: it sorts behind HoldName and resets the unit's conditions. Empty: none does.
+func (s Systemd) HoldBreaker(ctx context.Context, unit string) (string, error) {
+	p, err := s.Show(ctx, unit, "DropInPaths")
+	if err != nil {
+		return "", err
+	}
+	for path := range strings.FieldsSeq(p["DropInPaths"]) {
+		if filepath.Base(path) <= HoldName {
+			continue
+		}
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed, and systemd was not told yet
+		}
+		if err != nil {
+			return "", fmt.Errorf("read drop-in of unit %s: %w", unit, err)
+		}
+		if resetsConditions(string(text)) {
+			return path, nil
+		}
+	}
+	return "", nil
+}
+
+// resetsConditions reports whether a unit file has a Condition…= without a value, which resets those of all kinds.
+func resetsConditions(text string) bool {
+	section := ""
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "[") {
+			section = line
+		}
+		key, value, ok := strings.Cut(line, "=")
+		if section == "[Unit]" && ok && strings.HasPrefix(key, "Condition") && strings.TrimSpace(value) == "" {
+			return true
+		}
+	}
+	return false
+}

@@ -1,6 +1,6 @@
 // Package redact takes secrets out of text that leaves the node: registry credentials, passwords, tokens, private keys, and the
 // credentials in URLs. It knows forms, not files: JSON, also inside of JSON strings, YAML, TOML, environment files, command lines.
-// It would rather take out too much. pkg/agent/evidence calls it.
+// It would rather take out too much. pkg/agent/evidence and the engine call it.
 package redact
 
 import (

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -173,6 +174,21 @@ func (a *API) Node(ctx context.Context, name string) (Node, error) {
 	return node, nil
 }
 
+// statusError is an answer other than 200.
+type statusError struct {
+	code int
+	text string
+}
+
+func (e *statusError) Error() string { return e.text }
+
+// MayPass reports whether the same request can succeed a moment later: the server was not reached, is overloaded or fails. What it refuses,
+// such as these credentials, or does not have, it will again.
+func MayPass(err error) bool {
+	status := (*statusError)(nil)
+	return !errors.As(err, &status) || status.code >= http.StatusInternalServerError || status.code == http.StatusTooManyRequests
+}
+
 func (a *API) get(ctx context.Context, path string, into any) error {
 	body, err := get(ctx, a.client, a.server+path, a.token)
 	if err != nil {
@@ -203,7 +219,7 @@ func get(ctx context.Context, client *http.Client, url, token string) ([]byte, e
 	}
 	if response.StatusCode != http.StatusOK {
 		text := strings.TrimSpace(string(body[:min(len(body), 200)]))
-		return nil, fmt.Errorf("GET %s: %s: %s", url, response.Status, text)
+		return nil, &statusError{response.StatusCode, fmt.Sprintf("GET %s: %s: %s", url, response.Status, text)}
 	}
 	return body, nil
 }

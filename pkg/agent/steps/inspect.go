@@ -433,16 +433,35 @@ func (i *inspection) lookAtAPI(ctx context.Context) error {
 		i.warn("the kubelet has no --kubeconfig: the host cannot tell by itself whether the API server sees the node as Ready")
 		return nil
 	}
-	api, err := kubelet.NewAPI(os.ReadFile, path)
-	if err == nil {
-		_, err = api.Node(ctx, i.h.Spec.Node)
-	}
-	if err != nil {
+	if err := i.tryAPI(ctx, path); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
 		i.warn("the host cannot tell by itself whether the API server sees the node as Ready: %v", err)
 		return nil
 	}
 	i.Kubeconfig = path
 	return nil
+}
+
+// apiWait is for how long an API server that does not answer is asked again: one that is missed for a moment must not cost the switch its
+// proof that the node is Ready. One that is not reached at all may be behind a proxy that only the kubelet's unit names.
+const apiWait = 30 * time.Second
+
+func (i *inspection) tryAPI(ctx context.Context, kubeconfig string) error {
+	api, err := kubelet.NewAPI(os.ReadFile, kubeconfig)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiWait)
+	defer cancel()
+	return host.Poll(ctx, time.Second, func(ctx context.Context) error {
+		_, err := api.Node(ctx, i.h.Spec.Node)
+		if err != nil && !kubelet.MayPass(err) {
+			err = host.Permanent(err)
+		}
+		return err
+	})
 }
 
 // planKubelet makes sure that the cutover will know how to change the kubelet's flags.

@@ -14,6 +14,7 @@ import (
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/swarm"
 	"github.com/docker/docker/client"
 )
 
@@ -64,6 +65,8 @@ type Info struct {
 	ContainerdStore bool
 	LiveRestore     bool
 	DefaultRuntime  string
+	// Swarm tells that the engine is a member of a Docker Swarm, SwarmManager that it is one of its managers.
+	Swarm, SwarmManager bool
 }
 
 // Info asks the engine for its settings.
@@ -80,6 +83,8 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 		StorageDriver:  info.Driver,
 		LiveRestore:    info.LiveRestoreEnabled,
 		DefaultRuntime: info.DefaultRuntime,
+		Swarm:          info.Swarm.LocalNodeState != "" && info.Swarm.LocalNodeState != swarm.LocalNodeStateInactive,
+		SwarmManager:   info.Swarm.ControlAvailable,
 	}
 	for _, status := range info.DriverStatus {
 		// daemon/containerd/service.go of Docker 25 and later.

@@ -29,47 +29,8 @@ var (
 	dockerUnits    = []string{"docker.socket", "docker.service"}
 )
 
-// foreign names the running containers that Kubernetes does not manage, sorted.
-func foreign(containers []docker.Container) []string {
-	var names []string
-	for _, c := range containers {
-		if c.Running && !c.Kubernetes() {
-			names = append(names, c.Name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
-func refuseForeign(names []string) error {
-	if len(names) == 0 {
-		return nil
-	}
-	return refuse("stop them, or leave Docker running for them with --keep-docker",
-		"Docker runs %d container(s) that Kubernetes does not manage: %s", len(names), strings.Join(names, ", "))
-}
-
 // listTimeout bounds a listing of Docker's containers: a daemon that is stuck in one of them answers never.
 const listTimeout = time.Minute
-
-// lookForForeign looks again, when nothing of the cutover is done yet, for containers that went down with Docker: prepare looked
-// before the drain, which may have taken hours.
-func (h *Host) lookForForeign(ctx context.Context) error {
-	if h.Spec.KeepDocker {
-		return nil
-	}
-	found, err := h.found()
-	if err != nil {
-		return err
-	}
-	return h.docker(found, func(d *docker.Client) error {
-		containers, err := listContainers(ctx, d)
-		if err != nil {
-			return err
-		}
-		return refuseForeign(foreign(containers))
-	})
-}
 
 func listContainers(ctx context.Context, d *docker.Client) (containers []docker.Container, err error) {
 	err = within(ctx, listTimeout, func(ctx context.Context) error {

@@ -100,6 +100,7 @@ type inspection struct {
 	report engine.Report
 	inventory
 	setup      kubelet.Setup
+	info       docker.Info
 	containers []docker.Container
 	images     []docker.Image
 	layout     containerd.Layout
@@ -198,6 +199,7 @@ func (i *inspection) lookAtDocker(ctx context.Context) error {
 			return err
 		}
 		i.Facts.DockerVersion, i.Facts.DockerRoot = info.Version, info.Root
+		i.info = info
 		if info.CgroupDriver != i.Facts.CgroupDriver {
 			i.warn("Docker's cgroup driver is %s, the kubelet's setting is %s: containerd is set up with the kubelet's", info.CgroupDriver, i.Facts.CgroupDriver)
 		}
@@ -209,14 +211,6 @@ func (i *inspection) lookAtDocker(ctx context.Context) error {
 		}
 		return i.findSandboxImage(ctx, d)
 	})
-}
-
-func (i *inspection) lookForForeign(context.Context) error {
-	i.Facts.ForeignContainers = foreign(i.containers)
-	if i.h.Spec.KeepDocker {
-		return nil
-	}
-	return refuseForeign(i.Facts.ForeignContainers)
 }
 
 // findSandboxImage takes what pods run on today: the agent's own pod has a sandbox, too.

@@ -111,6 +111,38 @@ func TestLookAtUnits(t *testing.T) {
 	}
 }
 
+// TestLookAtDependents: what systemd stops with Docker's units is told of, and the kubelet must not be among it.
+func TestLookAtDependents(t *testing.T) {
+	const up, down = "LoadState=loaded\nActiveState=active\n", "LoadState=loaded\nActiveState=inactive\n"
+	for _, test := range []struct {
+		unit, says      string
+		keep            bool
+		refused, warned string
+	}{
+		{unit: "docker.service", says: "RequiredBy=kubelet.service cri-docker.service"},
+		{unit: "docker.service", says: "ConsistsOf=cri-docker.service docker.socket"},
+		{unit: "docker.service", says: "RequiredBy=agent.service kubelet.service", warned: "agent.service is stopped together with docker.service"},
+		{unit: "docker.service", says: "RequiredBy=off.service"},
+		{unit: "docker.socket", says: "ConsistsOf=agent.service\nBoundBy=agent.service", warned: "agent.service is stopped together with docker.socket"},
+		{unit: "docker.socket", says: "BoundBy=kubelet.service", refused: "kubelet.service has BindsTo=docker.socket"},
+		{unit: "cri-docker.service", says: "BoundBy=kubelet.service", refused: "kubelet.service has BindsTo=cri-docker.service"},
+		{unit: "cri-docker.service", says: "RequisiteOf=kubelet.service", refused: "kubelet.service has Requisite=cri-docker.service"},
+		{unit: "cri-docker.service", says: "BoundBy=kubelet.service", keep: true, refused: "kubelet.service has BindsTo=cri-docker.service"},
+		{unit: "docker.service", says: "RequiredBy=agent.service", keep: true},
+	} {
+		units := unitsSay{"docker.service": up, "docker.socket": up, "cri-docker.service": up, "agent.service": up, "off.service": down}
+		units[test.unit] += test.says + "\n"
+		i := &inspection{h: &Host{Systemd: host.Systemd{Run: units}, Spec: protocol.Spec{KeepDocker: test.keep}}}
+		err := i.lookAtUnits(t.Context())
+		if (err == nil) != (test.refused == "") || err != nil && !strings.Contains(err.Error(), test.refused) {
+			t.Errorf("%+v: refused with %v", test, err)
+		}
+		if warnings := strings.Join(i.Facts.Warnings, "\n"); (warnings == "") != (test.warned == "") || !strings.Contains(warnings, test.warned) {
+			t.Errorf("%+v: warnings %q", test, warnings)
+		}
+	}
+}
+
 // TestHoldable: a drop-in that takes the hold away is found before the drain, and once more before the kubelet is stopped.
 func TestHoldable(t *testing.T) {
 	breaker := filepath.Join(t.TempDir(), "zzz-admin.conf")

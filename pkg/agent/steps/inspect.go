@@ -328,48 +328,6 @@ func (i *inspection) lookAtNetwork(context.Context) error {
 	return nil
 }
 
-// lookAtUnits finds dependencies between units that would take the kubelet down with Docker, or Docker with containerd. A kubelet
-// that only requires Docker's unit, as in Amazon's images, does no harm: the kubelet is stopped when Docker is, and when it starts
-// again, the condition that holds Docker down has the requirement pass (systemd.unit(5), Requires=).
-func (i *inspection) lookAtUnits(ctx context.Context) error {
-	units, err := i.h.unitsToStop(ctx)
-	if err != nil {
-		return err
-	}
-	if err := i.h.holdable(ctx, append([]string{kubelet.Unit}, namesOf(units)...)...); err != nil {
-		return err
-	}
-	for _, tie := range []struct {
-		unit, on string
-		matters  bool
-		kinds    []string
-		why      string
-	}{
-		{kubelet.Unit, "docker.service", !i.h.Spec.KeepDocker, []string{"BindsTo", "Requisite"}, "would not run without Docker"},
-		{
-			"docker.service", containerdUnit, true, []string{"Requires", "BindsTo", "PartOf", "Requisite"},
-			"would be restarted, with all its containers, when containerd reads its new config",
-		},
-	} {
-		p, err := i.h.Systemd.Show(ctx, tie.unit, "Requires", "BindsTo", "PartOf", "Requisite", "FragmentPath", "DropInPaths")
-		if err != nil {
-			return err
-		}
-		files := strings.TrimSpace(p["FragmentPath"] + " " + p["DropInPaths"])
-		for _, kind := range tie.kinds {
-			if !tie.matters || !slices.Contains(strings.Fields(p[kind]), tie.on) {
-				continue
-			}
-			return refuse(fmt.Sprintf("replace it by Wants= in %s, and run systemctl daemon-reload", files),
-				"%s has %s=%s: it %s", tie.unit, kind, tie.on, tie.why)
-		}
-		if tie.matters && slices.Contains(strings.Fields(p["Requires"]), tie.on) {
-			i.warn("%s has Requires=%s: once Docker is uninstalled it would not start. Replace it by Wants= in %s", tie.unit, tie.on, files)
-		}
-	}
-	return nil
-}
-
 // lookAtFileSystem refuses what overlayfs does not run on: xfs made with ftype=0, above all.
 func (i *inspection) lookAtFileSystem(context.Context) error {
 	root, snapshotter := existing(i.layout.Root), cmp.Or(carriedSnapshotter(i.Docker, i.layout), i.layout.Snapshotter)

@@ -1,0 +1,92 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+)
+
+// lookAtUnits finds dependencies between units that would take the kubelet down with Docker, or Docker with containerd. A kubelet
+// that only requires Docker's unit, as in Amazon's images, does no harm: the kubelet is stopped when Docker is, and when it starts
+// again, the condition that holds Docker down has the requirement pass (systemd.unit(5), Requires=).
+func (i *inspection) lookAtUnits(ctx context.Context) error {
+	units, err := i.h.unitsToStop(ctx)
+	if err != nil {
+		return err
+	}
+	if err := i.h.holdable(ctx, append([]string{kubelet.Unit}, namesOf(units)...)...); err != nil {
+		return err
+	}
+	if err := i.lookAtDependents(ctx, units); err != nil {
+		return err
+	}
+	for _, tie := range []struct {
+		unit, on string
+		matters  bool
+		kinds    []string
+		why      string
+	}{
+		{kubelet.Unit, "docker.service", !i.h.Spec.KeepDocker, []string{"BindsTo", "Requisite"}, "would not run without Docker"},
+		{
+			"docker.service", containerdUnit, true, []string{"Requires", "BindsTo", "PartOf", "Requisite"},
+			"would be restarted, with all its containers, when containerd reads its new config",
+		},
+	} {
+		p, err := i.h.Systemd.Show(ctx, tie.unit, "Requires", "BindsTo", "PartOf", "Requisite", "FragmentPath", "DropInPaths")
+		if err != nil {
+			return err
+		}
+		files := strings.TrimSpace(p["FragmentPath"] + " " + p["DropInPaths"])
+		for _, kind := range tie.kinds {
+			if !tie.matters || !slices.Contains(strings.Fields(p[kind]), tie.on) {
+				continue
+			}
+			return refuse(fmt.Sprintf("replace it by Wants= in %s, and run systemctl daemon-reload", files),
+				"%s has %s=%s: it %s", tie.unit, kind, tie.on, tie.why)
+		}
+		if tie.matters && slices.Contains(strings.Fields(p["Requires"]), tie.on) {
+			i.warn("%s has Requires=%s: once Docker is uninstalled it would not start. Replace it by Wants= in %s", tie.unit, tie.on, files)
+		}
+	}
+	return nil
+}
+
+// lookAtDependents finds the units that go down with those that the cutover stops: systemd stops what requires, is bound to or is part of
+// a unit with it, and does not start it when the unit comes back (systemd.unit(5)).
+func (i *inspection) lookAtDependents(ctx context.Context, units []host.UnitState) error {
+	ours := append([]string{kubelet.Unit}, namesOf(units)...)
+	for _, unit := range units {
+		p, err := i.h.Systemd.Show(ctx, unit.Name, "RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf")
+		if err != nil {
+			return err
+		}
+		for _, by := range []string{"BoundBy", "RequisiteOf"} {
+			if slices.Contains(strings.Fields(p[by]), kubelet.Unit) {
+				kind := map[string]string{"BoundBy": "BindsTo", "RequisiteOf": "Requisite"}[by]
+				return refuse("replace it by Wants=, and run systemctl daemon-reload", "%s has %s=%s: it would not run without Docker", kubelet.Unit, kind, unit.Name)
+			}
+		}
+		var others []string
+		for _, name := range strings.Fields(strings.Join([]string{p["RequiredBy"], p["RequisiteOf"], p["BoundBy"], p["ConsistsOf"]}, " ")) {
+			if slices.Contains(ours, name) || slices.Contains(others, name) {
+				continue
+			}
+			state, err := i.h.Systemd.State(ctx, name)
+			if err != nil {
+				return err
+			}
+			if state.Running() {
+				others = append(others, name)
+			}
+		}
+		if len(others) > 0 {
+			slices.Sort(others)
+			i.warn("%s is stopped together with %s, and nothing starts it again, not even a rollback", strings.Join(others, ", "), unit.Name)
+		}
+	}
+	return nil
+}

@@ -197,7 +197,8 @@ func (c *Client) Started(ctx context.Context, since time.Time) (bool, error) {
 }
 
 // StopAll stops all running containers, each with its pod's grace, at most limit, before it is killed, and then all pod sandboxes, ready or not, so that
-// CNI DEL runs and host ports are free. It removes nothing, and goes on after a failure; the error joins all of them.
+// CNI DEL runs and host ports are free. Pods on the host's network come last, all of them: among them may be what CNI DEL needs, such as the network's
+// own agent or the API server. It removes nothing, and goes on after a failure; the error joins all of them.
 func (c *Client) StopAll(ctx context.Context, limit time.Duration) error {
 	containers, err := c.runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
 		State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
@@ -205,26 +206,54 @@ func (c *Client) StopAll(ctx context.Context, limit time.Duration) error {
 	if err != nil {
 		return call("ListContainers", err)
 	}
-	var stops []func() error
-	for _, container := range containers.GetContainers() {
-		stops = append(stops, func() error {
-			_, err := c.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: container.GetId(), Timeout: graceSeconds(container, limit)})
-			return call(fmt.Sprintf("StopContainer %s (%s)", container.GetId(), container.GetMetadata().GetName()), ignoreNotFound(err))
-		})
-	}
-	stopErr := inParallel(stops, parallel)
 	sandboxes, err := c.Sandboxes(ctx)
-	if err != nil {
-		return errors.Join(stopErr, err)
+	errs := []error{err}
+	onHost := c.onHostNetwork(ctx, sandboxes)
+	for _, last := range []bool{false, true} {
+		var stops []func() error
+		for _, container := range containers.GetContainers() {
+			if onHost[container.GetPodSandboxId()] != last {
+				continue
+			}
+			stops = append(stops, func() error {
+				_, err := c.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: container.GetId(), Timeout: graceSeconds(container, limit)})
+				return call(fmt.Sprintf("StopContainer %s (%s)", container.GetId(), container.GetMetadata().GetName()), ignoreNotFound(err))
+			})
+		}
+		errs = append(errs, inParallel(stops, parallel))
+		stops = nil
+		for _, sandbox := range sandboxes {
+			if onHost[sandbox.ID] != last {
+				continue
+			}
+			stops = append(stops, func() error {
+				_, err := c.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: sandbox.ID})
+				return call(fmt.Sprintf("StopPodSandbox %s (%s/%s)", sandbox.ID, sandbox.Pod.Namespace, sandbox.Pod.Name), ignoreNotFound(err))
+			})
+		}
+		errs = append(errs, inParallel(stops, parallel))
 	}
-	stops = nil
-	for _, sandbox := range sandboxes {
-		stops = append(stops, func() error {
-			_, err := c.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: sandbox.ID})
-			return call(fmt.Sprintf("StopPodSandbox %s (%s/%s)", sandbox.ID, sandbox.Pod.Namespace, sandbox.Pod.Name), ignoreNotFound(err))
+	return errors.Join(errs...)
+}
+
+// onHostNetwork tells of sandboxes whether they are on the host's network. One of which the runtime does not tell counts as one with a network
+// of its own.
+func (c *Client) onHostNetwork(ctx context.Context, sandboxes []Sandbox) map[string]bool {
+	are := make([]bool, len(sandboxes))
+	var asks []func() error
+	for i, sandbox := range sandboxes {
+		asks = append(asks, func() error {
+			answer, err := c.runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: sandbox.ID})
+			are[i] = err == nil && answer.GetStatus().GetLinux().GetNamespaces().GetOptions().GetNetwork() == runtimeapi.NamespaceMode_NODE
+			return nil
 		})
 	}
-	return errors.Join(stopErr, inParallel(stops, parallel))
+	_ = inParallel(asks, parallel) // none of them fails
+	onHost := map[string]bool{}
+	for i, sandbox := range sandboxes {
+		onHost[sandbox.ID] = are[i]
+	}
+	return onHost
 }
 
 // annotationGrace is where the kubelet notes a pod's terminationGracePeriodSeconds (kuberuntime/labels.go,

@@ -175,37 +175,59 @@ func containerNames(containers []docker.Container) string {
 }
 
 // stopDockershimPods does what dockershim's StopPodSandbox did: its socket went with the kubelet. Containers come first, while
-// they still have a network, then CNI DEL from the sandbox's network namespace, then the sandbox.
+// they still have a network, then CNI DEL from the sandbox's network namespace, then the sandbox. Pods on the host's network come last,
+// all of them: among them may be what CNI DEL needs, such as the network's own agent or the API server.
 func stopDockershimPods(ctx context.Context, d *docker.Client, found inventory, containers []docker.Container, report engine.Report) error {
 	network, err := cni.Detect(found.CNIConfDir, found.CNIBinDir)
 	if err != nil {
 		return err
 	}
-	var sandboxes, others []docker.Container
+	onHost := map[string]bool{} // by the pod's UID
 	for _, c := range containers {
-		switch {
-		case c.Sandbox():
-			sandboxes = append(sandboxes, c)
-		case c.Kubernetes() && c.Running:
-			others = append(others, c)
+		if _, _, uid := c.Pod(); c.Sandbox() && c.HostNetwork {
+			onHost[uid] = true
 		}
 	}
-	stopContainers(ctx, d, others, maxGrace, report)
-	running := sandboxes[:0:0]
-	for _, c := range sandboxes {
-		if c.Running {
-			running = append(running, c)
+	for _, last := range []bool{false, true} {
+		var attached, running, others []docker.Container
+		for _, c := range containers {
+			if _, _, uid := c.Pod(); !c.Kubernetes() || onHost[uid] != last {
+				continue
+			}
+			if c.Sandbox() && !c.HostNetwork {
+				attached = append(attached, c)
+			}
+			switch {
+			case c.Sandbox() && c.Running:
+				running = append(running, c)
+			case c.Running:
+				others = append(others, c)
+			}
 		}
-		if c.HostNetwork {
-			continue
-		}
-		if err := detach(ctx, network, c); err != nil {
-			// As in dockershim: a plugin that fails must not keep the pod from going. What host-local holds is freed below.
-			report.Warn(err.Error())
-		}
+		stopContainers(ctx, d, others, maxGrace, report)
+		detachAll(ctx, network, attached, report)
+		stopContainers(ctx, d, running, time.Second, report)
 	}
-	stopContainers(ctx, d, running, time.Second, report)
 	return nil
+}
+
+// detachAll runs CNI DEL for sandboxes, some at a time: a plugin whose server does not answer takes as long as it is given.
+func detachAll(ctx context.Context, network cni.Network, sandboxes []docker.Container, report engine.Report) {
+	var mu sync.Mutex
+	var group errgroup.Group
+	group.SetLimit(16)
+	for _, c := range sandboxes {
+		group.Go(func() error {
+			if err := detach(ctx, network, c); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				// As in dockershim: a plugin that fails must not keep the pod from going. What host-local holds is freed afterwards.
+				report.Warn(err.Error())
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // none of them fails
 }
 
 func detach(ctx context.Context, network cni.Network, c docker.Container) error {

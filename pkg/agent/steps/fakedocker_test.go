@@ -20,6 +20,8 @@ type fakeContainer struct {
 	name, kind          string // kind is the label of dockershim's, empty for a foreign container
 	survives, immortal  bool   // what does not end it: docker stop; docker stop and docker kill
 	stopped, killed, up bool
+	uid                 string // the pod's
+	ownNetwork          bool
 }
 
 // fakeDocker answers as much of Docker's API as the steps use.
@@ -28,6 +30,7 @@ type fakeDocker struct {
 
 	mu         sync.Mutex
 	containers []*fakeContainer
+	told       func(container string) // of each that is stopped; optional
 }
 
 func startFakeDocker(t *testing.T, containers ...*fakeContainer) *fakeDocker {
@@ -73,13 +76,20 @@ func (d *fakeDocker) serve(w http.ResponseWriter, r *http.Request) {
 		case "json":
 			labels := map[string]string{}
 			if c.kind != "" {
-				labels["io.kubernetes.docker.type"] = c.kind
+				labels["io.kubernetes.docker.type"], labels["io.kubernetes.pod.uid"] = c.kind, c.uid
+			}
+			network := "host"
+			if c.ownNetwork {
+				network = "none"
 			}
 			answer = map[string]any{
 				"Id": c.name, "Name": "/" + c.name, "State": map[string]any{"Running": c.up},
-				"HostConfig": map[string]any{"NetworkMode": "host"}, "Config": map[string]any{"Labels": labels},
+				"HostConfig": map[string]any{"NetworkMode": network}, "Config": map[string]any{"Labels": labels},
 			}
 		case "stop":
+			if d.told != nil {
+				d.told(c.name)
+			}
 			c.stopped, c.up = true, c.up && (c.survives || c.immortal)
 			w.WriteHeader(http.StatusNoContent)
 			return

@@ -29,6 +29,9 @@ type stopLimits struct {
 	kill    time.Duration // until all processes are gone
 }
 
+// backGrace is the longest grace on the way back: pods on the host's network get theirs after the others.
+const backGrace = 25 * time.Second
+
 func newPodStopper(h *Host, found inventory) podStopper {
 	return podStopper{
 		h: h, endpoint: found.Facts.NewEndpoint,
@@ -65,7 +68,7 @@ func (p podStopper) stop(ctx context.Context, report engine.Report) error {
 
 // byCRI stops all pods through containerd, which is killed and started again if it does not answer: pods outlive that.
 func (p podStopper) byCRI(ctx context.Context, report engine.Report) error {
-	err := p.stopAll(ctx, p.limits.stop, maxGrace)
+	err := p.stopAll(ctx, p.limits.stop, backGrace)
 	if err == nil {
 		return nil
 	}

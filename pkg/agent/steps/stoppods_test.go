@@ -252,7 +252,7 @@ func TestStopLimits(t *testing.T) {
 	if sum := 3*l.ask + l.stop + l.again + l.restart + l.kill; sum > 160*time.Second {
 		t.Errorf("%s", sum)
 	}
-	if l.stop <= maxGrace {
+	if l.stop <= 2*backGrace {
 		t.Error("pods do not get their grace")
 	}
 }

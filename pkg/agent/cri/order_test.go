@@ -1,0 +1,79 @@
+package cri
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// TestStopAllInOrder: what CNI DEL may need, on the host's network, goes only after all of those with a network of their own.
+func TestStopAllInOrder(t *testing.T) {
+	for _, mute := range []bool{false, true} {
+		r := &ordered{mute: mute}
+		if err := (&Client{runtime: r}).StopAll(t.Context(), time.Second); err != nil {
+			t.Error(err)
+		}
+		want := []string{"container of web", "sandbox web", "container of cilium", "sandbox cilium"}
+		if mute { // all containers first, as far as it is known
+			want = []string{"container of cilium", "container of web", "sandbox cilium", "sandbox web"}
+			slices.Sort(r.stopped[:2])
+			slices.Sort(r.stopped[2:])
+		}
+		if !slices.Equal(r.stopped, want) {
+			t.Errorf("mute %t: %s", mute, strings.Join(r.stopped, ", "))
+		}
+	}
+}
+
+// ordered runs two pods, the network's agent first, and notes what is stopped.
+type ordered struct {
+	runtimeapi.RuntimeServiceClient
+	mute bool // it does not tell a sandbox's status
+
+	mu      sync.Mutex
+	stopped []string
+}
+
+func (r *ordered) ListContainers(context.Context, *runtimeapi.ListContainersRequest, ...grpc.CallOption) (*runtimeapi.ListContainersResponse, error) {
+	return &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{
+		{Id: "cilium", PodSandboxId: "cilium"}, {Id: "web", PodSandboxId: "web"},
+	}}, nil
+}
+
+func (r *ordered) ListPodSandbox(context.Context, *runtimeapi.ListPodSandboxRequest, ...grpc.CallOption) (*runtimeapi.ListPodSandboxResponse, error) {
+	return &runtimeapi.ListPodSandboxResponse{Items: []*runtimeapi.PodSandbox{{Id: "cilium"}, {Id: "web"}}}, nil
+}
+
+func (r *ordered) PodSandboxStatus(_ context.Context, q *runtimeapi.PodSandboxStatusRequest, _ ...grpc.CallOption) (*runtimeapi.PodSandboxStatusResponse, error) {
+	if r.mute {
+		return nil, status.Error(codes.Unimplemented, "no")
+	}
+	network := map[string]runtimeapi.NamespaceMode{"cilium": runtimeapi.NamespaceMode_NODE}[q.PodSandboxId] // POD is 0
+	return &runtimeapi.PodSandboxStatusResponse{Status: &runtimeapi.PodSandboxStatus{
+		Linux: &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{Options: &runtimeapi.NamespaceOption{Network: network}}},
+	}}, nil
+}
+
+func (r *ordered) note(what string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopped = append(r.stopped, what)
+}
+
+func (r *ordered) StopContainer(_ context.Context, q *runtimeapi.StopContainerRequest, _ ...grpc.CallOption) (*runtimeapi.StopContainerResponse, error) {
+	r.note("container of " + q.ContainerId)
+	return &runtimeapi.StopContainerResponse{}, nil
+}
+
+func (r *ordered) StopPodSandbox(_ context.Context, q *runtimeapi.StopPodSandboxRequest, _ ...grpc.CallOption) (*runtimeapi.StopPodSandboxResponse, error) {
+	r.note("sandbox " + q.PodSandboxId)
+	return &runtimeapi.StopPodSandboxResponse{}, nil
+}

@@ -1,0 +1,85 @@
+package steps
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// warned keeps the warnings.
+type warned struct {
+	quiet
+	warnings []string
+}
+
+func (w *warned) Warn(message string) { w.warnings = append(w.warnings, message) }
+
+// together is a CNI plugin that notes each DEL in the log and fails unless a second one runs at the same time.
+const together = `#!/bin/sh
+echo "DEL $CNI_CONTAINERID" >> %[1]s/log
+n=0
+while [ "$(grep -c DEL %[1]s/log)" -lt 2 ]; do
+	n=$((n+1))
+	if [ $n -gt 100 ]; then echo '{"cniVersion":"0.4.0","code":100,"msg":"alone"}'; exit 1; fi
+	sleep 0.02
+done
+`
+
+// TestDockershimPodsInOrder: the network's agent and the API server, which CNI DEL may need, run until the last DEL is over.
+func TestDockershimPodsInOrder(t *testing.T) {
+	dir, confDir := t.TempDir(), t.TempDir()
+	log := filepath.Join(dir, "log")
+	for path, content := range map[string]string{
+		filepath.Join(confDir, "10-net.conflist"): `{"cniVersion":"0.4.0","name":"order","plugins":[{"type":"together"}]}`,
+		filepath.Join(dir, "together"):            fmt.Sprintf(together, dir),
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	type container = fakeContainer
+	d := startFakeDocker(t,
+		&container{name: "agent", kind: "container", uid: "u1"}, &container{name: "agent-pause", kind: "podsandbox", uid: "u1"},
+		&container{name: "web", kind: "container", uid: "u2"}, &container{name: "web-pause", kind: "podsandbox", uid: "u2", ownNetwork: true},
+		&container{name: "dns", kind: "container", uid: "u3"}, &container{name: "dns-pause", kind: "podsandbox", uid: "u3", ownNetwork: true},
+	)
+	d.told = func(name string) {
+		file, err := os.OpenFile(log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = fmt.Fprintln(file, "stop", name)
+		_ = file.Close()
+	}
+	found := inventory{DockerSocket: "unix://" + d.socket, CNIConfDir: confDir, CNIBinDir: dir}
+	found.Facts.OldEndpoint = kubelet.Dockershim
+	h := hostWith(t, found, protocol.Spec{})
+	h.Systemd = newUnits(t, "docker.service").systemd
+	report := &warned{}
+	if err := dockerPods(h).Apply(t.Context(), json.RawMessage("{}"), report); err != nil || len(report.warnings) > 0 {
+		t.Fatalf("%v, warnings %q", err, report.warnings)
+	}
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if len(lines) != 8 {
+		t.Fatalf("%q", lines)
+	}
+	for from := 0; from < 6; from += 2 { // each two are done at the same time
+		slices.Sort(lines[from : from+2])
+	}
+	want := []string{"stop dns", "stop web", "DEL dns-pause", "DEL web-pause", "stop dns-pause", "stop web-pause", "stop agent", "stop agent-pause"}
+	if !slices.Equal(lines, want) {
+		t.Errorf("%q", lines)
+	}
+}

@@ -41,8 +41,12 @@ func statusCommand() *cobra.Command {
 }
 
 func printStatus(ctx context.Context, out io.Writer, format string) error {
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the agent's program: %w", err)
+	}
 	systemd := host.Systemd{Run: host.Exec{}}
-	s, err := readStatus(ctx, unit.Layout{Root: "/"}, systemd, func() (string, error) {
+	s, err := readStatus(ctx, unit.Layout{Root: "/"}, systemd, program, func() (string, error) {
 		setup, err := kubelet.AtRest(ctx, systemd)
 		if err != nil {
 			return "", err

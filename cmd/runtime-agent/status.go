@@ -17,9 +17,6 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
-// agentPath is how the agent is called on the host in hints.
-const agentPath = host.Dir + "/bin/runtime-agent"
-
 // status is what `runtime-agent status -o json` prints.
 type status struct {
 	Version int    `json:"version"`
@@ -36,11 +33,14 @@ type status struct {
 	Endpoint string `json:"endpoint,omitempty"`
 	// Next says what to type.
 	Next string `json:"next"`
+
+	// agent is how the agent is called on this host: where it is installed depends on the host.
+	agent string
 }
 
-// readStatus reads all there is to know without changing anything. What cannot be read is left out.
-func readStatus(ctx context.Context, layout unit.Layout, systemd host.Systemd, endpoint func() (string, error)) (status, error) {
-	s := status{Version: protocol.Version, KubeletHeld: !host.Absent(layout.Hold())}
+// readStatus reads all there is to know without changing anything. What cannot be read is left out. agent is the path of this program.
+func readStatus(ctx context.Context, layout unit.Layout, systemd host.Systemd, agent string, endpoint func() (string, error)) (status, error) {
+	s := status{Version: protocol.Version, agent: agent, KubeletHeld: !host.Absent(layout.Hold())}
 	if state, err := systemd.State(ctx, kubelet.Unit); err == nil {
 		s.Kubelet = state.Active
 	}
@@ -91,17 +91,17 @@ func (s status) next() string {
 	case s.Open != "" && s.AtWork:
 		return "journalctl -fu " + host.Unit + " (it is at work and ends by itself)"
 	case s.Open != "":
-		return agentPath + " resume"
+		return s.agent + " resume"
 	case last.Result.Outcome == protocol.OutcomeBroken:
-		return "cure the cause, then " + agentPath + " rollback"
+		return "cure the cause, then " + s.agent + " rollback"
 	case s.KubeletHeld:
-		return agentPath + " rollback"
+		return s.agent + " rollback"
 	case !s.Standing:
 		return "kubectl runtime switch " + node
 	case last.Phase == protocol.PhasePrepare:
-		return "kubectl runtime switch " + node + " goes on; " + agentPath + " rollback undoes the preparation"
+		return "kubectl runtime switch " + node + " goes on; " + s.agent + " rollback undoes the preparation"
 	default:
-		return "nothing is left to do; " + agentPath + " rollback goes back"
+		return "nothing is left to do; " + s.agent + " rollback goes back"
 	}
 }
 

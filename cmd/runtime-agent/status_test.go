@@ -41,6 +41,7 @@ func closed(phase protocol.Phase, outcome protocol.Outcome) journal.Record {
 }
 
 func TestStatus(t *testing.T) {
+	const agentPath = "/opt/kubectl-runtime/runtime-agent"
 	const prepare, cutover = protocol.PhasePrepare, protocol.PhaseCutover
 	prepared := []journal.Record{
 		record(journal.KindOpen, prepare, ""), record(journal.KindIntent, prepare, "inspect"), record(journal.KindDone, prepare, "inspect"),
@@ -76,7 +77,7 @@ func TestStatus(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			s, err := readStatus(context.Background(), layout, host.Systemd{Run: test.unit}, func() (string, error) { return "unix:///x.sock", nil })
+			s, err := readStatus(context.Background(), layout, host.Systemd{Run: test.unit}, agentPath, func() (string, error) { return "unix:///x.sock", nil })
 			if err != nil {
 				t.Fatal(err)
 			}

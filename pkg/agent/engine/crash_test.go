@@ -8,6 +8,7 @@ import (
 	"maps"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -148,7 +149,7 @@ func (w *world) start(ctx context.Context, phases ...protocol.Phase) (results []
 	died = true
 	go func() {
 		defer close(done)
-		e := &Engine{Journal: memory{w}, Events: discard{}, Clock: w, Steps: w.steps(),
+		e := &Engine{Journal: memory{w}, Events: discard{}, Clock: w, Steps: w.steps(), Program: "/opt/agent",
 			Condemn: func() error { w.condemned = true; return nil }, Condemned: func() bool { return w.condemned },
 		}
 		for _, phase := range phases {
@@ -249,7 +250,7 @@ func TestRevertFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := results[len(results)-1]
-	if last.Outcome != protocol.OutcomeBroken || last.FailedStep != "e" || len(w.state) != 3 || w.state["d"] != "half" || w.state["c"] != "" {
+	if last.Outcome != protocol.OutcomeBroken || last.FailedStep != "e" || !strings.HasSuffix(last.Hint, "run there: /opt/agent rollback") || len(w.state) != 3 || w.state["d"] != "half" || w.state["c"] != "" {
 		t.Fatalf("%+v, host %v", last, w.state)
 	}
 	tries := 0

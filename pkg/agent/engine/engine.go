@@ -79,6 +79,8 @@ type Engine struct {
 	Stopping func(ctx context.Context) bool
 	// Refuse is why a phase that begins cannot be carried out, nil if it can.
 	Refuse error
+	// Program is how a person calls the agent on this host: where it is installed depends on the host. Optional.
+	Program string
 	// Relieve frees space on the host's disks and reports whether it did. Optional.
 	Relieve func() bool
 	// Condemn notes where neither the journal nor free space is needed that the open phase is to be undone, and Condemned reports
@@ -328,7 +330,7 @@ func (e *Engine) backward(ctx context.Context, phase protocol.Phase, cause *jour
 	broken := replay(e.records()).failures()
 	switch {
 	case len(broken) > 0:
-		return e.close(ctx, phase, brokenResult(cause, broken))
+		return e.close(ctx, phase, brokenResult(cause, broken, e.Program))
 	case phase == protocol.PhaseRollback:
 		return e.close(ctx, phase, protocol.Result{Outcome: protocol.OutcomeSucceeded, Message: doneMessage(phase)})
 	case phase == protocol.PhasePrepare:

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -168,7 +169,7 @@ func failed(outcome protocol.Outcome, f journal.Failure) protocol.Result {
 	return protocol.Result{Outcome: outcome, FailedStep: f.Step, Message: f.Message, Detail: f.Detail, Hint: f.Hint}
 }
 
-func brokenResult(cause *journal.Failure, broken []journal.Failure) protocol.Result {
+func brokenResult(cause *journal.Failure, broken []journal.Failure, program string) protocol.Result {
 	var steps []string
 	for _, f := range broken {
 		steps = append(steps, f.Step+": "+f.Message)
@@ -180,7 +181,7 @@ func brokenResult(cause *journal.Failure, broken []journal.Failure) protocol.Res
 		r.Message = cause.Message + "; then " + r.Message
 	}
 	if r.Hint == "" {
-		r.Hint = "cure the cause on the host, then run there: /var/lib/kubectl-runtime/bin/runtime-agent rollback"
+		r.Hint = "cure the cause on the host, then run there: " + cmp.Or(program, "runtime-agent") + " rollback"
 	}
 	return r
 }

@@ -98,7 +98,7 @@ func (s *Supervisor) otherRun() (*protocol.Result, error) {
 		return nil, nil
 	}
 	result, err := s.refuse(fmt.Sprintf("run %s of this node is not over: its phase %s is open", current, phase),
-		"wait for it, or on the node: /var/lib/kubectl-runtime/bin/runtime-agent status", nil)
+		"wait for it, or on the node: "+s.installed()+" status", nil)
 	return &result, err
 }
 
@@ -303,6 +303,16 @@ func (t *tail) copy(out io.Writer) (*protocol.Result, error) {
 
 // binDirs are where the agent's program may go, the first of them that programs can be run from.
 var binDirs = []string{host.Dir + "/bin", "/usr/local/lib/kubectl-runtime", "/opt/kubectl-runtime"}
+
+// installed is where the agent's program lies on the host; where it would be put first, if it is not there.
+func (s *Supervisor) installed() string {
+	for _, dir := range binDirs {
+		if path := filepath.Join(dir, "runtime-agent"); !host.Absent(filepath.Join(s.Layout.Root, path)) {
+			return path
+		}
+	}
+	return filepath.Join(binDirs[0], "runtime-agent")
+}
 
 // install copies the agent to the host, unless it is there already, and returns its path on the host.
 func (s *Supervisor) install() (string, error) {

@@ -217,6 +217,16 @@ func TestRefuses(t *testing.T) {
 		if err != nil || result.Outcome != protocol.OutcomeRefused || !strings.Contains(result.Message, "r0") {
 			t.Error(result, err)
 		}
+		if !strings.HasSuffix(result.Hint, " /var/lib/kubectl-runtime/bin/runtime-agent status") {
+			t.Errorf("hint %q", result.Hint)
+		}
+		elsewhere := "/opt/kubectl-runtime/runtime-agent" // as on a host whose /var is mounted noexec
+		if err := host.Replace(filepath.Join(s.Layout.Root, elsewhere), nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if result, err := s.Run(context.Background()); err != nil || !strings.HasSuffix(result.Hint, " "+elsewhere+" status") {
+			t.Errorf("hint %q, %v", result.Hint, err)
+		}
 		if current, _ := s.Layout.Current(); current != "r0" {
 			t.Errorf("the current run is %s", current)
 		}

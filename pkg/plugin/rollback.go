@@ -28,7 +28,8 @@ A node on which a check fails afterwards is left cordoned, and is not switched f
 
 The drain's flags are those of kubectl drain. On a node that is not Ready, the drain waits for a pod only 10s beyond its grace
 period, unless --skip-wait-for-delete-timeout says otherwise. Where the kubelet does not report, --force tries it nevertheless;
-the agent on the node does it without kubelet and cluster: /var/lib/kubectl-runtime/bin/runtime-agent rollback.`
+the agent on the node does it without kubelet and cluster: /var/lib/kubectl-runtime/bin/runtime-agent rollback. Where
+/var/lib is mounted noexec, the agent is in /usr/local/lib/kubectl-runtime or /opt/kubectl-runtime.`
 
 const rollbackExample = `  # What would be done
   kubectl runtime rollback node-1 --dry-run=client

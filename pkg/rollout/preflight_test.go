@@ -187,3 +187,22 @@ func TestKubeadmEndpoint(t *testing.T) {
 		}
 	}
 }
+
+// TestByHand keeps the hint to the agent in step with where the agent installs itself.
+func TestByHand(t *testing.T) {
+	source, err := os.ReadFile("../agent/supervise/supervise.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, found := strings.Cut(string(source), "var binDirs = []string{")
+	list, _, closed := strings.Cut(list, "}")
+	if !found || !closed {
+		t.Fatal("there are no binDirs")
+	}
+	list = strings.ReplaceAll(list, `host.Dir + "`, `"/var/lib/kubectl-runtime`)
+	for _, quoted := range strings.Split(list, ", ") {
+		if dir := strings.Trim(quoted, `"`); dir == "" || !strings.Contains(byHand, dir) {
+			t.Errorf("%q is not in %q", dir, byHand)
+		}
+	}
+}

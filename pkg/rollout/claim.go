@@ -97,12 +97,7 @@ func (r *Rollout) ensureNamespace(ctx context.Context) error {
 	if existing.DeletionTimestamp != nil {
 		return fmt.Errorf("namespace %s is being deleted: wait until it is gone", nodejob.Namespace)
 	}
-	missing := map[string]string{}
-	for _, label := range podSecurityLabels {
-		if existing.Labels[label] != "privileged" {
-			missing[label] = "privileged"
-		}
-	}
+	missing := missingLabels(existing)
 	if len(missing) == 0 {
 		return nil
 	}
@@ -114,6 +109,17 @@ func (r *Rollout) ensureNamespace(ctx context.Context) error {
 		return fmt.Errorf("label namespace %s: %w", nodejob.Namespace, err)
 	}
 	return nil
+}
+
+// missingLabels are those of podSecurityLabels that a namespace lacks.
+func missingLabels(namespace *corev1.Namespace) map[string]string {
+	missing := map[string]string{}
+	for _, label := range podSecurityLabels {
+		if namespace.Labels[label] != "privileged" {
+			missing[label] = "privileged"
+		}
+	}
+	return missing
 }
 
 // claim is a held Lease.

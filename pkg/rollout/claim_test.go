@@ -180,6 +180,16 @@ func TestNamespaceGetsItsLabels(t *testing.T) {
 	if _, err := namespaces.Update(t.Context(), namespace, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	config := s.User(t, "no-labels", rules("")...)
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unable := newRollout(s, &recorder{})
+	unable.client = client
+	if err := unable.CheckPermissions(t.Context()); err == nil || err.Error() != "you lack permissions: patch namespaces" {
+		t.Errorf("a user who may not label the namespace: %v", err)
+	}
 	if err := r.ensureNamespace(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -47,8 +48,24 @@ func need(group, resource, subresource, namespace string, verbs ...string) []Per
 	return list
 }
 
-// Permissions are the rights that a switch needs. Exec, the kubelet's metrics and Lease, events and budgets are used
-// where they are allowed.
+// OptionalPermissions are rights that a switch uses where it has them: what it cannot do without them it says, or leaves out.
+func OptionalPermissions() []Permission {
+	return []Permission{
+		// Images that workloads may yet bring to a node.
+		{"list", "apps", "deployments", "", ""}, {"list", "apps", "statefulsets", "", ""}, {"list", "apps", "daemonsets", "", ""},
+		{"list", "batch", "cronjobs", "", ""},
+		// The checks on volumes that plan makes and switch repeats.
+		{"list", "", "persistentvolumes", "", ""}, {"list", "", "persistentvolumeclaims", "", ""},
+		// Which budget holds a pod back, and why a pod does not start.
+		{"list", "policy", "poddisruptionbudgets", "", ""}, {"list", "", "events", "", ""},
+		// What the canary proves: exec, the kubelet's metrics, DNS where there is one.
+		{"create", "", "pods", "exec", nodejob.Namespace}, {"get", "", "nodes", "proxy", ""}, {"get", "", "services", "", metav1.NamespaceSystem},
+		// Whether a pod that seems not to have started has not.
+		{"get", "coordination.k8s.io", "leases", "", corev1.NamespaceNodeLease},
+	}
+}
+
+// Permissions are the rights that a switch needs, beside OptionalPermissions.
 func Permissions(options drain.Options, namespaceExists bool) []Permission {
 	own := nodejob.Namespace
 	removal := need("", "pods", "eviction", "", "create")
@@ -114,8 +131,11 @@ func (r *Rollout) checkPermissions(ctx context.Context, list func(namespaceExist
 	if err != nil || all {
 		return err
 	}
-	_, err = r.client.CoreV1().Namespaces().Get(ctx, nodejob.Namespace, metav1.GetOptions{})
+	namespace, err := r.client.CoreV1().Namespaces().Get(ctx, nodejob.Namespace, metav1.GetOptions{})
 	permissions := list(!apierrors.IsNotFound(err))
+	if err == nil && len(missingLabels(namespace)) > 0 {
+		permissions = append(permissions, Permission{Verb: "patch", Resource: "namespaces"})
+	}
 	allowed := make([]bool, len(permissions))
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(reviewsAtOnce)

@@ -438,6 +438,7 @@ func kill(t *testing.T, engine *agenttest.Engine, address string) {
 	timer := time.AfterFunc(time.Duration(20+rand.IntN(100))*time.Millisecond, func() { _ = cmd.Process.Signal(syscall.SIGKILL) })
 	_ = cmd.Wait()
 	timer.Stop()
+	time.Sleep(50 * time.Millisecond) // the agent's unit is not started again at once either, and containerd is still at what it was asked for
 }
 
 func adoptInChild(t *testing.T, socket string) {

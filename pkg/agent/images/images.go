@@ -382,16 +382,22 @@ func (i *importer) labels(target ocispec.Descriptor) map[string]string {
 
 // Undo removes what the run with this name added, also if it was interrupted: its records, unless someone has moved them to another
 // image since, and CRI's records by ID that stood beside them, unless they are among before or the image has another name by now.
-// Images that were pulled meanwhile stay.
+// Images that were pulled meanwhile stay. What a process asked for that was killed, containerd may do only now: Undo looks again until
+// there is nothing.
 func Undo(ctx context.Context, c *client.Client, run string, before []string) error {
-	if err := dropLease(ctx, c); err != nil {
-		return err
+	for {
+		if err := dropLease(ctx, c); err != nil {
+			return err
+		}
+		list, err := c.ImageService().List(ctx)
+		if err != nil {
+			return fmt.Errorf("list containerd's images: %w", err)
+		}
+		names := ofRun(list, run, before)
+		if err := Remove(ctx, c, names); err != nil || len(names) == 0 {
+			return err
+		}
 	}
-	list, err := c.ImageService().List(ctx)
-	if err != nil {
-		return fmt.Errorf("list containerd's images: %w", err)
-	}
-	return Remove(ctx, c, ofRun(list, run, before))
 }
 
 func ofRun(list []images.Image, run string, before []string) (names []string) {

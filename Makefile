@@ -44,7 +44,7 @@ api: ## tests against a real API server and etcd
 .PHONY: e2e
 e2e: build lab ## the whole way on real nodes, both profiles
 	hack/can-run-nodes || exit $$(( $$? == 77 ? 0 : 1 )); \
-	go test -count=1 -v -parallel 8 -timeout 60m ./test/e2e/...
+	hack/gotest -count=1 -v -parallel 8 -timeout 60m ./test/e2e/...
 
 .PHONY: crash-matrix
 crash-matrix: build lab ## have something go wrong at every step of a switch, on both profiles (hours); see docs/reliability.md

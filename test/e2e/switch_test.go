@@ -307,8 +307,11 @@ func (c *cluster) testSwitch(t *testing.T) {
 	images := c.pullOnDocker(t)
 	layers := c.exec(t, "node-1", "ls /var/lib/docker/image/overlay2/layerdb/sha256 | wc -l; ls /var/lib/docker/image/overlay2/imagedb/content/sha256 | sort | sha256sum")
 	pods := c.watch(t, "-n", "kubectl-runtime", "get", "pods", "-w", "-o", `jsonpath={.metadata.name}={.spec.automountServiceAccountToken}={.spec.volumes[*].projected}{"\n"}`)
+	c.exec(t, "node-1", orphan)
 
-	c.switchNode(t, 0, "node-1", "--verify-images")
+	if r := c.switchNode(t, 0, "node-1", "--verify-images"); !strings.Contains(r.stderr, "Docker lost sight of container orphan ") {
+		t.Error("the container that Docker lost sight of is not told of")
+	}
 
 	c.pulledNothing(t, images)
 	seen := pods()
@@ -340,6 +343,13 @@ func (c *cluster) testSwitch(t *testing.T) {
 		t.Error("the DaemonSet's hostPort does not answer")
 	}
 }
+
+// orphan starts what is left where Docker was starting a pod's container when containerd was restarted.
+const orphan = `set -e
+mkdir -p /root/orphan
+docker export "$(docker create --name orphan-root lab.local/busybox:1 true)" | tar -C /root/orphan -x
+docker rm orphan-root >/dev/null
+ctr -n moby run -d --cgroup /kubepods/orphan --rootfs /root/orphan orphan /bin/busybox sleep 10000`
 
 func layersOf(listing string) int {
 	var n int

@@ -91,12 +91,11 @@ func containerdConfig(h *Host) engine.Step {
 			if err := h.Systemd.DaemonReload(ctx); err != nil {
 				return err
 			}
-			// Nothing of Kubernetes runs on it now, and Docker's containers outlive its restart.
 			unit, err := h.Systemd.State(ctx, containerdUnit)
 			if err != nil || !unit.Running() {
 				return err
 			}
-			return h.Systemd.Restart(ctx, containerdUnit)
+			return h.restartContainerd(ctx, report)
 		},
 	}
 }
@@ -276,8 +275,8 @@ func containerdService(h *Host) engine.Step {
 					return err
 				}
 			}
-			// Also where the config was right already: nobody knows whether the daemon has read it. Docker's containers outlive it.
-			if err := h.Systemd.Restart(ctx, containerdUnit); err != nil {
+			// Also where the config was right already: nobody knows whether the daemon has read it.
+			if err := h.restartContainerd(ctx, report); err != nil {
 				return err
 			}
 			report.Progress("wait for CRI", 0, 0, "")

@@ -240,7 +240,7 @@ func (h *Host) uninstall(ctx context.Context, n installation, memo installed, re
 		if err := h.Systemd.Unhold(ctx, containerdUnit); err != nil {
 			return err
 		}
-	} else if err := h.Systemd.Restart(ctx, containerdUnit); err != nil { // Docker's containers outlive it
+	} else if err := h.restartContainerd(ctx, report); err != nil {
 		return err
 	}
 	if n.Dir == "" {

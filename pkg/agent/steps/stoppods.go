@@ -9,6 +9,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cni"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 )
 
 // podStopper stops the pods that containerd runs, with containerd or, if it hangs, without. Docker is about to start the same pods, so
@@ -37,7 +38,7 @@ func newPodStopper(h *Host, found inventory) podStopper {
 		h: h, endpoint: found.Facts.NewEndpoint,
 		pods: &podProcesses{
 			proc: proc, address: found.ContainerdAddress, namespace: podNamespace,
-			kill: killProcess,
+			freezer: host.Freezer, kill: killProcess,
 		},
 		limits: stopLimits{ask: 10 * time.Second, stop: time.Minute, again: 30 * time.Second, restart: 20 * time.Second, kill: 15 * time.Second},
 	}

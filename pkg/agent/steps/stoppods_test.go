@@ -125,7 +125,7 @@ func TestEndDockerShims(t *testing.T) {
 	f.add("61", 60, "0::/\n", "host", "runc", "init")
 	f.add("70", 1, "0::/\n", "host", "/usr/bin/containerd-shim-runc-v2", "-namespace", "moby", "-id", strings.Repeat("7", 64),
 		"-address", "/run/user/1000/docker/containerd/containerd.sock") // a rootless Docker
-	if err := endDockerShims(t.Context(), f.dir, f.kill); err != nil {
+	if err := endDockerShims(t.Context(), podProcesses{proc: f.dir, kill: f.kill}); err != nil {
 		t.Fatal(err)
 	}
 	if slices.Sort(f.killed); !slices.Equal(f.killed, []int{20, 21, 60, 61}) {
@@ -150,6 +150,48 @@ func TestHostInContainer(t *testing.T) {
 	}
 	if slices.Sort(f.killed); !slices.Equal(f.killed, []int{10, 11, 12}) {
 		t.Errorf("killed %v", f.killed)
+	}
+}
+
+// TestThaw: on cgroup v1 no SIGKILL ends a process before its cgroup is thawed, be it its own or one above.
+func TestThaw(t *testing.T) {
+	id := strings.Repeat("a", 64)
+	for _, test := range []struct {
+		name, cgroups, frozen string
+	}{
+		{"paused", "7:memory:/docker/" + id + "\n5:freezer:/docker/" + id + "\n", "docker/" + id},
+		{"by systemd's driver", "5:freezer:/pod.slice/docker-" + id + ".scope\n", "pod.slice/docker-" + id + ".scope"},
+		{"a cgroup in the container", "5:freezer,pids:/docker/" + id + "/app/one\n", "docker/" + id + "/app/one"},
+		{"above it", "5:freezer:/docker/" + id + "/app/one\n", "docker/" + id},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f, freezer := newFakeProc(t), t.TempDir()
+			state := filepath.Join(freezer, test.frozen, "freezer.state")
+			if err := os.MkdirAll(filepath.Dir(state), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(state, []byte("FROZEN"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			f.add("20", 1, "5:freezer:/\n", "host", "/usr/bin/containerd-shim-runc-v2", "-namespace", "moby", "-id", id,
+				"-address", "/run/containerd/containerd.sock")
+			f.add("21", 20, test.cgroups, "db", "runc", "init")
+			kill := func(pid int) error {
+				if text, err := os.ReadFile(state); err != nil || pid == 21 && string(text) != "THAWED" {
+					f.killed = append(f.killed, pid)
+					return err
+				}
+				return f.kill(pid)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			if err := endDockerShims(ctx, podProcesses{proc: f.dir, freezer: freezer, kill: kill}); err != nil {
+				t.Error(err)
+			}
+			if _, err := os.Stat(filepath.Join(f.dir, "21")); err == nil || len(f.killed) == 0 || f.killed[0] != 21 {
+				t.Errorf("killed %v, %v", f.killed, err)
+			}
+		})
 	}
 }
 

@@ -304,7 +304,7 @@ func (s *session) mark(ctx context.Context) error {
 	if resumes {
 		s.run, s.state, s.from = row.Run, row.Switch, row.From
 		s.report.Resumed = true
-		s.tell(Info, "going on with run %s, which is %s", s.run, s.state)
+		s.tell(Info, "going on with run %s, whose state is %s", s.run, s.state)
 	} else {
 		s.from = node.Status.NodeInfo.ContainerRuntimeVersion
 		if err := s.remove(ctx); err != nil {

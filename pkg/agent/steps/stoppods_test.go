@@ -2,6 +2,7 @@ package steps
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 )
 
 // fakeProc is a /proc whose processes end when they are killed.
@@ -282,6 +284,49 @@ func TestStopPodsOfContainerd(t *testing.T) {
 			}
 			if slices.Sort(f.killed); !slices.Equal(f.killed, test.killed) {
 				t.Errorf("killed %v", f.killed)
+			}
+		})
+	}
+}
+
+// TestEndStray: a kubelet that somebody started in the middle of a cutover must not go on with containerd beside Docker.
+func TestEndStray(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		runs    bool
+		holding error
+		stopped bool
+		want    string
+	}{
+		{name: "it is down", runs: false},
+		{name: "it runs", runs: true, stopped: true},
+		{name: "it cannot be stopped", runs: true, holding: errors.New("it is active again"), want: "active again"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			runtime, f := startFakeCRI(t, "app"), newFakeProc(t)
+			f.addPods()
+			systemd := newUnits(t, containerdUnit, kubelet.Unit)
+			systemd.active[kubelet.Unit] = test.runs
+			stopped := false
+			runtime.stopped = func() {
+				stopped = true
+				if systemd.active[kubelet.Unit] {
+					t.Error("pods are stopped under a kubelet that starts them anew")
+				}
+			}
+			p := podStopper{
+				h: &Host{Systemd: systemd.systemd}, endpoint: runtime.endpoint, pods: f.processes(),
+				limits: stopLimits{ask: time.Second, stop: time.Second, again: time.Second, restart: time.Second, kill: time.Second},
+			}
+			err := p.endStray(t.Context(), func(context.Context) error {
+				systemd.active[kubelet.Unit] = test.holding != nil
+				return test.holding
+			}, quiet{})
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, want %q", err, test.want)
+			}
+			if stopped != test.stopped || (len(f.killed) > 0) != test.stopped {
+				t.Errorf("pods stopped: %t, killed %v", stopped, f.killed)
 			}
 		})
 	}

@@ -151,7 +151,11 @@ func (s *session) inStage(ctx context.Context, stage Stage, run func(context.Con
 	case err != nil && s.held.gone.Load():
 		return &Error{Node: s.name, Stage: stage, Outcome: OutcomeFailed, State: "this run left the node to it", Cause: errClaimLost}
 	case err != nil && !errors.As(err, &known):
-		return &Error{Node: s.name, Stage: stage, Outcome: OutcomeStuck, State: s.whereabouts(ctx), Resumable: true, Cause: err}
+		outcome := OutcomeStuck
+		if ctx.Err() != nil {
+			outcome = OutcomeInterrupted
+		}
+		return &Error{Node: s.name, Stage: stage, Outcome: outcome, State: s.whereabouts(ctx), Resumable: true, Cause: err}
 	}
 	return err
 }

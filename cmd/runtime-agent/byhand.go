@@ -65,10 +65,7 @@ func resumeCommand() *cobra.Command {
 		Use: "resume", Short: "On the node: go on with what is open", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			layout := unit.Layout{Root: "/"}
-			if _, err := currentRun(layout); err != nil {
-				return err
-			}
-			return start(cmd.Context(), layout, cmd.OutOrStdout())
+			return resume(layout, func() error { return start(cmd.Context(), layout, cmd.OutOrStdout()) })
 		},
 	}
 }
@@ -84,6 +81,19 @@ func rollbackCommand() *cobra.Command {
 			return start(cmd.Context(), layout, cmd.OutOrStdout())
 		},
 	}
+}
+
+// resume has the host unit go on. With a journal that does not tell what to go on from, all it can do is to give a held kubelet back.
+func resume(layout unit.Layout, start func() error) error {
+	run, err := currentRun(layout)
+	if err != nil {
+		return err
+	}
+	_, _, unusable := journal.Read(layout.RunDir(run))
+	if unusable != nil && host.Absent(layout.Hold()) {
+		return unusable
+	}
+	return errors.Join(start(), unusable)
 }
 
 // askRollback leaves for the host unit that the last run is to be undone, unless its journal does not tell what to undo.

@@ -149,3 +149,26 @@ func TestRollbackNeedsAJournal(t *testing.T) {
 		}
 	}
 }
+
+// TestResumeNeedsAJournal: a unit that can only fail is not started, but for a kubelet that it gives back.
+func TestResumeNeedsAJournal(t *testing.T) {
+	for _, test := range []struct{ damaged, held, started bool }{
+		{damaged: false, started: true},
+		{damaged: false, held: true, started: true},
+		{damaged: true, started: false},
+		{damaged: true, held: true, started: true},
+	} {
+		layout := unit.Layout{Root: t.TempDir()}
+		writeRun(t, layout, []journal.Record{record(journal.KindOpen, protocol.PhasePrepare, "")}, test.damaged)
+		if test.held {
+			if err := host.Replace(layout.Hold(), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		started := false
+		err := resume(layout, func() error { started = true; return nil })
+		if errors.Is(err, journal.ErrUnusable) != test.damaged || started != test.started {
+			t.Errorf("%+v: started %t, %v", test, started, err)
+		}
+	}
+}

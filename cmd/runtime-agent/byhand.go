@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/unit"
 )
@@ -64,10 +65,7 @@ func resumeCommand() *cobra.Command {
 		Use: "resume", Short: "On the node: go on with what is open", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			layout := unit.Layout{Root: "/"}
-			if _, err := currentRun(layout); err != nil {
-				return err
-			}
-			return start(cmd.Context(), layout, cmd.OutOrStdout())
+			return resume(layout, func() error { return start(cmd.Context(), layout, cmd.OutOrStdout()) })
 		},
 	}
 }
@@ -77,16 +75,37 @@ func rollbackCommand() *cobra.Command {
 		Use: "rollback", Short: "On the node: undo everything that the last switch changed", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			layout := unit.Layout{Root: "/"}
-			run, err := currentRun(layout)
-			if err != nil {
-				return err
-			}
-			if err := layout.AskRollback(run); err != nil {
+			if err := askRollback(layout); err != nil {
 				return err
 			}
 			return start(cmd.Context(), layout, cmd.OutOrStdout())
 		},
 	}
+}
+
+// resume has the host unit go on. With a journal that does not tell what to go on from, all it can do is to give a held kubelet back.
+func resume(layout unit.Layout, start func() error) error {
+	run, err := currentRun(layout)
+	if err != nil {
+		return err
+	}
+	_, _, unusable := journal.Read(layout.RunDir(run))
+	if unusable != nil && host.Absent(layout.Hold()) {
+		return unusable
+	}
+	return errors.Join(start(), unusable)
+}
+
+// askRollback leaves for the host unit that the last run is to be undone, unless its journal does not tell what to undo.
+func askRollback(layout unit.Layout) error {
+	run, err := currentRun(layout)
+	if err != nil {
+		return err
+	}
+	if _, _, err := journal.Read(layout.RunDir(run)); err != nil {
+		return err
+	}
+	return layout.AskRollback(run)
 }
 
 // start has the host unit go to work, and returns when it has ended.

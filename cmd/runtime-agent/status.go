@@ -92,7 +92,7 @@ func (s status) next() string {
 		return "journalctl -fu " + host.Unit + " (it is at work and ends by itself)"
 	case s.Open != "":
 		return s.agent + " resume"
-	case last.Result.Outcome == protocol.OutcomeBroken:
+	case last.Result.Outcome == protocol.OutcomeBroken, last.Phase == protocol.PhaseRollback && last.Result.Outcome == protocol.OutcomeRefused:
 		return "cure the cause, then " + s.agent + " rollback"
 	case s.KubeletHeld:
 		return s.agent + " rollback"

@@ -65,6 +65,8 @@ func TestStatus(t *testing.T) {
 			[]string{"cure the cause, then " + agentPath + " rollback", "revert-failed"}},
 		{"switched", append(open[:6:6], record(journal.KindDone, cutover, "kubelet-stop"), closed(cutover, protocol.OutcomeSucceeded)), false, "inactive", false,
 			[]string{"Next:         nothing is left to do; " + agentPath + " rollback goes back", "Runtime set:  unix:///x.sock"}},
+		{"rollback refused", append(open[:6:6], record(journal.KindDone, cutover, "kubelet-stop"), closed(cutover, protocol.OutcomeSucceeded), closed(protocol.PhaseRollback, protocol.OutcomeRefused)),
+			false, "inactive", false, []string{"Ended: rollback refused", "cure the cause, then " + agentPath + " rollback"}},
 		{"damaged", open, true, "failed", true, []string{"Journal:", "line 1: damaged", "move the directory away"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -123,6 +125,50 @@ func writeRun(t *testing.T, layout unit.Layout, records []journal.Record, damage
 	if damage {
 		if err := os.WriteFile(filepath.Join(dir, journal.FileName), []byte("?\n?\n"), 0o600); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// TestRollbackNeedsAJournal: nothing is asked of the host unit that it could not do.
+func TestRollbackNeedsAJournal(t *testing.T) {
+	for _, damaged := range []bool{false, true} {
+		layout := unit.Layout{Root: t.TempDir()}
+		writeRun(t, layout, []journal.Record{record(journal.KindOpen, protocol.PhasePrepare, "")}, damaged)
+		spec := protocol.Spec{Version: protocol.Version, Run: "r1", Node: "node-1", Phase: protocol.PhasePrepare, CutoverSeconds: 60}
+		if err := layout.Ask(spec); err != nil {
+			t.Fatal(err)
+		}
+		err := askRollback(layout)
+		run, findErr := layout.Current()
+		if findErr != nil {
+			t.Fatal(findErr)
+		}
+		_, asked, specErr := layout.Spec(run, protocol.PhaseRollback)
+		if errors.Is(err, journal.ErrUnusable) != damaged || asked == damaged || specErr != nil {
+			t.Errorf("damaged %t: %v; asked for: %t %v", damaged, err, asked, specErr)
+		}
+	}
+}
+
+// TestResumeNeedsAJournal: a unit that can only fail is not started, but for a kubelet that it gives back.
+func TestResumeNeedsAJournal(t *testing.T) {
+	for _, test := range []struct{ damaged, held, started bool }{
+		{damaged: false, started: true},
+		{damaged: false, held: true, started: true},
+		{damaged: true, started: false},
+		{damaged: true, held: true, started: true},
+	} {
+		layout := unit.Layout{Root: t.TempDir()}
+		writeRun(t, layout, []journal.Record{record(journal.KindOpen, protocol.PhasePrepare, "")}, test.damaged)
+		if test.held {
+			if err := host.Replace(layout.Hold(), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		started := false
+		err := resume(layout, func() error { started = true; return nil })
+		if errors.Is(err, journal.ErrUnusable) != test.damaged || started != test.started {
+			t.Errorf("%+v: started %t, %v", test, started, err)
 		}
 	}
 }

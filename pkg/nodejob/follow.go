@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"time"
 
@@ -211,7 +212,7 @@ func (w *followed) failed(err error) error {
 	now := w.runner.Clock.Now()
 	if w.outage.IsZero() {
 		w.outage = now
-		w.OnNote(fmt.Sprintf("the API server does not answer, trying again: %v", err))
+		w.OnNote(fmt.Sprintf("the API server does not answer, trying again: %v", withoutURL(err)))
 	}
 	if w.mode == InService && now.Sub(w.outage) > outagePatience {
 		return fmt.Errorf("no answer from the API server for %s: %w", outagePatience, err)
@@ -288,4 +289,13 @@ func (w *followed) read(ctx context.Context, pod string) {
 			return
 		}
 	}
+}
+
+// withoutURL is what failed in a request, without the request: a selector in it makes a line that nobody can read.
+func withoutURL(err error) error {
+	var request *url.Error
+	if errors.As(err, &request) {
+		return request.Err
+	}
+	return err
 }

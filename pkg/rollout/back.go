@@ -113,6 +113,7 @@ func (s *session) askBack(ctx context.Context) error {
 	case protocol.OutcomeSucceeded, protocol.OutcomeRolledBack:
 		return nil
 	case protocol.OutcomeRefused:
+		s.back.message = message(StageRollback, resultError(result)) // for status
 		failed := s.forsake(ctx, StageRollback, resultError(result), OutcomeRefused)
 		failed.Detail, failed.Hint = result.Detail, result.Hint
 		return failed

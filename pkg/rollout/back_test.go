@@ -169,6 +169,9 @@ func TestRollbackFrom(t *testing.T) {
 			if got := inventory.SwitchState(node.Annotations[inventory.AnnotationPhase]); got != test.after || node.Spec.Unschedulable != test.isLeft {
 				t.Errorf("state %q, unschedulable %t", got, node.Spec.Unschedulable)
 			}
+			if message := node.Annotations[inventory.AnnotationMessage]; test.text == "so it is" && !strings.Contains(message, test.text) {
+				t.Errorf("status would say %q", message)
+			}
 			h.mu.Lock()
 			if slices.Contains(h.phases, protocol.PhaseCutover) || slices.Contains(h.phases, protocol.PhasePrepare) {
 				t.Errorf("it was switched forth again: %v", h.phases)

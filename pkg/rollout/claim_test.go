@@ -250,7 +250,7 @@ func TestOutage(t *testing.T) {
 	if _, err := r.Switch(t.Context(), "outage"); err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{"the API server does not answer, trying again", "the API server answers again"} {
+	for _, text := range []string{"the API server does not answer, trying again: connection refused", "the API server answers again"} {
 		if !observer.said(text) {
 			t.Errorf("it was not said that %q", text)
 		}

@@ -382,6 +382,7 @@ func TestInterrupt(t *testing.T) {
 		{StageDrain, false, inventory.StatePrepared},
 		{StageCutover, true, inventory.StateCutover},
 		{StageVerify, true, inventory.StateVerifying},
+		{StageUncordon, true, inventory.StateVerifying},
 	} {
 		name := "interrupt-" + string(test.stage)
 		t.Run(string(test.stage), func(t *testing.T) {
@@ -401,7 +402,10 @@ func TestInterrupt(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
 			observer := &recorder{onStage: func(stage Stage) {
-				if stage == test.stage {
+				switch {
+				case stage == StageUncordon && stage == test.stage:
+					cancel(signal) // it is over at once
+				case stage == test.stage:
 					go h.inMidst(stage, func() { cancel(signal) })
 				}
 			}}

@@ -151,7 +151,11 @@ func (s *session) inStage(ctx context.Context, stage Stage, run func(context.Con
 	case err != nil && s.held.gone.Load():
 		return &Error{Node: s.name, Stage: stage, Outcome: OutcomeFailed, State: "this run left the node to it", Cause: errClaimLost}
 	case err != nil && !errors.As(err, &known):
-		return &Error{Node: s.name, Stage: stage, Outcome: OutcomeStuck, State: s.whereabouts(ctx), Resumable: true, Cause: err}
+		outcome := OutcomeStuck
+		if ctx.Err() != nil {
+			outcome = OutcomeInterrupted
+		}
+		return &Error{Node: s.name, Stage: stage, Outcome: outcome, State: s.whereabouts(ctx), Resumable: true, Cause: err}
 	}
 	return err
 }
@@ -304,7 +308,7 @@ func (s *session) mark(ctx context.Context) error {
 	if resumes {
 		s.run, s.state, s.from = row.Run, row.Switch, row.From
 		s.report.Resumed = true
-		s.tell(Info, "going on with run %s, which is %s", s.run, s.state)
+		s.tell(Info, "going on with run %s, whose state is %s", s.run, s.state)
 	} else {
 		s.from = node.Status.NodeInfo.ContainerRuntimeVersion
 		if err := s.remove(ctx); err != nil {

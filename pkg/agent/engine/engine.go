@@ -134,7 +134,7 @@ func (e *Engine) Run(ctx context.Context, phase protocol.Phase, timeout time.Dur
 	}
 	failure := s.open.undo
 	if failure == nil && e.Condemned != nil && e.Condemned() && phase != protocol.PhaseRollback {
-		failure = &journal.Failure{Message: "the agent could not write its journal in this phase"}
+		failure = &journal.Failure{Message: "the agent could not read or write its journal in this phase"}
 		e.undo(phase, failure)
 	}
 	if failure == nil && phase != protocol.PhaseRollback {

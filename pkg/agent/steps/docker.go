@@ -355,7 +355,7 @@ func dockerStop(h *Host) engine.Step {
 				return err
 			}
 			if slices.Contains(namesOf(units), dockerUnit) {
-				if err := endDockerShims(ctx, proc, killProcess); err != nil {
+				if err := endDockerShims(ctx, podProcesses{proc: proc, freezer: host.Freezer, kill: killProcess}); err != nil {
 					return err
 				}
 			}
@@ -397,9 +397,10 @@ var dockerContainerds = []string{"/run/containerd/containerd.sock", "/run/docker
 
 // endDockerShims ends what a Docker that is down has left: with live-restore, or where runc was in the middle of making a container, which
 // Docker lists as one that does not run.
-func endDockerShims(ctx context.Context, proc string, kill func(pid int) error) error {
+func endDockerShims(ctx context.Context, p podProcesses) error {
 	for _, address := range dockerContainerds {
-		p := &podProcesses{proc: proc, address: address, namespace: dockerNamespace, kill: kill}
+		p := p
+		p.address, p.namespace = address, dockerNamespace
 		if err := within(ctx, killWait, func(ctx context.Context) error { return p.end(ctx, true) }); err != nil {
 			return err
 		}

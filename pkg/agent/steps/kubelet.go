@@ -152,6 +152,9 @@ func kubeletStop(h *Host) engine.Step {
 			if err != nil {
 				return err
 			}
+			if err := newPodStopper(h, found).endStray(ctx, h.hold, report); err != nil {
+				return err
+			}
 			// Undoing goes on where containerd's pods could not be stopped: then nobody may start the same ones on Docker.
 			if _, stands := engine.Memo(h.Records(), kubeletStartID); stands {
 				if err := newPodStopper(h, found).end(ctx, true); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -22,7 +23,9 @@ import (
 // the cgroups of their containers. Those of another containerd, such as one inside a container, have another socket or PID namespace.
 type podProcesses struct {
 	proc, address, namespace string
-	kill                     func(pid int) error
+	// freezer is where cgroup v1's is mounted, if it is.
+	freezer string
+	kill    func(pid int) error
 
 	// cgroups are those of containers, as lines of /proc/<pid>/cgroup without the hierarchy's number. They are kept when their shim
 	// is gone.
@@ -49,10 +52,34 @@ func (p *podProcesses) end(ctx context.Context, shims bool) error {
 		}
 		errs := []error{fmt.Errorf("%d %s of %s run even after SIGKILL: %s", len(left), what, owners[p.namespace], processNames(left))}
 		for _, process := range left {
-			errs = append(errs, p.kill(process.PID))
+			errs = append(errs, p.kill(process.PID), p.thaw(process))
 		}
 		return errors.Join(errs...)
 	})
+}
+
+// thaw lets a killed process end: its container can be paused, or runc was killed while it held the container frozen.
+func (p *podProcesses) thaw(process host.Process) error {
+	var errs []error
+	for _, cgroup := range freezers(process.Cgroup) {
+		errs = append(errs, host.Thaw(p.freezer, cgroup))
+	}
+	return errors.Join(errs...)
+}
+
+// freezers are the cgroups of cgroup v1's freezer that can hold a container's process: its own, and those above up to the container's.
+func freezers(text string) []string {
+	var cgroups []string
+	for line := range strings.Lines(text) {
+		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(fields) < 3 || !slices.Contains(strings.Split(fields[1], ","), "freezer") {
+			continue
+		}
+		for cgroup := fields[2]; containerID.MatchString(cgroup); cgroup = path.Dir(cgroup) {
+			cgroups = append(cgroups, cgroup)
+		}
+	}
+	return cgroups
 }
 
 // The namespaces of containerd that the kubelet's containers are in, and Docker's by default.

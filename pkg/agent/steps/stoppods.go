@@ -9,6 +9,8 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cni"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 )
 
 // podStopper stops the pods that containerd runs, with containerd or, if it hangs, without. Docker is about to start the same pods, so
@@ -37,7 +39,7 @@ func newPodStopper(h *Host, found inventory) podStopper {
 		h: h, endpoint: found.Facts.NewEndpoint,
 		pods: &podProcesses{
 			proc: proc, address: found.ContainerdAddress, namespace: podNamespace,
-			kill: killProcess,
+			freezer: host.Freezer, kill: killProcess,
 		},
 		limits: stopLimits{ask: 10 * time.Second, stop: time.Minute, again: 30 * time.Second, restart: 20 * time.Second, kill: 15 * time.Second},
 	}
@@ -114,4 +116,17 @@ func (p podStopper) ask(ctx context.Context, do func(*cri.Client) error) error {
 // end kills what is left of containerd's pods, with their shims where containerd did not stop them itself.
 func (p podStopper) end(ctx context.Context, shims bool) error {
 	return within(ctx, p.limits.kill, func(ctx context.Context) error { return p.pods.end(ctx, shims) })
+}
+
+// endStray stops a kubelet that runs although it is only about to be started again, and then the pods of containerd: somebody else
+// started it in the middle of the cutover, such as Rescue, and it keeps to the runtime that its files named then.
+func (p podStopper) endStray(ctx context.Context, hold func(context.Context) error, report engine.Report) error {
+	state, err := p.h.Systemd.State(ctx, kubelet.Unit)
+	if err != nil || !state.Running() {
+		return err
+	}
+	if err := hold(ctx); err != nil {
+		return err
+	}
+	return p.stop(ctx, report)
 }

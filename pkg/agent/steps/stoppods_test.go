@@ -2,6 +2,7 @@ package steps
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 )
 
 // fakeProc is a /proc whose processes end when they are killed.
@@ -125,7 +127,7 @@ func TestEndDockerShims(t *testing.T) {
 	f.add("61", 60, "0::/\n", "host", "runc", "init")
 	f.add("70", 1, "0::/\n", "host", "/usr/bin/containerd-shim-runc-v2", "-namespace", "moby", "-id", strings.Repeat("7", 64),
 		"-address", "/run/user/1000/docker/containerd/containerd.sock") // a rootless Docker
-	if err := endDockerShims(t.Context(), f.dir, f.kill); err != nil {
+	if err := endDockerShims(t.Context(), podProcesses{proc: f.dir, kill: f.kill}); err != nil {
 		t.Fatal(err)
 	}
 	if slices.Sort(f.killed); !slices.Equal(f.killed, []int{20, 21, 60, 61}) {
@@ -150,6 +152,48 @@ func TestHostInContainer(t *testing.T) {
 	}
 	if slices.Sort(f.killed); !slices.Equal(f.killed, []int{10, 11, 12}) {
 		t.Errorf("killed %v", f.killed)
+	}
+}
+
+// TestThaw: on cgroup v1 no SIGKILL ends a process before its cgroup is thawed, be it its own or one above.
+func TestThaw(t *testing.T) {
+	id := strings.Repeat("a", 64)
+	for _, test := range []struct {
+		name, cgroups, frozen string
+	}{
+		{"paused", "7:memory:/docker/" + id + "\n5:freezer:/docker/" + id + "\n", "docker/" + id},
+		{"by systemd's driver", "5:freezer:/pod.slice/docker-" + id + ".scope\n", "pod.slice/docker-" + id + ".scope"},
+		{"a cgroup in the container", "5:freezer,pids:/docker/" + id + "/app/one\n", "docker/" + id + "/app/one"},
+		{"above it", "5:freezer:/docker/" + id + "/app/one\n", "docker/" + id},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f, freezer := newFakeProc(t), t.TempDir()
+			state := filepath.Join(freezer, test.frozen, "freezer.state")
+			if err := os.MkdirAll(filepath.Dir(state), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(state, []byte("FROZEN"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			f.add("20", 1, "5:freezer:/\n", "host", "/usr/bin/containerd-shim-runc-v2", "-namespace", "moby", "-id", id,
+				"-address", "/run/containerd/containerd.sock")
+			f.add("21", 20, test.cgroups, "db", "runc", "init")
+			kill := func(pid int) error {
+				if text, err := os.ReadFile(state); err != nil || pid == 21 && string(text) != "THAWED" {
+					f.killed = append(f.killed, pid)
+					return err
+				}
+				return f.kill(pid)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			if err := endDockerShims(ctx, podProcesses{proc: f.dir, freezer: freezer, kill: kill}); err != nil {
+				t.Error(err)
+			}
+			if _, err := os.Stat(filepath.Join(f.dir, "21")); err == nil || len(f.killed) == 0 || f.killed[0] != 21 {
+				t.Errorf("killed %v, %v", f.killed, err)
+			}
+		})
 	}
 }
 
@@ -240,6 +284,49 @@ func TestStopPodsOfContainerd(t *testing.T) {
 			}
 			if slices.Sort(f.killed); !slices.Equal(f.killed, test.killed) {
 				t.Errorf("killed %v", f.killed)
+			}
+		})
+	}
+}
+
+// TestEndStray: a kubelet that somebody started in the middle of a cutover must not go on with containerd beside Docker.
+func TestEndStray(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		runs    bool
+		holding error
+		stopped bool
+		want    string
+	}{
+		{name: "it is down", runs: false},
+		{name: "it runs", runs: true, stopped: true},
+		{name: "it cannot be stopped", runs: true, holding: errors.New("it is active again"), want: "active again"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			runtime, f := startFakeCRI(t, "app"), newFakeProc(t)
+			f.addPods()
+			systemd := newUnits(t, containerdUnit, kubelet.Unit)
+			systemd.active[kubelet.Unit] = test.runs
+			stopped := false
+			runtime.stopped = func() {
+				stopped = true
+				if systemd.active[kubelet.Unit] {
+					t.Error("pods are stopped under a kubelet that starts them anew")
+				}
+			}
+			p := podStopper{
+				h: &Host{Systemd: systemd.systemd}, endpoint: runtime.endpoint, pods: f.processes(),
+				limits: stopLimits{ask: time.Second, stop: time.Second, again: time.Second, restart: time.Second, kill: time.Second},
+			}
+			err := p.endStray(t.Context(), func(context.Context) error {
+				systemd.active[kubelet.Unit] = test.holding != nil
+				return test.holding
+			}, quiet{})
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, want %q", err, test.want)
+			}
+			if stopped != test.stopped || (len(f.killed) > 0) != test.stopped {
+				t.Errorf("pods stopped: %t, killed %v", stopped, f.killed)
 			}
 		})
 	}

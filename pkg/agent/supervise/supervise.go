@@ -102,7 +102,8 @@ func (s *Supervisor) otherRun() (*protocol.Result, error) {
 	return &result, err
 }
 
-// unusable refuses to work with a journal that tells nothing: the next pod would not find it any better.
+// unusable refuses to work with a journal that tells nothing: the next pod would not find it any better. A phase that has begun is no
+// longer refused, since the host may stand anywhere in it.
 func (s *Supervisor) unusable(err error) (*protocol.Result, error) {
 	if !errors.Is(err, journal.ErrUnusable) {
 		return nil, err
@@ -115,7 +116,19 @@ func (s *Supervisor) unusable(err error) (*protocol.Result, error) {
 	if errors.As(err, &hinted) {
 		hint = "on the node: " + hinted.Hint()
 	}
-	result, err := s.refuse(err.Error(), hint, err)
+	begun := false
+	if err := s.eachEvent(func(event protocol.Event) {
+		if event.Phase == s.Spec.Phase {
+			begun = event.Result == nil
+		}
+	}); err != nil {
+		return nil, err
+	}
+	outcome := protocol.OutcomeRefused
+	if begun && s.Spec.Phase != protocol.PhasePrepare {
+		outcome = protocol.OutcomeBroken
+	}
+	result, err := s.report(outcome, err.Error(), hint, err)
 	return &result, err
 }
 
@@ -163,9 +176,13 @@ func (s *Supervisor) eachEvent(do func(protocol.Event)) error {
 	return nil
 }
 
-// refuse reports a result that no file on the host holds.
 func (s *Supervisor) refuse(message, hint string, cause error) (protocol.Result, error) {
-	result := protocol.Result{Outcome: protocol.OutcomeRefused, Message: message, Hint: hint}
+	return s.report(protocol.OutcomeRefused, message, hint, cause)
+}
+
+// report reports a result that no file on the host holds.
+func (s *Supervisor) report(outcome protocol.Outcome, message, hint string, cause error) (protocol.Result, error) {
+	result := protocol.Result{Outcome: outcome, Message: message, Hint: hint}
 	var detail interface {
 		error
 		Detail() string

@@ -170,6 +170,44 @@ func TestUnusableJournal(t *testing.T) {
 	}
 }
 
+// TestUnusableJournalInTheMiddle: once a cutover has begun, nobody may say that it was refused and the node is as it was.
+func TestUnusableJournalInTheMiddle(t *testing.T) {
+	for _, test := range []struct {
+		phase, began protocol.Phase
+		want         protocol.Outcome
+	}{
+		{protocol.PhasePrepare, protocol.PhasePrepare, protocol.OutcomeRefused},
+		{protocol.PhaseCutover, protocol.PhasePrepare, protocol.OutcomeRefused},
+		{protocol.PhaseCutover, protocol.PhaseCutover, protocol.OutcomeBroken},
+		{protocol.PhaseRollback, protocol.PhaseCutover, protocol.OutcomeRefused},
+		{protocol.PhaseRollback, protocol.PhaseRollback, protocol.OutcomeBroken},
+	} {
+		s, _ := newSupervisor(t, &hostUnit{})
+		s.Spec.Phase = test.phase
+		dir := s.Layout.RunDir(s.Spec.Run)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		event := protocol.Event{Version: protocol.Version, Seq: 1, Time: time.Now(), Run: s.Spec.Run, Phase: test.began, Step: &protocol.Step{ID: "kubelet-stop", State: protocol.StepStarted}}
+		line, err := event.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, content := range map[string][]byte{journal.FileName: []byte("?\n?\n"), journal.EventsName: line} {
+			if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Layout.SetCurrent(s.Spec.Run); err != nil {
+			t.Fatal(err)
+		}
+		result, err := s.Run(context.Background())
+		if err != nil || result.Outcome != test.want || !strings.Contains(result.Message, "line 1: damaged") {
+			t.Errorf("%s in a run whose %s has begun: %+v %v", test.phase, test.began, result, err)
+		}
+	}
+}
+
 func TestRefuses(t *testing.T) {
 	t.Run("no systemd", func(t *testing.T) {
 		s, out := newSupervisor(t, &hostUnit{})

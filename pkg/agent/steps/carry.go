@@ -247,6 +247,9 @@ func baseSpec(ctx context.Context, h *Host, found inventory) (*containerd.File, 
 	if len(found.Docker.Ulimits) == 0 || found.ContainerdBinary == "" {
 		return nil, nil
 	}
+	if found.Install != nil && host.Absent(found.ContainerdBinary) {
+		return nil, nil // the defaults of what is yet to be installed cannot be asked for; the step that writes the file does
+	}
 	// Every package of containerd has ctr beside it; its defaults are those of that release.
 	ctr := filepath.Join(filepath.Dir(found.ContainerdBinary), "ctr")
 	defaults, err := h.Runner.Run(ctx, ctr, "oci", "spec")

@@ -69,7 +69,7 @@ func (e *CannotKeepError) Error() string {
 }
 
 const header = `# Written by kubectl-runtime when it moved this node from Docker Engine to containerd. Settings of the file that was here
-# before are kept; its comments are not.
+# before are kept, and so are its comments.
 `
 
 // Render returns the config.toml for containerd 1.3 to 2.4: version 2, CRI enabled and set up as s says, and all that the
@@ -127,7 +127,7 @@ func Render(existing []byte, s Settings) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write containerd config: %w", err)
 	}
-	return append([]byte(header), body...), nil
+	return append([]byte(header), keepComments(existing, body)...), nil
 }
 
 // setAddress leaves the file alone where it says, or means, the same.

@@ -305,6 +305,9 @@ func (i *inspection) findContainerd(ctx context.Context, unit host.UnitState) er
 	case i.listsUnknown != "":
 		by = "; a package would come first, if newer package lists had one: " + i.listsUnknown
 	}
+	if len(i.Docker.Ulimits) > 0 {
+		by += "; " + baseSpecFile + ", which holds Docker's default-ulimits, can only be shown once it is there"
+	}
 	i.note(protocol.CheckInstall, "%s%s", i.Facts.ContainerdInstall, by)
 	return nil
 }

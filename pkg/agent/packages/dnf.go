@@ -59,7 +59,7 @@ func parseList(out, name string) []string {
 			continue
 		}
 		version := strings.TrimPrefix(words[1], "0:")
-		if base, _, ok := cutArch(words[0]); available && ok && base == name && !slices.Contains(versions, version) {
+		if base, ok := cutArch(words[0]); available && ok && base == name && !slices.Contains(versions, version) {
 			versions = append(versions, version)
 		}
 		words = nil
@@ -68,13 +68,13 @@ func parseList(out, name string) []string {
 	return versions
 }
 
-// cutArch splits NAME.ARCH.
-func cutArch(text string) (name, arch string, ok bool) {
+// cutArch is the name in NAME.ARCH.
+func cutArch(text string) (name string, ok bool) {
 	i := strings.LastIndexByte(text, '.')
 	if i < 0 {
-		return text, "", false
+		return text, false
 	}
-	return text[:i], text[i+1:], true
+	return text[:i], true
 }
 
 func (d dnf) Installed(ctx context.Context, name string) (string, bool, error) {
@@ -161,8 +161,14 @@ func parseDnf(out string) Transaction {
 		prefix string
 		list   *[]Package
 	}{
-		{"Installing", &t.Install}, {"Reinstalling", nil}, {"Upgrading", &t.Upgrade}, {"Updating", &t.Upgrade},
-		{"Downgrading", &t.Downgrade}, {"Removing", &t.Remove}, {"Obsoleting", &t.Remove}, {"Replacing", &t.Remove},
+		{"Installing", &t.Install},
+		{"Reinstalling", nil},
+		{"Upgrading", &t.Upgrade},
+		{"Updating", &t.Upgrade},
+		{"Downgrading", &t.Downgrade},
+		{"Removing", &t.Remove},
+		{"Obsoleting", &t.Remove},
+		{"Replacing", &t.Remove},
 	}
 	for line := range strings.Lines(out) {
 		fields := strings.Fields(line)
@@ -200,7 +206,7 @@ func parseDnf(out string) Transaction {
 
 // replaced is a line below a package: of the same name it is the version before, of another one what goes.
 func replaced(t *Transaction, list *[]Package, fields []string) {
-	name, _, ok := cutArch(fields[1])
+	name, ok := cutArch(fields[1])
 	version := fields[2]
 	if len(fields) > 3 { // dnf 5 has columns there, too
 		name, ok, version = fields[1], true, fields[3]

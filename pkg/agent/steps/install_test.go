@@ -76,9 +76,7 @@ func (m *fakeManager) SimulateRemove(_ context.Context, names []string) (package
 		if m.half[name] {
 			return t, errors.New(name + " is in a very bad state")
 		}
-		for _, p := range append(slices.Clone(m.removes["without "+name]), packages.Package{Name: name}) {
-			t.Remove = append(t.Remove, p)
-		}
+		t.Remove = append(append(t.Remove, m.removes["without "+name]...), packages.Package{Name: name})
 	}
 	return t, nil
 }
@@ -287,8 +285,12 @@ func TestPackagesInstalledAndRemoved(t *testing.T) {
 		{"new, twice", fresh, nil, fakeManager{brings: runc}, 2, "containerd 1.6, runc 1.1", ""},
 		{"new, killed", fresh, nil, fakeManager{brings: runc, dies: true}, 2, "containerd 1.6, runc 1.1", ""},
 		{"new, killed and undone", fresh, nil, fakeManager{brings: runc, dies: true}, 1, "runc 1.1", ""},
-		{"new, needed since", fresh, nil, fakeManager{brings: runc, removes: map[string][]packages.Package{"without containerd": {{Name: "nerdctl"}}}}, 1,
-			"containerd 1.6, runc 1.1", "containerd 1.6, runc 1.1"},
+		{
+			"new, needed since", fresh, nil,
+			fakeManager{brings: runc, removes: map[string][]packages.Package{"without containerd": {{Name: "nerdctl"}}}},
+			1,
+			"containerd 1.6, runc 1.1", "containerd 1.6, runc 1.1",
+		},
 		{"never begun", fresh, map[string]string{"docker": "20"}, fakeManager{}, 0, "docker 20", "docker 20"},
 		{"upgrade", upgrade, before, fakeManager{brings: lib}, 1, "containerd 1.6, docker 20, lib 1", "containerd 1.4, docker 20"},
 	} {

@@ -29,7 +29,8 @@ func (i *inspection) lookAtUnits(ctx context.Context) error {
 	}{
 		{kubelet.Unit, "docker.service", !i.h.Spec.KeepDocker, []string{"BindsTo", "Requisite"}, "would not run without Docker"},
 		{
-			"docker.service", containerdUnit, true, []string{"Requires", "BindsTo", "PartOf", "Requisite"},
+			"docker.service", containerdUnit, true,
+			[]string{"Requires", "BindsTo", "PartOf", "Requisite"},
 			"would be restarted, with all its containers, when containerd reads its new config",
 		},
 	} {

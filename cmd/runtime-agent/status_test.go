@@ -30,6 +30,7 @@ func record(kind journal.Kind, phase protocol.Phase, step string) journal.Record
 		r.Deadline = r.Time.Add(time.Hour)
 	case journal.KindUndo, journal.KindRevertFailed:
 		r.Failure = &journal.Failure{Step: step, Message: "no luck"}
+	default:
 	}
 	return r
 }
@@ -61,12 +62,19 @@ func TestStatus(t *testing.T) {
 		{"open and at work", open, false, "active", true, []string{"Open:         cutover goes forward until 2001-09-09T02:46:40Z", "journalctl -fu", "active, held", "kubelet-stop  cutover  begun"}},
 		{"open and dead", open, false, "failed", true, []string{"Host unit:    not at work", "Next:         " + agentPath + " resume"}},
 		{"undoing", append(open[:6:6], record(journal.KindUndo, cutover, "kubelet-stop")), false, "active", true, []string{"cutover is being undone", "Last error:   kubelet-stop: no luck"}},
-		{"broken", append(open[:6:6], record(journal.KindRevertFailed, cutover, "kubelet-stop"), closed(cutover, protocol.OutcomeBroken)), false, "inactive", true,
-			[]string{"cure the cause, then " + agentPath + " rollback", "revert-failed"}},
-		{"switched", append(open[:6:6], record(journal.KindDone, cutover, "kubelet-stop"), closed(cutover, protocol.OutcomeSucceeded)), false, "inactive", false,
-			[]string{"Next:         nothing is left to do; " + agentPath + " rollback goes back", "Runtime set:  unix:///x.sock"}},
-		{"rollback refused", append(open[:6:6], record(journal.KindDone, cutover, "kubelet-stop"), closed(cutover, protocol.OutcomeSucceeded), closed(protocol.PhaseRollback, protocol.OutcomeRefused)),
-			false, "inactive", false, []string{"Ended: rollback refused", "cure the cause, then " + agentPath + " rollback"}},
+		{
+			"broken", append(open[:6:6], record(journal.KindRevertFailed, cutover, "kubelet-stop"), closed(cutover, protocol.OutcomeBroken)), false, "inactive", true,
+			[]string{"cure the cause, then " + agentPath + " rollback", "revert-failed"},
+		},
+		{
+			"switched", append(open[:6:6], record(journal.KindDone, cutover, "kubelet-stop"), closed(cutover, protocol.OutcomeSucceeded)), false, "inactive", false,
+			[]string{"Next:         nothing is left to do; " + agentPath + " rollback goes back", "Runtime set:  unix:///x.sock"},
+		},
+		{
+			"rollback refused",
+			append(open[:6:6], record(journal.KindDone, cutover, "kubelet-stop"), closed(cutover, protocol.OutcomeSucceeded), closed(protocol.PhaseRollback, protocol.OutcomeRefused)),
+			false, "inactive", false, []string{"Ended: rollback refused", "cure the cause, then " + agentPath + " rollback"},
+		},
 		{"damaged", open, true, "failed", true, []string{"Journal:", "line 1: damaged", "move the directory away"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -21,14 +21,20 @@ const (
 	CheckDockerUnit     = "host-docker-unit"
 	CheckDockerConfig   = "host-docker-config"
 	CheckForeign        = "host-foreign-containers"
+	CheckSwarm          = "host-swarm"
+	CheckDockerUse      = "host-docker-use"
 	CheckSettingLost    = "host-docker-setting-lost"
 	CheckSetting        = "host-docker-setting"
 	CheckCgroupDriver   = "host-cgroup-driver"
 	CheckContainerd     = "host-containerd"
+	CheckMayInstall     = "host-containerd-unknown"
+	CheckInstall        = "host-containerd-install"
 	CheckContainerdFile = "host-containerd-config"
 	CheckCarried        = "host-carried"
 	CheckNetwork        = "host-cni"
 	CheckUnits          = "host-units"
+	CheckHold           = "host-hold"
+	CheckDependents     = "host-dependent-units"
 	CheckFileSystem     = "host-file-system"
 	CheckSpace          = "host-space"
 	CheckDisk           = "host-disk"
@@ -41,8 +47,8 @@ const (
 func HostChecks() []string {
 	return []string{
 		CheckSystemd, CheckKubelet, CheckSecondKubelet, CheckKubeletFiles, CheckLogRotation, CheckDocker, CheckDockerUnit, CheckDockerConfig,
-		CheckForeign, CheckSettingLost, CheckSetting, CheckCgroupDriver, CheckContainerd, CheckContainerdFile, CheckCarried, CheckNetwork, CheckUnits,
-		CheckFileSystem, CheckSpace, CheckDisk, CheckAPI, CheckVersions, CheckNote,
+		CheckForeign, CheckSwarm, CheckDockerUse, CheckSettingLost, CheckSetting, CheckCgroupDriver, CheckContainerd, CheckMayInstall, CheckInstall,
+		CheckContainerdFile, CheckCarried, CheckNetwork, CheckUnits, CheckHold, CheckDependents, CheckFileSystem, CheckSpace, CheckDisk, CheckAPI, CheckVersions, CheckNote,
 	}
 }
 

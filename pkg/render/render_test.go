@@ -198,8 +198,10 @@ func TestReport(t *testing.T) {
 		Node: "node-1", From: "docker://20.10.24", To: "containerd://1.6.20", OutOfService: 95 * time.Second,
 		Stages: []rollout.StageTime{{Stage: rollout.StageClaim, Elapsed: 200 * time.Millisecond}, {Stage: rollout.StagePrepare, Elapsed: 41 * time.Second}},
 		Steps: []rollout.StepTime{
-			{Phase: protocol.PhasePrepare, ID: "images", Elapsed: 30 * time.Second}, {Phase: protocol.PhaseCutover, ID: "docker-stop", Elapsed: 400 * time.Millisecond},
-			{Phase: protocol.PhaseCutover, ID: "kubelet-start", Elapsed: 3 * time.Second}, {Phase: protocol.PhaseCutover, ID: "node-ready", Elapsed: 9 * time.Second},
+			{Phase: protocol.PhasePrepare, ID: "images", Elapsed: 30 * time.Second},
+			{Phase: protocol.PhaseCutover, ID: "docker-stop", Elapsed: 400 * time.Millisecond},
+			{Phase: protocol.PhaseCutover, ID: "kubelet-start", Elapsed: 3 * time.Second},
+			{Phase: protocol.PhaseCutover, ID: "node-ready", Elapsed: 9 * time.Second},
 		},
 		ChangedFiles: []string{"/etc/containerd/config.toml", "/var/lib/kubelet/kubeadm-flags.env"},
 		Warnings:     []string{"live-restore is not carried over"},

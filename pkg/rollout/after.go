@@ -425,7 +425,7 @@ func (s *session) soak(ctx context.Context) error {
 		if err == nil && !isNodeReady(node) {
 			return s.takeBack(ctx, errors.New("the node is no longer Ready after it was given back"))
 		}
-		if err := s.sleep(ctx, pollInterval); errors.Is(err, errSoaked) {
+		if err := s.sleep(ctx); errors.Is(err, errSoaked) {
 			return nil
 		} else if err != nil {
 			// The node is done; only its watch is cut short.

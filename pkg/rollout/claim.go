@@ -182,7 +182,7 @@ func (r *Rollout) acquire(ctx context.Context, node, run, operation string) (dea
 				r.tellClaim(node, Info, fmt.Sprintf("%s, but that claim seems to have ended: making sure for %s that nobody renews it", other, expiryProof))
 			}
 			watched = lease.ResourceVersion
-			if err := r.sleep(ctx, pollInterval); err != nil {
+			if err := r.sleep(ctx); err != nil {
 				return nil, err
 			}
 			conflicts = 0

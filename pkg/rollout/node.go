@@ -232,7 +232,7 @@ func (r *Rollout) retry(ctx context.Context, request func() error) error {
 		if apierrors.IsConflict(err) {
 			continue // the deadline still holds
 		}
-		if err := r.sleep(ctx, pollInterval); err != nil {
+		if err := r.sleep(ctx); err != nil {
 			return err
 		}
 	}
@@ -245,7 +245,7 @@ func (r *Rollout) poll(ctx context.Context, look func() (done bool, last error))
 		if done {
 			return last
 		}
-		if err := r.sleep(ctx, pollInterval); err != nil {
+		if err := r.sleep(ctx); err != nil {
 			if last == nil || errors.Is(last, context.Canceled) || errors.Is(last, context.DeadlineExceeded) {
 				return err
 			}
@@ -254,9 +254,9 @@ func (r *Rollout) poll(ctx context.Context, look func() (done bool, last error))
 	}
 }
 
-// sleep waits, or returns the cause of ctx's end.
-func (r *Rollout) sleep(ctx context.Context, d time.Duration) error {
-	timer := r.clock.NewTimer(d)
+// sleep waits until it is time to look again, or returns the cause of ctx's end.
+func (r *Rollout) sleep(ctx context.Context) error {
+	timer := r.clock.NewTimer(pollInterval)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

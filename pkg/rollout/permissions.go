@@ -52,14 +52,20 @@ func need(group, resource, subresource, namespace string, verbs ...string) []Per
 func OptionalPermissions() []Permission {
 	return []Permission{
 		// Images that workloads may yet bring to a node.
-		{"list", "apps", "deployments", "", ""}, {"list", "apps", "statefulsets", "", ""}, {"list", "apps", "daemonsets", "", ""},
+		{"list", "apps", "deployments", "", ""},
+		{"list", "apps", "statefulsets", "", ""},
+		{"list", "apps", "daemonsets", "", ""},
 		{"list", "batch", "cronjobs", "", ""},
 		// The checks on volumes that plan makes and switch repeats.
-		{"list", "", "persistentvolumes", "", ""}, {"list", "", "persistentvolumeclaims", "", ""},
+		{"list", "", "persistentvolumes", "", ""},
+		{"list", "", "persistentvolumeclaims", "", ""},
 		// Which budget holds a pod back, and why a pod does not start.
-		{"list", "policy", "poddisruptionbudgets", "", ""}, {"list", "", "events", "", ""},
+		{"list", "policy", "poddisruptionbudgets", "", ""},
+		{"list", "", "events", "", ""},
 		// What the canary proves: exec, the kubelet's metrics, DNS where there is one.
-		{"create", "", "pods", "exec", nodejob.Namespace}, {"get", "", "nodes", "proxy", ""}, {"get", "", "services", "", metav1.NamespaceSystem},
+		{"create", "", "pods", "exec", nodejob.Namespace},
+		{"get", "", "nodes", "proxy", ""},
+		{"get", "", "services", "", metav1.NamespaceSystem},
 		// Whether a pod that seems not to have started has not.
 		{"get", "coordination.k8s.io", "leases", "", corev1.NamespaceNodeLease},
 	}

@@ -119,7 +119,7 @@ func (r *Rollout) retryUntil(ctx context.Context, look func() (bool, error)) err
 		if err != nil || done {
 			return err
 		}
-		if err := r.sleep(ctx, pollInterval); err != nil {
+		if err := r.sleep(ctx); err != nil {
 			return err
 		}
 	}

@@ -112,7 +112,7 @@ func record(t *testing.T, section, text string) {
 	if !ok || !okToo {
 		t.Fatalf("%s has no section %s", page, section)
 	}
-	if err := os.WriteFile(filepath.Clean(page), []byte(before+begin+text+end+after), 0o644); err != nil { //nolint:gosec // documentation
+	if err := os.WriteFile(filepath.Clean(page), []byte(before+begin+text+end+after), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

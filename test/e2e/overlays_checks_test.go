@@ -118,6 +118,13 @@ func openFiles(soft, hard int) func(*testing.T, *dressed, runtime) {
 	}
 }
 
+func unprivilegedNetwork(t *testing.T, n *dressed, _ runtime) {
+	log := n.runs(t, pod{name: "network", image: "lab.local/busybox:1", line: "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range"})
+	if got := strings.Join(strings.Fields(log), " "); got != "0 0 2147483647" {
+		t.Errorf("in a container, the first port of everyone and the groups that may ping are %q", got)
+	}
+}
+
 func kubeletFlags(label string, flags ...string) func(*testing.T, *dressed, runtime) {
 	return func(t *testing.T, n *dressed, _ runtime) {
 		key, value, _ := strings.Cut(label, "=")
@@ -209,6 +216,12 @@ func ownConfig(t *testing.T, n *dressed, on runtime) {
 	})
 	if out := n.exec(t, n.node, "grep -A1 '^.debug' /etc/containerd/config.toml"); !strings.Contains(out, "warn") {
 		t.Errorf("containerd's log level is gone: %s", out)
+	}
+	out := n.exec(t, n.node, "cat /etc/containerd/config.toml")
+	for _, comment := range []string{"# Ours since we built", "# as nvidia-ctk wants it\n", "# the log shipper cuts there\nmax_container_log_line_size = 1000"} {
+		if strings.Count(out, comment) != 1 {
+			t.Errorf("the comment %q is there %d times in\n%s", comment, strings.Count(out, comment), out)
+		}
 	}
 }
 

@@ -56,6 +56,7 @@ func registries() layout {
 			{"logs are rotated", logsRotate},
 			{"open files are limited", openFiles(8192, 16384)},
 			{"the kubelet's flags", kubeletFlags("overlay=kubelet-default", "--v=2")},
+			{"low ports and ICMP are everyone's", unprivilegedNetwork},
 		},
 		between: directoryAtSocket,
 	}

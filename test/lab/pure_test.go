@@ -110,7 +110,10 @@ func TestValidate(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("without root the first check fails")
 	}
-	for _, o := range []Options{{CgroupDriver: "none"}, {CgroupDriver: "systemd", Nodes: 101}, {CgroupDriver: "systemd", Overlay: "/no/such"},
+	for _, o := range []Options{
+		{CgroupDriver: "none"},
+		{CgroupDriver: "systemd", Nodes: 101},
+		{CgroupDriver: "systemd", Overlay: "/no/such"},
 		{CgroupDriver: "systemd", Nodes: 2, Overlays: map[string]string{"node-3": t.TempDir()}},
 		{CgroupDriver: "systemd", Nodes: 2, Overlays: map[string]string{"node-01": t.TempDir()}},
 		{CgroupDriver: "systemd", Nodes: 2, Overlays: map[string]string{"node-2": "/no/such"}},

@@ -63,7 +63,10 @@ func archive(t *testing.T, compress bool, entries ...entry) string {
 // upstream is the layout of containerd's releases.
 var upstream = []entry{
 	{"bin/", "", tar.TypeDir},
-	{"bin/containerd", "daemon", 0}, {"bin/containerd-shim-runc-v2", "shim", 0}, {"bin/ctr", "ctr", 0}, {"bin/containerd-stress", "no", 0},
+	{"bin/containerd", "daemon", 0},
+	{"bin/containerd-shim-runc-v2", "shim", 0},
+	{"bin/ctr", "ctr", 0},
+	{"bin/containerd-stress", "no", 0},
 }
 
 func TestUnpack(t *testing.T) {

@@ -148,6 +148,7 @@ func TestTryTakesDockersSettings(t *testing.T) {
 		}},
 		"daemon":  {MaxConcurrentDownloads: 7, LogLevel: "debug"},
 		"selinux": {EnableSELinux: true},
+		"network": {UnprivilegedNetwork: true},
 		"nvidia":  {DefaultRuntime: "nvidia", Runtimes: []containerd.Runtime{{Name: "nvidia", Binary: "/usr/bin/nvidia-container-runtime"}}},
 	}
 	for _, release := range agenttest.Releases(t) {

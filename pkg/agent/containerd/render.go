@@ -38,6 +38,9 @@ type Settings struct {
 	DefaultRuntime string
 	// EnableSELinux is only ever turned on.
 	EnableSELinux bool
+	// UnprivilegedNetwork lets containers without privileges listen on ports below 1024 and send ICMP echos, as Docker does from 20.10
+	// on and containerd by default from 2.0 on. It is only ever turned on, and needs Linux 4.11.
+	UnprivilegedNetwork bool
 	// MaxConcurrentDownloads counts layers; the file's own number stays, unless it is containerd's default.
 	MaxConcurrentDownloads int
 	// LogLevel is the daemon's, if the file says none.
@@ -69,7 +72,7 @@ func (e *CannotKeepError) Error() string {
 }
 
 const header = `# Written by kubectl-runtime when it moved this node from Docker Engine to containerd. Settings of the file that was here
-# before are kept; its comments are not.
+# before are kept, and so are its comments.
 `
 
 // Render returns the config.toml for containerd 1.3 to 2.4: version 2, CRI enabled and set up as s says, and all that the
@@ -127,7 +130,7 @@ func Render(existing []byte, s Settings) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write containerd config: %w", err)
 	}
-	return append([]byte(header), body...), nil
+	return append([]byte(header), keepComments(existing, body)...), nil
 }
 
 // setAddress leaves the file alone where it says, or means, the same.
@@ -211,6 +214,9 @@ func setCRI(cri table, s Settings) error {
 	}
 	if s.EnableSELinux {
 		cri["enable_selinux"] = true
+	}
+	if s.UnprivilegedNetwork {
+		cri["enable_unprivileged_ports"], cri["enable_unprivileged_icmp"] = true, true
 	}
 	if have, ok := cri["max_concurrent_downloads"].(int64); s.MaxConcurrentDownloads > 0 && (!ok || have == defaultDownloads) {
 		cri["max_concurrent_downloads"] = int64(s.MaxConcurrentDownloads)

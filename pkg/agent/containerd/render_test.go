@@ -150,6 +150,27 @@ func TestRenderTurnsOOMScoreRestrictionOnOnly(t *testing.T) {
 	}
 }
 
+// TestRenderUnprivilegedNetwork: `containerd config default` of 1.x says false, which nobody decided.
+func TestRenderUnprivilegedNetwork(t *testing.T) {
+	stated := []byte("version = 2\n[plugins.\"io.containerd.grpc.v1.cri\"]\nenable_unprivileged_ports = false\n")
+	for _, c := range []struct {
+		existing    []byte
+		set         bool
+		ports, icmp bool
+	}{{nil, false, false, false}, {nil, true, true, true}, {stated, true, true, true}, {stated, false, false, false}} {
+		s := settings
+		s.UnprivilegedNetwork = c.set
+		got, err := containerd.Render(c.existing, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ports, icmp := bytes.Contains(got, []byte("enable_unprivileged_ports = true")), bytes.Contains(got, []byte("enable_unprivileged_icmp = true"))
+		if ports != c.ports || icmp != c.icmp {
+			t.Errorf("existing %q, set %v: ports %v, icmp %v", c.existing, c.set, ports, icmp)
+		}
+	}
+}
+
 func TestRenderSandboxAuth(t *testing.T) {
 	const own = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.configs.\"r:5000\".auth]\nauth = \"own\"\n"
 	for existing, want := range map[string]string{"": "\nauth = 'secret'\n", own: "\nauth = 'own'\n"} {

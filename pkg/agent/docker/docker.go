@@ -202,6 +202,8 @@ type Image struct {
 	RepoDigests []string
 	// Size is that of all layers unpacked, in bytes.
 	Size int64
+	// Platform is what the image's programs run on, e.g. "linux/arm64"; empty in Images, which does not tell it.
+	Platform string
 }
 
 // Images lists all images that a container could be made from; build cache layers are left out.
@@ -224,7 +226,11 @@ func (c *Client) Image(ctx context.Context, ref string) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("inspect docker image %s: %w", ref, err)
 	}
-	return newImage(full.ID, full.RepoTags, full.RepoDigests, full.Size), nil
+	found := newImage(full.ID, full.RepoTags, full.RepoDigests, full.Size)
+	if full.Os != "" && full.Architecture != "" {
+		found.Platform = full.Os + "/" + full.Architecture
+	}
+	return found, nil
 }
 
 // newImage drops the placeholders that engines up to 24 list for dangling images.

@@ -149,7 +149,8 @@ func (w *world) start(ctx context.Context, phases ...protocol.Phase) (results []
 	died = true
 	go func() {
 		defer close(done)
-		e := &Engine{Journal: memory{w}, Events: discard{}, Clock: w, Steps: w.steps(), Program: "/opt/agent",
+		e := &Engine{
+			Journal: memory{w}, Events: discard{}, Clock: w, Steps: w.steps(), Program: "/opt/agent",
 			Condemn: func() error { w.condemned = true; return nil }, Condemned: func() bool { return w.condemned },
 		}
 		for _, phase := range phases {

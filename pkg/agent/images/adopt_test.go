@@ -121,6 +121,12 @@ func sha(data []byte) string {
 // load gives the engine an image, as `docker load` does, and returns its ID.
 func load(t *testing.T, e *agenttest.Engine, tags []string, layers [][]byte) string {
 	t.Helper()
+	return loadFor(t, e, runtime.GOARCH, tags, layers)
+}
+
+// loadFor is load of an image for an architecture.
+func loadFor(t *testing.T, e *agenttest.Engine, architecture string, tags []string, layers [][]byte) string {
+	t.Helper()
 	var diffIDs, paths []string
 	var buffer bytes.Buffer
 	w := tar.NewWriter(&buffer)
@@ -137,7 +143,7 @@ func load(t *testing.T, e *agenttest.Engine, tags []string, layers [][]byte) str
 		add(paths[n], layer)
 	}
 	config, err := json.Marshal(map[string]any{
-		"architecture": runtime.GOARCH, "os": "linux", "config": map[string]any{"Entrypoint": []string{"/program", "sleep"}},
+		"architecture": architecture, "os": "linux", "config": map[string]any{"Entrypoint": []string{"/program", "sleep"}},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": diffIDs},
 	})
 	if err != nil {

@@ -65,15 +65,15 @@ func immutable(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	flags, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS) //nolint:gosec // descriptors are small
+	flags, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS)
 	if err != nil {
 		t.Skipf("no file attributes here: %v", err)
 	}
-	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags|immutableFlag)); err != nil { //nolint:gosec // as above
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags|immutableFlag)); err != nil {
 		t.Skipf("no immutable files here: %v", err)
 	}
 	t.Cleanup(func() {
-		_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags)) //nolint:gosec // as above
+		_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags))
 		_ = f.Close()
 	})
 }

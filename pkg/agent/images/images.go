@@ -58,6 +58,11 @@ func WithFallback(why func(image string, err error)) Option {
 	return func(i *importer) { i.fallback = why }
 }
 
+// WithSkipped has why called for each image of another architecture that could not be brought; without, it is an error.
+func WithSkipped(why func(ref string, err error)) Option {
+	return func(i *importer) { i.skipped = why }
+}
+
 type importer struct {
 	source      Source
 	client      *client.Client
@@ -66,6 +71,7 @@ type importer struct {
 	root        string
 	run         string
 	fallback    func(image string, err error)
+	skipped     func(ref string, err error)
 	store       *adopt.Store // of dockerRoot, once it was opened
 }
 
@@ -109,6 +115,10 @@ func Import(ctx context.Context, d Source, c *client.Client, refs []string, repo
 			seen[image.ID] = true
 			names, err := i.add(ctx, image)
 			added = append(added, names...)
+			if err != nil && ctx.Err() == nil && i.skipped != nil && foreign(image) {
+				i.skipped(ref, err)
+				err = nil
+			}
 			if err != nil {
 				return added, fmt.Errorf("import image %s: %w", ref, err)
 			}
@@ -118,6 +128,12 @@ func Import(ctx context.Context, d Source, c *client.Client, refs []string, repo
 		}
 	}
 	return added, nil
+}
+
+// foreign tells an image whose programs do not run on this host, but for an emulator.
+func foreign(image docker.Image) bool {
+	platform, err := platforms.Parse(image.Platform)
+	return err == nil && !platforms.Default().Match(platform)
 }
 
 // leaseID names the one lease of this package: one agent works on a node at a time.

@@ -2,7 +2,9 @@ package images_test
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -225,6 +227,35 @@ func TestImportOfWhatDockerBroke(t *testing.T) {
 					t.Errorf("another image's stream: got %v, added %v", err, added)
 				}
 			})
+		}
+	}
+}
+
+// otherPlatform has Docker say of all its images what they are for.
+type otherPlatform struct {
+	*agenttest.Docker
+	platform string
+}
+
+func (d otherPlatform) Image(ctx context.Context, ref string) (docker.Image, error) {
+	image, err := d.Docker.Image(ctx, ref)
+	image.Platform = d.platform
+	return image, err
+}
+
+// TestSkipped: an image for other nodes that cannot be brought does not keep the rest from coming; one for this node does.
+func TestSkipped(t *testing.T) {
+	release := agenttest.Releases(t)[0]
+	for platform, want := range map[string]bool{"linux/s390x": true, "linux/" + runtime.GOARCH: false, "": false} {
+		n, d := start(t, release), &agenttest.Docker{}
+		broken := d.Add(t, agenttest.OCI, []string{"app:1"}, nil, map[string][]byte{"a": []byte("one")})
+		d.Add(t, agenttest.OCI, []string{"app:2"}, nil, map[string][]byte{"a": []byte("two")})
+		d.Break(broken.ID, func(b []byte) []byte { return b[:len(b)/2] })
+		var skipped []string
+		added, err := images.Import(t.Context(), otherPlatform{d, platform}, n.client, []string{"app:1", "app:2"}, nil, images.WithSnapshotter("native"),
+			images.WithSkipped(func(ref string, err error) { skipped = append(skipped, fmt.Sprintf("%s: %t", ref, err != nil)) }))
+		if want != (err == nil) || want != slices.Contains(added, "docker.io/library/app:2") || want != slices.Equal(skipped, []string{"app:1: true"}) {
+			t.Errorf("%q: added %v, skipped %v: %v", platform, added, skipped, err)
 		}
 	}
 }

@@ -33,14 +33,17 @@ func TestShapes(t *testing.T) {
 			},
 			Dockershim,
 			map[string][2]string{
-				admins: {"--container-runtime docker \\\n    --network-plugin cni $KUBELET_ARGS $KUBELET_EXTRA_ARGS",
-					"--container-runtime remote $KUBELET_ARGS $KUBELET_EXTRA_ARGS --container-runtime-endpoint=" + newEndpoint},
+				admins: {
+					"--container-runtime docker \\\n    --network-plugin cni $KUBELET_ARGS $KUBELET_EXTRA_ARGS",
+					"--container-runtime remote $KUBELET_ARGS $KUBELET_EXTRA_ARGS --container-runtime-endpoint=" + newEndpoint,
+				},
 				"/etc/kubernetes/kubelet/kubelet-config.json": {"{\n", "{\n  \"containerLogMaxFiles\": 2,\n  \"containerLogMaxSize\": \"10M\",\n"},
 			},
 			10_000_000,
 		},
 		{
-			"kubespray on Docker", "v1.19.7", []string{admins},
+			"kubespray on Docker", "v1.19.7",
+			[]string{admins},
 			map[string]string{
 				admins: "[Service]\nEnvironmentFile=-/etc/kubernetes/kubelet.env\nExecStart=/usr/local/bin/kubelet \\\n\t\t$KUBE_LOGTOSTDERR \\\n\t\t$KUBE_LOG_LEVEL \\\n" +
 					"\t\t$KUBELET_API_SERVER \\\n\t\t$KUBELET_ADDRESS \\\n\t\t$KUBELET_ARGS \\\n\t\t$DOCKER_SOCKET \\\n\t\t$KUBELET_NETWORK_PLUGIN \\\n\t\t$KUBELET_CLOUDPROVIDER\nRestart=always\n",
@@ -57,7 +60,8 @@ func TestShapes(t *testing.T) {
 			0,
 		},
 		{
-			"kubespray on cri-dockerd", "v1.26.5", []string{admins},
+			"kubespray on cri-dockerd", "v1.26.5",
+			[]string{admins},
 			map[string]string{
 				admins:                                "[Service]\nEnvironmentFile=-/etc/kubernetes/kubelet.env\nExecStart=/usr/local/bin/kubelet \\\n\t\t$KUBE_LOG_LEVEL \\\n\t\t$KUBELET_ARGS\n",
 				"/etc/kubernetes/kubelet.env":         "KUBE_LOG_LEVEL=\"--v=2\"\nKUBELET_ARGS=\"--config=/etc/kubernetes/kubelet-config.yaml \\\n--container-runtime-endpoint=unix:///var/run/cri-dockerd.sock \\\n--runtime-cgroups=/system.slice/cri-dockerd.service \\\n   \"\n",
@@ -68,7 +72,8 @@ func TestShapes(t *testing.T) {
 			0,
 		},
 		{
-			"AKS: labels in quotes, all flags in one line", "v1.18.10", []string{admins},
+			"AKS: labels in quotes, all flags in one line", "v1.18.10",
+			[]string{admins},
 			map[string]string{
 				admins: "[Unit]\nConditionPathExists=/usr/local/bin/kubelet\n[Service]\nRestart=always\nEnvironmentFile=/etc/default/kubelet\nSuccessExitStatus=143\nExecStartPre=/bin/bash /opt/azure/containers/kubelet.sh\n" +
 					"ExecStart=/usr/local/bin/kubelet \\\n        --enable-server \\\n        --node-labels=\"${KUBELET_NODE_LABELS}\" \\\n        --v=2 --container-runtime=docker \\\n        --volume-plugin-dir=/etc/kubernetes/volumeplugins \\\n        $KUBELET_FLAGS \\\n        $KUBELET_REGISTER_NODE\n",
@@ -78,24 +83,30 @@ func TestShapes(t *testing.T) {
 			Dockershim,
 			map[string][2]string{
 				admins: {"--container-runtime=docker", "--container-runtime=remote"},
-				"/etc/default/kubelet": {"KUBELET_FLAGS=--address=0.0.0.0 --anonymous-auth=false --kubeconfig=/var/lib/kubelet/kubeconfig --network-plugin=cni --pod-infra-container-image=mcr.microsoft.com/oss/kubernetes/pause:1.3.1\n",
-					"KUBELET_FLAGS=\"--address=0.0.0.0 --anonymous-auth=false --kubeconfig=/var/lib/kubelet/kubeconfig --pod-infra-container-image=mcr.microsoft.com/oss/kubernetes/pause:1.3.1 --container-runtime-endpoint=" + newEndpoint + "\"\n"},
+				"/etc/default/kubelet": {
+					"KUBELET_FLAGS=--address=0.0.0.0 --anonymous-auth=false --kubeconfig=/var/lib/kubelet/kubeconfig --network-plugin=cni --pod-infra-container-image=mcr.microsoft.com/oss/kubernetes/pause:1.3.1\n",
+					"KUBELET_FLAGS=\"--address=0.0.0.0 --anonymous-auth=false --kubeconfig=/var/lib/kubelet/kubeconfig --pod-infra-container-image=mcr.microsoft.com/oss/kubernetes/pause:1.3.1 --container-runtime-endpoint=" + newEndpoint + "\"\n",
+				},
 			},
 			0,
 		},
 		{
-			"kops: a variable in quotes", "v1.20.6", []string{admins},
+			"kops: a variable in quotes", "v1.20.6",
+			[]string{admins},
 			map[string]string{
 				admins:                   "[Service]\nEnvironmentFile=/etc/sysconfig/kubelet\nExecStart=/usr/local/bin/kubelet \"$DAEMON_ARGS\"\nRestart=always\n",
 				"/etc/sysconfig/kubelet": "DAEMON_ARGS=\"--cgroup-root=/ --container-runtime=docker --docker-endpoint=unix:///run/docker.sock --network-plugin=cni --v=2\"\nHOME=\"/root\"",
 			},
 			Dockershim,
-			map[string][2]string{"/etc/sysconfig/kubelet": {"--container-runtime=docker --docker-endpoint=unix:///run/docker.sock --network-plugin=cni --v=2",
-				"--container-runtime=remote --v=2 --container-runtime-endpoint=" + newEndpoint}},
+			map[string][2]string{"/etc/sysconfig/kubelet": {
+				"--container-runtime=docker --docker-endpoint=unix:///run/docker.sock --network-plugin=cni --v=2",
+				"--container-runtime=remote --v=2 --container-runtime-endpoint=" + newEndpoint,
+			}},
 			0,
 		},
 		{
-			"kubeadm of 1.10, upgraded ever since", "v1.22.17", []string{unitFile, dropIn},
+			"kubeadm of 1.10, upgraded ever since", "v1.22.17",
+			[]string{unitFile, dropIn},
 			map[string]string{
 				unitFile: kubeadmUnit,
 				dropIn: "[Service]\nEnvironment=\"KUBELET_KUBECONFIG_ARGS=--kubeconfig=/etc/kubernetes/kubelet.conf\"\n" +
@@ -112,17 +123,23 @@ func TestShapes(t *testing.T) {
 			0,
 		},
 		{
-			"Kubernetes the hard way", "v1.21.0", []string{admins},
-			map[string]string{admins: "[Unit]\nRequires=docker.service\n\n[Service]\nExecStart=/usr/local/bin/kubelet \\\n  --config=/var/lib/kubelet/kubelet-config.yaml \\\n" +
-				"  --docker=unix:///var/run/docker.sock \\\n  --image-pull-progress-deadline=2m \\\n  --kubeconfig=/var/lib/kubelet/kubeconfig \\\n  --network-plugin=cni \\\n  --register-node=true \\\n  --v=2\nRestart=on-failure\n",
-				"/var/lib/kubelet/kubelet-config.yaml": "kind: KubeletConfiguration\n"},
+			"Kubernetes the hard way", "v1.21.0",
+			[]string{admins},
+			map[string]string{
+				admins: "[Unit]\nRequires=docker.service\n\n[Service]\nExecStart=/usr/local/bin/kubelet \\\n  --config=/var/lib/kubelet/kubelet-config.yaml \\\n" +
+					"  --docker=unix:///var/run/docker.sock \\\n  --image-pull-progress-deadline=2m \\\n  --kubeconfig=/var/lib/kubelet/kubeconfig \\\n  --network-plugin=cni \\\n  --register-node=true \\\n  --v=2\nRestart=on-failure\n",
+				"/var/lib/kubelet/kubelet-config.yaml": "kind: KubeletConfiguration\n",
+			},
 			Dockershim,
-			map[string][2]string{admins: {"  --docker=unix:///var/run/docker.sock \\\n  --image-pull-progress-deadline=2m \\\n  --kubeconfig=/var/lib/kubelet/kubeconfig \\\n  --network-plugin=cni \\\n  --register-node=true \\\n  --v=2",
-				"  --kubeconfig=/var/lib/kubelet/kubeconfig \\\n  --register-node=true \\\n  --v=2 " + remote}},
+			map[string][2]string{admins: {
+				"  --docker=unix:///var/run/docker.sock \\\n  --image-pull-progress-deadline=2m \\\n  --kubeconfig=/var/lib/kubelet/kubeconfig \\\n  --network-plugin=cni \\\n  --register-node=true \\\n  --v=2",
+				"  --kubeconfig=/var/lib/kubelet/kubeconfig \\\n  --register-node=true \\\n  --v=2 " + remote,
+			}},
 			0,
 		},
 		{
-			"minikube without a VM", "v1.23.3", []string{unitFile, dropIn},
+			"minikube without a VM", "v1.23.3",
+			[]string{unitFile, dropIn},
 			map[string]string{
 				unitFile: kubeadmUnit,
 				dropIn: "[Unit]\nWants=docker.socket\n\n[Service]\nExecStart=\nExecStart=/var/lib/minikube/binaries/v1.23.3/kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf " +
@@ -130,12 +147,15 @@ func TestShapes(t *testing.T) {
 				config124: "kind: KubeletConfiguration\n",
 			},
 			Dockershim,
-			map[string][2]string{dropIn: {"--container-runtime=docker --hostname-override=m01 --kubeconfig=/etc/kubernetes/kubelet.conf --node-ip=192.0.2.4",
-				"--container-runtime=remote --hostname-override=m01 --kubeconfig=/etc/kubernetes/kubelet.conf --node-ip=192.0.2.4 --container-runtime-endpoint=" + newEndpoint}},
+			map[string][2]string{dropIn: {
+				"--container-runtime=docker --hostname-override=m01 --kubeconfig=/etc/kubernetes/kubelet.conf --node-ip=192.0.2.4",
+				"--container-runtime=remote --hostname-override=m01 --kubeconfig=/etc/kubernetes/kubelet.conf --node-ip=192.0.2.4 --container-runtime-endpoint=" + newEndpoint,
+			}},
 			0,
 		},
 		{
-			"an environment file from Windows", "v1.24.17", []string{unitFile, dropIn},
+			"an environment file from Windows", "v1.24.17",
+			[]string{unitFile, dropIn},
 			kubeadm(map[string]string{
 				flagsEnv: "KUBELET_KUBEADM_ARGS=\"--container-runtime=remote --container-runtime-endpoint=/var/run/cri-dockerd.sock\"\r\n",
 				extraEnv: "; old\r\nKUBELET_EXTRA_ARGS=--v=2\r\n",
@@ -145,7 +165,8 @@ func TestShapes(t *testing.T) {
 			0,
 		},
 		{
-			"1.31: config in one line of JSON", "v1.31.2", []string{unitFile, dropIn},
+			"1.31: config in one line of JSON", "v1.31.2",
+			[]string{unitFile, dropIn},
 			kubeadm(map[string]string{config124: `{"kind":"KubeletConfiguration","containerRuntimeEndpoint":"unix:///run/cri-dockerd.sock","maxPods":5}`}),
 			"unix:///run/cri-dockerd.sock",
 			map[string][2]string{config124: {"unix:///run/cri-dockerd.sock", newEndpoint}},

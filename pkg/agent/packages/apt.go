@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 )
@@ -34,7 +35,7 @@ func (a apt) get(ctx context.Context, args ...string) error {
 // Versions fetches the lists where they do not know the package, as dnf and zypper do by themselves: an image's may be empty.
 func (a apt) Versions(ctx context.Context, name string) ([]string, error) {
 	versions, err := a.policy(ctx, name)
-	if err != nil || len(versions) > 0 || *a.fetched {
+	if err != nil || len(versions) > 0 || *a.fetched || a.readOnly {
 		return versions, err
 	}
 	if a.tell != nil {
@@ -52,6 +53,15 @@ func (a apt) update(ctx context.Context) error {
 		return fmt.Errorf("fetch apt's package lists: %w", said(err, "E: "))
 	}
 	return nil
+}
+
+// ListsFrom goes by directories: a list's own time is that of the server. apt-get update writes each list to partial first, and periodic's
+// stamp is Ubuntu's.
+func (apt) ListsFrom() time.Time {
+	if newest("/var/lib/apt/lists/*_*").IsZero() {
+		return time.Time{}
+	}
+	return newest("/var/lib/apt/lists", "/var/lib/apt/lists/partial", "/var/lib/apt/periodic/update-success-stamp")
 }
 
 func (a apt) policy(ctx context.Context, name string) ([]string, error) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // dnf is that of Fedora, RHEL and their like; program is dnf, which may be version 4 or 5, or yum.
@@ -17,7 +18,7 @@ func (d dnf) Name() string { return d.program }
 
 // Versions are listed oldest first.
 func (d dnf) Versions(ctx context.Context, name string) ([]string, error) {
-	out, err := d.run(ctx, lookTime, d.program, "-q", "list", "--showduplicates", name)
+	out, err := d.run(ctx, lookTime, append(d.asking(), "-q", "list", "--showduplicates", name)...)
 	if err != nil {
 		if strings.Contains(strings.ToLower(detail(err)), "no matching packages") {
 			return nil, nil
@@ -25,6 +26,19 @@ func (d dnf) Versions(ctx context.Context, name string) ([]string, error) {
 		return nil, fmt.Errorf("ask %s for versions of %s: %w", d.program, name, said(err, "Error: "))
 	}
 	return parseList(out, name), nil
+}
+
+// asking begins a command that changes nothing: with -C not even the cache of the repositories' lists.
+func (d dnf) asking() []string {
+	if d.readOnly {
+		return []string{d.program, "-C"}
+	}
+	return []string{d.program}
+}
+
+// ListsFrom looks where dnf 4, dnf 5 and yum keep them.
+func (dnf) ListsFrom() time.Time {
+	return newest("/var/cache/dnf/*/repodata", "/var/cache/libdnf5/*/repodata", "/var/cache/yum/*/*/*/cachecookie")
 }
 
 func parseList(out, name string) []string {
@@ -45,7 +59,7 @@ func parseList(out, name string) []string {
 			continue
 		}
 		version := strings.TrimPrefix(words[1], "0:")
-		if base, _, ok := cutArch(words[0]); available && ok && base == name && !slices.Contains(versions, version) {
+		if base, ok := cutArch(words[0]); available && ok && base == name && !slices.Contains(versions, version) {
 			versions = append(versions, version)
 		}
 		words = nil
@@ -54,13 +68,13 @@ func parseList(out, name string) []string {
 	return versions
 }
 
-// cutArch splits NAME.ARCH.
-func cutArch(text string) (name, arch string, ok bool) {
+// cutArch is the name in NAME.ARCH.
+func cutArch(text string) (name string, ok bool) {
 	i := strings.LastIndexByte(text, '.')
 	if i < 0 {
-		return text, "", false
+		return text, false
 	}
-	return text[:i], text[i+1:], true
+	return text[:i], true
 }
 
 func (d dnf) Installed(ctx context.Context, name string) (string, bool, error) {
@@ -113,7 +127,7 @@ const (
 
 // simulate answers the question whether to go on with no. Both that and a failure exit with 1.
 func (d dnf) simulate(ctx context.Context, args ...string) (Transaction, error) {
-	out, err := d.run(ctx, lookTime, append([]string{d.program, "--assumeno", noWeakDeps}, args...)...)
+	out, err := d.run(ctx, lookTime, append(append(d.asking(), "--assumeno", noWeakDeps), args...)...)
 	text := out
 	if err != nil {
 		text = detail(err)
@@ -147,8 +161,14 @@ func parseDnf(out string) Transaction {
 		prefix string
 		list   *[]Package
 	}{
-		{"Installing", &t.Install}, {"Reinstalling", nil}, {"Upgrading", &t.Upgrade}, {"Updating", &t.Upgrade},
-		{"Downgrading", &t.Downgrade}, {"Removing", &t.Remove}, {"Obsoleting", &t.Remove}, {"Replacing", &t.Remove},
+		{"Installing", &t.Install},
+		{"Reinstalling", nil},
+		{"Upgrading", &t.Upgrade},
+		{"Updating", &t.Upgrade},
+		{"Downgrading", &t.Downgrade},
+		{"Removing", &t.Remove},
+		{"Obsoleting", &t.Remove},
+		{"Replacing", &t.Remove},
 	}
 	for line := range strings.Lines(out) {
 		fields := strings.Fields(line)
@@ -186,7 +206,7 @@ func parseDnf(out string) Transaction {
 
 // replaced is a line below a package: of the same name it is the version before, of another one what goes.
 func replaced(t *Transaction, list *[]Package, fields []string) {
-	name, _, ok := cutArch(fields[1])
+	name, ok := cutArch(fields[1])
 	version := fields[2]
 	if len(fields) > 3 { // dnf 5 has columns there, too
 		name, ok, version = fields[1], true, fields[3]

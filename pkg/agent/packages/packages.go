@@ -9,6 +9,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -99,6 +101,8 @@ type Manager interface {
 	Name() string
 	// Versions lists what the configured repositories have of a package, the one to prefer first; none if they do not know it.
 	Versions(ctx context.Context, name string) ([]string, error)
+	// ListsFrom is when the lists were fetched that Versions and Simulate go by, as well as the host tells it.
+	ListsFrom() time.Time
 	// Installed returns a package's version, empty if nothing is there of it, and whether it is there in whole: a manager that was killed
 	// leaves some half-way.
 	Installed(ctx context.Context, name string) (version string, whole bool, err error)
@@ -120,10 +124,11 @@ type Manager interface {
 	Remove(ctx context.Context, names []string, purge bool) error
 }
 
-// Find returns the host's package manager, nil if it has none that is known. tell takes what a person who waits should know.
-func Find(run host.Runner, look func(program string) (path string, err error), tell func(text string)) Manager {
+// Find returns the host's package manager, nil if it has none that is known. tell takes what a person who waits should know. With
+// readOnly it takes the lists that are on the host as they are, and is only good for questions.
+func Find(run host.Runner, look func(program string) (path string, err error), tell func(text string), readOnly bool) Manager {
 	has := func(program string) bool { _, err := look(program); return err == nil }
-	r := runner{Runner: run, tell: tell, pause: 2 * time.Second, fetched: new(bool)}
+	r := runner{Runner: run, tell: tell, pause: 2 * time.Second, fetched: new(bool), readOnly: readOnly}
 	switch {
 	case has("apt-get") && has("dpkg-query"):
 		return apt{r}
@@ -163,6 +168,22 @@ type runner struct {
 	pause time.Duration
 	// fetched notes that the lists are as new as they can be.
 	fetched *bool
+	// readOnly: nothing may be written.
+	readOnly bool
+}
+
+// newest is the latest time at which one of the files and directories that patterns name was written; zero if there is none.
+func newest(patterns ...string) time.Time {
+	var latest time.Time
+	for _, pattern := range patterns {
+		paths, _ := filepath.Glob(pattern) // a pattern that is wrong matches nothing
+		for _, path := range paths {
+			if info, err := os.Stat(path); err == nil && info.ModTime().After(latest) {
+				latest = info.ModTime()
+			}
+		}
+	}
+	return latest
 }
 
 // run runs a command in an environment in which nothing asks and nothing restarts services (needrestart(1)), and waits while another

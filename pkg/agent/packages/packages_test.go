@@ -222,6 +222,46 @@ func TestAptFetchesLists(t *testing.T) {
 	}
 }
 
+// TestReadOnly: for a plan no list is fetched, whatever they lack.
+func TestReadOnly(t *testing.T) {
+	a, d, z, f := managers(t, map[string]answer{"list": {"dnf-list-none", 1}, "search": {"zypper-none", 104}, "install": {"zypper-install", 0}})
+	a.readOnly, d.readOnly, z.readOnly = true, true, true
+	for _, m := range []Manager{a, d, z} {
+		if versions, err := m.Versions(t.Context(), "containerd"); err != nil || len(versions) > 0 {
+			t.Errorf("%s: %q, %v", m.Name(), versions, err)
+		}
+	}
+	_, _ = d.Simulate(t.Context(), "containerd", "1")
+	_, _ = z.Simulate(t.Context(), "containerd", "1")
+	want := []string{"apt-cache policy", "dnf -C -q list", "zypper --xmlout --non-interactive --no-refresh search", "dnf -C --assumeno", "zypper --xmlout --non-interactive --no-refresh install --dry-run"}
+	if len(f.commands) != len(want) {
+		t.Fatalf("%q", f.commands)
+	}
+	for i, command := range f.commands {
+		if !strings.HasPrefix(command, want[i]) {
+			t.Errorf("%q, want %q", command, want[i])
+		}
+	}
+}
+
+func TestNewest(t *testing.T) {
+	dir, when := t.TempDir(), time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	for n, name := range []string{"b", "a", "c"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(filepath.Join(dir, name), when, when.AddDate(0, 0, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := newest(dir+"/[ab]", dir+"/none"); !got.Equal(when.AddDate(0, 0, 1)) {
+		t.Errorf("%s", got)
+	}
+	if got := newest(dir + "/none"); !got.IsZero() {
+		t.Errorf("%s", got)
+	}
+}
+
 func TestJudge(t *testing.T) {
 	p := func(name string) Package { return Package{Name: name, Old: "1", New: "2"} }
 	list := func(names ...string) (out []Package) {
@@ -388,7 +428,7 @@ func TestFind(t *testing.T) {
 				return program, nil
 			}
 			return "", errors.New("not found")
-		}, nil)
+		}, nil, false)
 		if want == "" && m != nil || want != "" && (m == nil || m.Name() != want) {
 			t.Errorf("%s: %v", have, m)
 		}

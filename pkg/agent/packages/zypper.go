@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 )
@@ -66,8 +67,15 @@ func (z zypper) Versions(ctx context.Context, name string) ([]string, error) {
 	return versions, nil
 }
 
+// ListsFrom looks where zypper notes what it fetched.
+func (zypper) ListsFrom() time.Time { return newest("/var/cache/zypp/raw/*/cookie") }
+
 func (z zypper) ask(ctx context.Context, args ...string) (stream, error) {
-	out, err := z.run(ctx, lookTime, append([]string{"zypper", "--xmlout", "--non-interactive"}, args...)...)
+	command := []string{"zypper", "--xmlout", "--non-interactive"}
+	if z.readOnly {
+		command = append(command, "--no-refresh")
+	}
+	out, err := z.run(ctx, lookTime, append(command, args...)...)
 	if err != nil {
 		return stream{}, zypperSaid(err)
 	}

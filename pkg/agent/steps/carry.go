@@ -128,6 +128,7 @@ func carrySettings(s *containerd.Settings, found inventory, old []byte) error {
 		return err
 	}
 	docker := found.Docker
+	s.UnprivilegedNetwork = unprivilegedNetwork(found.Facts.DockerVersion, found.Facts.Kernel)
 	s.EnableSELinux, s.MaxConcurrentDownloads, s.LogLevel = docker.SELinux, docker.MaxDownloads, docker.LogLevel
 	for _, r := range docker.Runtimes {
 		binary := r.Path
@@ -145,6 +146,21 @@ func carrySettings(s *containerd.Settings, found inventory, old []byte) error {
 	}
 	s.Snapshotter = carriedSnapshotter(docker, layout)
 	return nil
+}
+
+// unprivilegedNetwork tells whether Docker gave each container ip_unprivileged_port_start=0 and an open ping_group_range, as 20.10 and
+// later do (moby daemon/oci_linux.go, WithCommonOptions). containerd refuses to do so on a Linux before 4.11.
+func unprivilegedNetwork(docker, kernel string) bool {
+	return atLeast(docker, 20, 10) && atLeast(kernel, 4, 11)
+}
+
+// atLeast compares the first two numbers of a version.
+func atLeast(version string, major, minor int) bool {
+	var is [2]int
+	if n, _ := fmt.Sscanf(version, "%d.%d", &is[0], &is[1]); n < 2 {
+		return false
+	}
+	return is[0] > major || is[0] == major && is[1] >= minor
 }
 
 // carriedSnapshotter is the one that stands for Docker's storage driver; empty where containerd's config, or its default, decides.
@@ -246,6 +262,9 @@ func readHosts(dir string) (containerd.HostFiles, error) {
 func baseSpec(ctx context.Context, h *Host, found inventory) (*containerd.File, error) {
 	if len(found.Docker.Ulimits) == 0 || found.ContainerdBinary == "" {
 		return nil, nil
+	}
+	if found.Install != nil && host.Absent(found.ContainerdBinary) {
+		return nil, nil // the defaults of what is yet to be installed cannot be asked for; the step that writes the file does
 	}
 	// Every package of containerd has ctr beside it; its defaults are those of that release.
 	ctr := filepath.Join(filepath.Dir(found.ContainerdBinary), "ctr")

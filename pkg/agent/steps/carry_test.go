@@ -81,6 +81,25 @@ type answers string
 
 func (a answers) Run(context.Context, string, ...string) (string, error) { return string(a), nil }
 
+func TestUnprivilegedNetwork(t *testing.T) {
+	for _, test := range []struct {
+		docker, kernel string
+		want           bool
+	}{
+		{"20.10.24+dfsg1", "6.1.0-18-amd64", true},
+		{"29.1.3", "4.18.0-553.el8_10.x86_64", true},
+		{"20.10.7", "4.11.0", true},
+		{"19.03.15", "5.4.0-100-generic", false},
+		{"20.10.24", "3.10.0-1160.el7.x86_64", false},
+		{"", "6.1.0", false},
+		{"24.0.7", "", false},
+	} {
+		if got := unprivilegedNetwork(test.docker, test.kernel); got != test.want {
+			t.Errorf("Docker %s on Linux %s: %t", test.docker, test.kernel, got)
+		}
+	}
+}
+
 func TestProxyEnvironment(t *testing.T) {
 	cni := t.TempDir()
 	kubeconfig := "clusters:\n- cluster:\n    server: \"https://10.96.0.1:443\"\n"

@@ -230,7 +230,7 @@ func readImports(config []byte, dir string) ([][]byte, error) {
 		}
 		slices.Sort(files)
 		for _, file := range files {
-			data, err := os.ReadFile(file)
+			data, err := os.ReadFile(file) //nolint:gosec // the administrator has containerd read it
 			if err != nil {
 				return nil, err
 			}

@@ -66,7 +66,7 @@ func listenerOf(ctx context.Context, path string) (int, error) {
 	var peer *unix.Ucred
 	var peerErr error
 	err = raw.Control(func(fd uintptr) {
-		peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) //nolint:gosec // a file descriptor
+		peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	})
 	if err == nil {
 		err = peerErr

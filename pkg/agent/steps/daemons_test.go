@@ -151,7 +151,7 @@ func TestHoldable(t *testing.T) {
 	}
 	for _, unit := range []string{"kubelet.service", "docker.service", "cri-docker.socket"} {
 		h := &Host{Systemd: host.Systemd{Run: unitsSay{unit: "LoadState=loaded\nDropInPaths=" + breaker + "\n"}}}
-		if err := (&inspection{h: h}).lookAtUnits(t.Context()); err == nil || !strings.Contains(err.Error(), breaker+" resets the conditions of "+unit) {
+		if err := (&inspection{h: h}).lookAtHolds(t.Context()); err == nil || !strings.Contains(err.Error(), breaker+" resets the conditions of "+unit) {
 			t.Errorf("%s: %v", unit, err)
 		}
 	}

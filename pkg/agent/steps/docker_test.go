@@ -174,7 +174,7 @@ func TestLookForForeign(t *testing.T) {
 		{name: "Docker is kept", containers: []docker.Container{db, stopped}, info: docker.Info{Swarm: true, SwarmManager: true}, keep: true},
 	} {
 		i := &inspection{h: &Host{Spec: protocol.Spec{KeepDocker: test.keep}}, containers: test.containers, info: test.info}
-		err := i.lookForForeign(t.Context())
+		err := errors.Join(i.lookForForeign(t.Context()), i.lookForSwarm(t.Context()))
 		if (err == nil) != (test.refused == "") || err != nil && !strings.Contains(err.Error(), test.refused) {
 			t.Errorf("%s: refused with %v", test.name, err)
 		}

@@ -43,7 +43,7 @@ func startFakeDocker(t *testing.T, containers ...*fakeContainer) *fakeDocker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.HandlerFunc(d.serve)}} //nolint:gosec // a test's
+	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.HandlerFunc(d.serve)}}
 	server.Start()
 	t.Cleanup(server.Close)
 	return d

@@ -2,7 +2,6 @@ package steps
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 
@@ -57,11 +56,8 @@ func (i *inspection) lookForForeign(context.Context) error {
 	if i.h.Spec.KeepDocker {
 		return nil
 	}
-	if err := errors.Join(refuseForeign(i.Facts.ForeignContainers), refuseSwarm(i.info)); err != nil {
+	if err := refuseForeign(i.Facts.ForeignContainers); err != nil {
 		return err
-	}
-	if i.info.Swarm {
-		i.warn("Docker is a member of a Docker Swarm, which loses it while the node is on containerd")
 	}
 	if names := asleep(i.containers); len(names) > 0 {
 		shown := strings.Join(names[:min(len(names), maxShown)], ", ")
@@ -70,6 +66,20 @@ func (i *inspection) lookForForeign(context.Context) error {
 		}
 		i.warn("Docker holds %d container(s) that Kubernetes does not manage and that do not run now; nothing starts them while the node is on containerd, unless it is switched with --keep-docker: %s",
 			len(names), shown)
+	}
+	return nil
+}
+
+// lookForSwarm refuses what would end with Docker, and warns of what does without it.
+func (i *inspection) lookForSwarm(context.Context) error {
+	if i.h.Spec.KeepDocker {
+		return nil
+	}
+	if err := refuseSwarm(i.info); err != nil {
+		return err
+	}
+	if i.info.Swarm {
+		i.warn("Docker is a member of a Docker Swarm, which loses it while the node is on containerd")
 	}
 	return nil
 }

@@ -105,21 +105,26 @@ func importImages(h *Host) engine.Step {
 					streamed := func(id string, err error) {
 						report.Progress(fmt.Sprintf("%s is copied from Docker: %v", id, err), 0, 0, "")
 					}
-					if _, err := images.Import(ctx, d, c, memo.Refs, progress, images.WithSnapshotter(layout.Snapshotter),
+					refs := slices.Clone(memo.Refs)
+					skipped := func(ref string, err error) {
+						refs = slices.DeleteFunc(refs, func(r string) bool { return r == ref })
+						report.Warn(fmt.Sprintf("%s is for another architecture and stays with Docker alone: %v", ref, err))
+					}
+					if _, err := images.Import(ctx, d, c, memo.Refs, progress, images.WithSnapshotter(layout.Snapshotter), images.WithSkipped(skipped),
 						images.WithDockerRoot(found.Facts.DockerRoot), images.WithRoot(existing(layout.Root)), images.WithRun(h.Spec.Run), images.WithFallback(streamed)); err != nil {
 						return err
 					}
-					if err := provenByCRI(ctx, found, d, memo.Refs); err != nil {
+					if err := provenByCRI(ctx, found, d, refs); err != nil {
 						return err
 					}
 					if err := images.Pin(ctx, c, found.Facts.SandboxImage); err != nil {
 						return err
 					}
-					said, err := h.verifyImages(ctx, found, layout.Snapshotter, d, c, memo.Refs, report)
+					said, err := h.verifyImages(ctx, found, layout.Snapshotter, d, c, refs, report)
 					if err != nil {
 						return err
 					}
-					report.Progress(fmt.Sprintf("%d images%s", len(memo.Refs), said), int64(len(memo.Refs)), int64(len(memo.Refs)), "images")
+					report.Progress(fmt.Sprintf("%d images%s", len(refs), said), int64(len(refs)), int64(len(refs)), "images")
 					return nil
 				})
 			})

@@ -104,6 +104,8 @@ type inspection struct {
 	containers []docker.Container
 	images     []docker.Image
 	layout     containerd.Layout
+	// listsUnknown is set where a switch would fetch newer package lists than a plan may; listsUsed is what an installation goes by.
+	listsUnknown, listsUsed string
 
 	current  look
 	failed   []string // the checks of looks that failed, or could not be taken
@@ -296,6 +298,17 @@ func (i *inspection) findContainerd(ctx context.Context, unit host.UnitState) er
 	}
 	i.Install, i.ContainerdBinary = install, install.Binary
 	i.Facts.ContainerdVersion, i.Facts.ContainerdInstall = install.Version, install.String()
+	by := ""
+	switch {
+	case install.From == fromPackages:
+		by = "; known from " + i.listsUsed
+	case i.listsUnknown != "":
+		by = "; a package would come first, if newer package lists had one: " + i.listsUnknown
+	}
+	if len(i.Docker.Ulimits) > 0 {
+		by += "; " + baseSpecFile + ", which holds Docker's default-ulimits, can only be shown once it is there"
+	}
+	i.note(protocol.CheckInstall, "%s%s", i.Facts.ContainerdInstall, by)
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -106,6 +107,10 @@ func (i *inspection) planInstall(ctx context.Context, was *containerd.BinaryVers
 		n, reason = i.planDocker(ctx)
 		reasons = append(reasons, reason)
 	}
+	if n == nil && i.listsUnknown != "" {
+		return nil, withHint(fmt.Errorf("%s, and %w: %s", what, errNotKnown, strings.Join(append([]string{i.listsUnknown}, reasons...), "; ")),
+			"fetch the package lists on the node, as apt-get update does, and plan again; or "+waysToContainerd)
+	}
 	if n == nil {
 		return nil, refuse(waysToContainerd, "%s, and nothing was found that could be installed safely: %s", what, strings.Join(reasons, "; "))
 	}
@@ -177,6 +182,19 @@ func nofile(soft, hard string) string {
 // packageNames are what containerd is called: Docker's repositories, where an administrator has set them up, have more versions.
 var packageNames = []string{"containerd.io", "containerd"}
 
+// errNotKnown is a plan's, which may not fetch what a switch would.
+var errNotKnown = errors.New("whether a package that would do can be installed is not known")
+
+// listsOf says how old what is known of a manager's repositories is.
+func listsOf(m packages.Manager, now time.Time) string {
+	from := m.ListsFrom()
+	if from.IsZero() {
+		return m.Name() + "'s package lists, which were never fetched on this node"
+	}
+	days := int(now.Sub(from).Hours() / 24)
+	return fmt.Sprintf("%s's package lists of %s (%d days old)", m.Name(), from.UTC().Format(time.DateOnly), max(0, days))
+}
+
 // maxSimulated bounds the versions of a package that are tried.
 const maxSimulated = 3
 
@@ -202,6 +220,9 @@ func (i *inspection) planPackages(ctx context.Context, was *containerd.BinaryVer
 	var reasons []string
 	for _, name := range names {
 		versions, err := m.Versions(ctx, name)
+		if i.h.ReadOnly && (err != nil || len(versions) == 0) {
+			i.listsUnknown = fmt.Sprintf("a plan goes by %s", listsOf(m, time.Now()))
+		}
 		if err != nil {
 			reasons = append(reasons, err.Error())
 			continue
@@ -213,6 +234,7 @@ func (i *inspection) planPackages(ctx context.Context, was *containerd.BinaryVer
 		for _, version := range fitting[:min(len(fitting), maxSimulated)] {
 			t, err := simulate(ctx, m, name, version)
 			if err == nil {
+				i.listsUsed = listsOf(m, time.Now())
 				return &installation{
 					From: fromPackages, Manager: m.Name(), Package: name, Transaction: t,
 					Version: packages.Upstream(version), Binary: packagedBinary(i.ContainerdBinary),
@@ -410,7 +432,7 @@ func (h *Host) packageManager(report engine.Report) packages.Manager {
 	if h.Packages != nil {
 		return h.Packages
 	}
-	return packages.Find(h.Runner, host.LookPath, report.Info)
+	return packages.Find(h.Runner, host.LookPath, report.Info, h.ReadOnly)
 }
 
 // errNoManager is for a host on which a package manager was found when it was inspected.

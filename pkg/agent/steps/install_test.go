@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/bundle"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
@@ -33,8 +34,9 @@ type fakeManager struct {
 	// needs are packages that come, or go, along with another one.
 	brings, removes map[string][]packages.Package
 	// dies ends Install after the first package, once.
-	dies bool
-	did  []string
+	dies  bool
+	did   []string
+	lists time.Time
 }
 
 func (m *fakeManager) Name() string { return "fake" }
@@ -42,6 +44,8 @@ func (m *fakeManager) Name() string { return "fake" }
 func (m *fakeManager) Versions(_ context.Context, name string) ([]string, error) {
 	return m.repository[name], nil
 }
+
+func (m *fakeManager) ListsFrom() time.Time { return m.lists }
 
 func (m *fakeManager) Installed(_ context.Context, name string) (string, bool, error) {
 	return m.installed[name], m.installed[name] != "" && !m.half[name], nil
@@ -72,9 +76,7 @@ func (m *fakeManager) SimulateRemove(_ context.Context, names []string) (package
 		if m.half[name] {
 			return t, errors.New(name + " is in a very bad state")
 		}
-		for _, p := range append(slices.Clone(m.removes["without "+name]), packages.Package{Name: name}) {
-			t.Remove = append(t.Remove, p)
-		}
+		t.Remove = append(append(t.Remove, m.removes["without "+name]...), packages.Package{Name: name})
 	}
 	return t, nil
 }
@@ -194,6 +196,46 @@ func TestPlanPackages(t *testing.T) {
 	}
 }
 
+// TestPlanInstallByOldLists: a plan, which fetches no lists, says what those that are there tell, and does not take for a refusal what
+// newer ones may cure.
+func TestPlanInstallByOldLists(t *testing.T) {
+	version, err := kubelet.ParseVersion("v1.30.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	was := mustVersion(t, "1.4.13") // with it, nobody is looked for at containerd's socket
+	owners := map[string]string{"/usr/bin/containerd": "containerd"}
+	lists := time.Now().Add(-50 * time.Hour)
+	for _, test := range []struct {
+		name     string
+		m        fakeManager
+		readOnly bool
+		check    string
+		want     []string
+	}{
+		{"not in the lists", fakeManager{owners: owners, lists: lists}, true, protocol.CheckMayInstall, []string{"is not known", "fake's package lists of " + lists.UTC().Format(time.DateOnly) + " (2 days old)"}},
+		{"no lists", fakeManager{owners: owners}, true, protocol.CheckMayInstall, []string{"is not known", "never fetched"}},
+		{"a switch, which has fetched them", fakeManager{owners: owners, lists: lists}, false, protocol.CheckContainerd, []string{"nothing was found that could be installed safely"}},
+		{"what the lists have would not do", fakeManager{owners: owners, repository: map[string][]string{"containerd": {"1.5.0-1"}}}, true, protocol.CheckContainerd, []string{"nothing was found"}},
+	} {
+		i := &inspection{h: &Host{Packages: &test.m, ReadOnly: test.readOnly}, report: quiet{}, setup: kubelet.Setup{Version: version}}
+		i.ContainerdBinary = "/usr/bin/containerd"
+		_ = i.take(t.Context(), look{check: protocol.CheckContainerd, at: func(i *inspection, ctx context.Context) error {
+			_, err := i.planInstall(ctx, was)
+			return err
+		}})
+		if len(i.findings) != 1 || i.findings[0].Check != test.check || i.findings[0].Hint == "" || !slices.Contains(i.failed, protocol.CheckContainerd) {
+			t.Errorf("%s: %+v, failed %v", test.name, i.findings, i.failed)
+			continue
+		}
+		for _, want := range test.want {
+			if !strings.Contains(i.findings[0].Message, want) {
+				t.Errorf("%s: %q does not say %q", test.name, i.findings[0].Message, want)
+			}
+		}
+	}
+}
+
 // TestStrayProgram: a package never takes the place of a program that no package has, such as one of Docker's static binaries.
 func TestStrayProgram(t *testing.T) {
 	dir := t.TempDir()
@@ -243,8 +285,12 @@ func TestPackagesInstalledAndRemoved(t *testing.T) {
 		{"new, twice", fresh, nil, fakeManager{brings: runc}, 2, "containerd 1.6, runc 1.1", ""},
 		{"new, killed", fresh, nil, fakeManager{brings: runc, dies: true}, 2, "containerd 1.6, runc 1.1", ""},
 		{"new, killed and undone", fresh, nil, fakeManager{brings: runc, dies: true}, 1, "runc 1.1", ""},
-		{"new, needed since", fresh, nil, fakeManager{brings: runc, removes: map[string][]packages.Package{"without containerd": {{Name: "nerdctl"}}}}, 1,
-			"containerd 1.6, runc 1.1", "containerd 1.6, runc 1.1"},
+		{
+			"new, needed since", fresh, nil,
+			fakeManager{brings: runc, removes: map[string][]packages.Package{"without containerd": {{Name: "nerdctl"}}}},
+			1,
+			"containerd 1.6, runc 1.1", "containerd 1.6, runc 1.1",
+		},
 		{"never begun", fresh, map[string]string{"docker": "20"}, fakeManager{}, 0, "docker 20", "docker 20"},
 		{"upgrade", upgrade, before, fakeManager{brings: lib}, 1, "containerd 1.6, docker 20, lib 1", "containerd 1.4, docker 20"},
 	} {

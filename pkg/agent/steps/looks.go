@@ -24,13 +24,15 @@ func looks() []look {
 		{protocol.CheckKubelet, protocol.CheckNote, nil, (*inspection).lookAtKubelet},
 		{protocol.CheckSecondKubelet, protocol.CheckNote, nil, (*inspection).lookForOtherKubelet},
 		{protocol.CheckDocker, protocol.CheckCgroupDriver, kubelet, (*inspection).lookAtDocker},
-		{protocol.CheckForeign, protocol.CheckNote, docker, (*inspection).lookForForeign},
+		{protocol.CheckForeign, protocol.CheckDockerUse, docker, (*inspection).lookForForeign},
+		{protocol.CheckSwarm, protocol.CheckDockerUse, docker, (*inspection).lookForSwarm},
 		{protocol.CheckDockerUnit, protocol.CheckNote, kubelet, (*inspection).lookAtDockerd},
 		{protocol.CheckDockerConfig, protocol.CheckSettingLost, nil, (*inspection).lookAtDockerConfig},
 		{protocol.CheckContainerd, protocol.CheckNote, kubelet, (*inspection).lookAtContainerd},
 		{protocol.CheckNetwork, protocol.CheckNote, kubelet, (*inspection).lookAtNetwork},
 		{protocol.CheckCarried, protocol.CheckContainerdFile, []string{protocol.CheckDocker, protocol.CheckDockerConfig, protocol.CheckContainerd, protocol.CheckNetwork}, (*inspection).lookAtCarried},
-		{protocol.CheckUnits, protocol.CheckNote, nil, (*inspection).lookAtUnits},
+		{protocol.CheckUnits, protocol.CheckDependents, nil, (*inspection).lookAtUnits},
+		{protocol.CheckHold, protocol.CheckNote, nil, (*inspection).lookAtHolds},
 		{protocol.CheckFileSystem, protocol.CheckNote, []string{protocol.CheckDockerConfig, protocol.CheckContainerd}, (*inspection).lookAtFileSystem},
 		{protocol.CheckSpace, protocol.CheckNote, []string{protocol.CheckDocker, protocol.CheckContainerd}, (*inspection).lookAtSpace},
 		{protocol.CheckAPI, protocol.CheckAPI, kubelet, (*inspection).lookAtAPI},
@@ -50,6 +52,9 @@ func (i *inspection) take(ctx context.Context, look look) error {
 		}
 		if errors.As(err, &hinted) {
 			finding.Hint = hinted.Hint()
+		}
+		if errors.Is(err, errNotKnown) {
+			finding.Check = protocol.CheckMayInstall
 		}
 		i.findings = append(i.findings, finding)
 		i.failed = append(i.failed, look.check)

@@ -28,6 +28,8 @@ type Host struct {
 	Systemd host.Systemd
 	// Records returns the run's journal: a step's memo tells later ones what was found.
 	Records func() []journal.Record
+	// ReadOnly: nothing on the host may be written, not even package lists.
+	ReadOnly bool
 	// Packages is the host's package manager; found if nil.
 	Packages packages.Manager
 }

@@ -100,7 +100,7 @@ func TestKeepFor(t *testing.T) {
 		set              map[string]string
 		sysctls, modules []string
 	}{
-		{"all", map[string]string{wantedSysctls[0]: "1", wantedSysctls[1]: "1", wantedSysctls[2]: "1"}, wantedSysctls, []string{"overlay", "br_netfilter"}},
+		{"all", map[string]string{wantedSysctls[0]: "1", wantedSysctls[1]: "1", wantedSysctls[2]: "1", wantedSysctls[3]: "1"}, wantedSysctls, []string{"overlay", "br_netfilter"}},
 		{"no bridge module", map[string]string{wantedSysctls[0]: "1"}, wantedSysctls[:1], []string{"overlay"}},
 		{"off stays off", map[string]string{wantedSysctls[0]: "0", wantedSysctls[1]: "0"}, nil, []string{"overlay", "br_netfilter"}},
 	} {

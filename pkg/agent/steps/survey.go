@@ -39,6 +39,7 @@ func Look(ctx context.Context, h Host) (Survey, error) {
 	if !host.Booted("/") {
 		return Survey{Findings: []protocol.Finding{{Check: protocol.CheckSystemd, Message: "this host does not run systemd"}}}, nil
 	}
+	h.ReadOnly = true
 	i := &inspection{h: &h, report: silent{}}
 	for _, look := range looks() {
 		if slices.ContainsFunc(look.needs, func(check string) bool { return slices.Contains(i.failed, check) }) {

@@ -16,8 +16,11 @@ const (
 )
 
 // wantedSysctls are what dockerd may have been the one to set (libnetwork's bridge driver): without Docker they would be back at 0
-// after the next boot, and pods without a network.
-var wantedSysctls = []string{"net.ipv4.ip_forward", "net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"}
+// after the next boot, and pods without a network. The last is of RHEL 7 alone, where dockerd sets it (moby daemon/daemon_linux.go,
+// setMayDetachMounts): without it pods hang in Terminating.
+var wantedSysctls = []string{
+	"net.ipv4.ip_forward", "net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables", "fs.may_detach_mounts",
+}
 
 // nodeSysctls keeps for the next boot what holds now. It sets nothing that is not set.
 func nodeSysctls(h *Host) engine.Step {

@@ -18,9 +18,6 @@ func (i *inspection) lookAtUnits(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := i.h.holdable(ctx, append([]string{kubelet.Unit}, namesOf(units)...)...); err != nil {
-		return err
-	}
 	if err := i.lookAtDependents(ctx, units); err != nil {
 		return err
 	}
@@ -32,7 +29,8 @@ func (i *inspection) lookAtUnits(ctx context.Context) error {
 	}{
 		{kubelet.Unit, "docker.service", !i.h.Spec.KeepDocker, []string{"BindsTo", "Requisite"}, "would not run without Docker"},
 		{
-			"docker.service", containerdUnit, true, []string{"Requires", "BindsTo", "PartOf", "Requisite"},
+			"docker.service", containerdUnit, true,
+			[]string{"Requires", "BindsTo", "PartOf", "Requisite"},
 			"would be restarted, with all its containers, when containerd reads its new config",
 		},
 	} {
@@ -53,6 +51,15 @@ func (i *inspection) lookAtUnits(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// lookAtHolds finds drop-ins with which the kubelet's or Docker's units could not be held down during the cutover.
+func (i *inspection) lookAtHolds(ctx context.Context) error {
+	units, err := i.h.unitsToStop(ctx)
+	if err != nil {
+		return err
+	}
+	return i.h.holdable(ctx, append([]string{kubelet.Unit}, namesOf(units)...)...)
 }
 
 // lookAtDependents finds the units that go down with those that the cutover stops: systemd stops what requires, is bound to or is part of

@@ -17,7 +17,11 @@ would not start again, and there would be no way back.
 Beside daemon.json: /etc/docker/certs.d is copied to containerd's certs.d; HTTP_PROXY, HTTPS_PROXY and NO_PROXY of
 docker.service go to a drop-in of containerd.service; credentials with which Docker's side of the kubelet pulls a private
 sandbox image go to containerd's config, which is then root's alone. Where containerd's own files say something already, they
-win; registries that its config has inline move to certs.d, the only place that all of them can be in.
+win; registries that its config has inline move to certs.d, the only place that all of them can be in. containerd's config is
+written anew as version 2, with all settings and comments of the file that was there; a comment whose setting is gone moves to
+the table that held it, or to the head of the file. The file as it was is in the run's backups.
+
+Docker gives each container, from 20.10 on, ports below 1024 and ICMP echos without privileges. So does containerd then.
 
 | key | verdict | what becomes of it |
 |---|---|---|

@@ -37,8 +37,10 @@ func TestDocker(t *testing.T) {
 		"proxies":                      {json: `{"proxies": {"http-proxy": "http://p", "no-proxy": "x"}}`, want: S{Proxy: translate.Proxy{HTTP: "http://p", No: "x"}}},
 		"proxies over the environment": {json: `{"proxies": {"http-proxy": "http://p"}}`, environ: []string{"HTTP_PROXY=http://e", "https_proxy=http://s"}, want: S{Proxy: translate.Proxy{HTTP: "http://p", HTTPS: "http://s"}}},
 		"proxies by flag":              {args: "--https-proxy http://p", want: S{Proxy: translate.Proxy{HTTPS: "http://p"}}},
-		"wrapper": {json: `{"default-runtime": "w", "runtimes": {"w": {"path": "/w", "runtimeArgs": ["--a"]}}}`,
-			want: S{DefaultRuntime: "w", Runtimes: []translate.Runtime{{Name: "w", Path: "/w", Args: []string{"--a"}}}}},
+		"wrapper": {
+			json: `{"default-runtime": "w", "runtimes": {"w": {"path": "/w", "runtimeArgs": ["--a"]}}}`,
+			want: S{DefaultRuntime: "w", Runtimes: []translate.Runtime{{Name: "w", Path: "/w", Args: []string{"--a"}}}},
+		},
 		"shim":             {json: `{"runtimes": {"gvisor": {"runtimeType": "io.containerd.runsc.v1"}}}`, want: S{Runtimes: []translate.Runtime{{Name: "gvisor", Type: "io.containerd.runsc.v1"}}}},
 		"runtime by flag":  {args: "--add-runtime=nvidia=/usr/bin/nvidia-container-runtime --default-runtime nvidia", want: S{DefaultRuntime: "nvidia", Runtimes: []translate.Runtime{{Name: "nvidia", Path: "/usr/bin/nvidia-container-runtime"}}}},
 		"ulimits":          {json: `{"default-ulimits": {"nofile": {"Name": "nofile", "Soft": 1024, "Hard": 16384}}}`, want: S{Ulimits: []translate.Limit{{Name: "nofile", Soft: 1024, Hard: 16384}}}},

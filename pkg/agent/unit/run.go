@@ -231,7 +231,8 @@ func (u *Unit) phase(ctx context.Context, spec protocol.Spec, j *journal.Journal
 		}
 	}
 	work := u.Work(spec, u.Layout.RunDir(spec.Run), j.Records)
-	e := &engine.Engine{Journal: j, Events: events, Clock: u.Clock, Steps: work.Steps, Stopping: u.Systemd.Stopping,
+	e := &engine.Engine{
+		Journal: j, Events: events, Clock: u.Clock, Steps: work.Steps, Stopping: u.Systemd.Stopping,
 		Refuse: refuse, Relieve: spare.Release, Program: u.Program,
 		Condemn:   func() error { return host.Remove(forward) },
 		Condemned: func() bool { return host.Absent(forward) },

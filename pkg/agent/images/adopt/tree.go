@@ -47,7 +47,7 @@ func mirror(ctx context.Context, open opener, from, to string, copies bool) erro
 	return t.fill(ctx, src, dst, "")
 }
 
-func fd(f *os.File) int { return int(f.Fd()) } //nolint:gosec // descriptors are small
+func fd(f *os.File) int { return int(f.Fd()) }
 
 // openDir opens a directory without following a link at its end, and, where that is allowed, without a trace in its access time.
 func openDir(at int, name string) (*os.File, error) {
@@ -56,7 +56,7 @@ func openDir(at int, name string) (*os.File, error) {
 		return nil, err
 	}
 	// Under this name the os package finds the directory's entries whatever its path is.
-	return os.NewFile(uintptr(n), "/proc/self/fd/"+strconv.Itoa(n)), nil //nolint:gosec // descriptors are not negative
+	return os.NewFile(uintptr(n), "/proc/self/fd/"+strconv.Itoa(n)), nil
 }
 
 func openat(at int, name string, flags int) (int, error) {
@@ -133,7 +133,7 @@ func (t *tree) file(src, dst *os.File, name, path string) error {
 		}
 		return unix.Linkat(fd(src), name, fd(dst), name, 0)
 	}
-	key := inode{dev: stat.Dev, ino: stat.Ino} //nolint:unconvert // of other widths elsewhere
+	key := inode{dev: stat.Dev, ino: stat.Ino}
 	if stat.Nlink > 1 {
 		if first, ok := t.made[key]; ok {
 			return t.linkTo(first, dst, name)
@@ -196,12 +196,12 @@ func copyContent(src, dst *os.File, name string, size int64, sync bool) error {
 	if err != nil {
 		return err
 	}
-	from := os.NewFile(uintptr(n), name) //nolint:gosec // descriptors are not negative
+	from := os.NewFile(uintptr(n), name)
 	defer func() { _ = from.Close() }()
 	if n, err = unix.Openat(fd(dst), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600); err != nil {
 		return err
 	}
-	to := os.NewFile(uintptr(n), name) //nolint:gosec // descriptors are not negative
+	to := os.NewFile(uintptr(n), name)
 	defer func() { _ = to.Close() }()
 	if err := to.Truncate(size); err != nil {
 		return err

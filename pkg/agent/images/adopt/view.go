@@ -171,7 +171,7 @@ func cloneInNamespace(point, at string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	file := os.NewFile(uintptr(n), point) //nolint:gosec // descriptors are not negative
+	file := os.NewFile(uintptr(n), point)
 	// The open directory keeps the mount.
 	if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
 		_ = file.Close()

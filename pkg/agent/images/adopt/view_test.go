@@ -17,13 +17,19 @@ func TestCommon(t *testing.T) {
 	}{
 		{"one mount", "1 0 8:1 / / rw", "/var/lib/docker/overlay2", "/var/lib/containerd", "/"},
 		{"Docker's own", "1 0 8:1 / / rw\n2 1 8:1 /var/lib/docker/overlay2 /var/lib/docker/overlay2 rw", "/var/lib/docker/overlay2/a/diff", "/var/lib/containerd", "/"},
-		{"both bound from one partition", "1 0 8:1 / / rw\n2 1 8:2 / /data rw\n3 1 8:2 /docker /var/lib/docker rw\n4 1 8:2 /ctr /var/lib/containerd rw",
-			"/var/lib/docker/overlay2", "/var/lib/containerd/x", "/data"},
-		{"the partition itself is not mounted", "1 0 8:1 / / rw\n3 1 8:2 /docker /var/lib/docker rw\n4 1 8:2 /ctr /var/lib/containerd rw",
-			"/var/lib/docker/overlay2", "/var/lib/containerd", ""},
+		{
+			"both bound from one partition", "1 0 8:1 / / rw\n2 1 8:2 / /data rw\n3 1 8:2 /docker /var/lib/docker rw\n4 1 8:2 /ctr /var/lib/containerd rw",
+			"/var/lib/docker/overlay2", "/var/lib/containerd/x", "/data",
+		},
+		{
+			"the partition itself is not mounted", "1 0 8:1 / / rw\n3 1 8:2 /docker /var/lib/docker rw\n4 1 8:2 /ctr /var/lib/containerd rw",
+			"/var/lib/docker/overlay2", "/var/lib/containerd", "",
+		},
 		{"two partitions", "1 0 8:1 / / rw\n2 1 8:2 / /var/lib/docker rw", "/var/lib/docker/overlay2", "/var/lib/containerd", ""},
-		{"partition covered by another", "1 0 8:1 / / rw\n2 1 8:2 / /data rw\n5 2 8:3 / /data rw\n3 1 8:2 /docker /var/lib/docker rw\n4 1 8:2 /ctr /ctr rw",
-			"/var/lib/docker", "/ctr", ""},
+		{
+			"partition covered by another", "1 0 8:1 / / rw\n2 1 8:2 / /data rw\n5 2 8:3 / /data rw\n3 1 8:2 /docker /var/lib/docker rw\n4 1 8:2 /ctr /ctr rw",
+			"/var/lib/docker", "/ctr", "",
+		},
 		{"names that begin alike", "1 0 8:1 / / rw\n2 1 8:2 / /var/lib/docker rw", "/var/lib/docker2", "/var/lib/containerd", "/"},
 		{"a root directory that is not the file system's", "1 0 8:1 /nodes/n1 / rw\n2 1 8:1 /nodes/n1/docker/overlay2 /docker/overlay2 rw", "/docker/overlay2", "/ctr", "/"},
 		{"blanks", "1 0 8:1 / / rw\n2 1 8:2 / /my\\040data rw", "/my data/docker", "/my data/ctr", "/my data"},

@@ -293,6 +293,8 @@ func kubeletStart(h *Host) engine.Step {
 			if found.Kubeconfig != "" {
 				lasting = 0 // node-ready comes next, and shows more
 			}
+			end := answerForDocker(setup.Version, cadvisorSocket, report)
+			defer end()
 			return h.whileAnswering(ctx, found, func(ctx context.Context) error { return h.release(ctx, found, lasting, report) })
 		},
 		revert: func(ctx context.Context, _ startMemo, report engine.Report) error {

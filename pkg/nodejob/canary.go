@@ -28,6 +28,8 @@ const (
 type CanaryParams struct {
 	Node, Run, Image string
 	PullPolicy       corev1.PullPolicy
+	// Started: StartCanary has made the pod.
+	Started bool
 }
 
 // Canary is the manifest of a pod on the node's pod network that checks what pods rely on: name resolution, the way to the API,

@@ -184,10 +184,11 @@ func (w *followed) look(ctx context.Context) error {
 	}
 	if pod != nil && hasStarted(pod) {
 		w.begun = true // whatever its log says: the host may be at work
-		if !w.reading {
-			w.reading = true
-			go w.read(ctx, pod.Name)
-		}
+	}
+	// The status tells of the container late: kubelets up to 1.26 send five requests a second, two for each pod that changes.
+	if pod != nil && !w.reading {
+		w.reading = true
+		go w.read(ctx, pod.Name)
 	}
 	w.bound = w.bound || pod != nil
 	if w.mode == Unattended && w.bound && !w.begun {

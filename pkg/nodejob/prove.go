@@ -59,17 +59,42 @@ func (r *Runner) Prove(ctx context.Context, p CanaryParams, note func(string)) e
 	ctx, cancel := context.WithTimeoutCause(ctx, canaryTimeout, fmt.Errorf("not ready after %s", canaryTimeout))
 	defer cancel()
 	pod := Canary(p)
-	if err := r.replacePod(ctx, pod); err != nil {
-		return fmt.Errorf("create canary pod: %w", err)
+	if !p.Started || !r.isAlive(ctx, pod) {
+		if err := r.replacePod(ctx, pod); err != nil {
+			return fmt.Errorf("create canary pod: %w", err)
+		}
 	}
 	if err := r.awaitCanary(ctx, pod, note); err != nil {
 		return err
 	}
-	if err := r.exec(ctx, pod, note); err != nil {
-		return fmt.Errorf("exec into the canary pod: %w", err)
+	statsCtx, enough := context.WithCancel(ctx)
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		r.stats(statsCtx, p.Node, note)
+	}()
+	err := r.exec(ctx, pod, note)
+	if err != nil {
+		enough()
+		err = fmt.Errorf("exec into the canary pod: %w", err)
 	}
-	r.stats(ctx, p.Node, note)
+	<-told
+	enough()
+	return err
+}
+
+// StartCanary creates the canary pod for a Prove to come, whose CanaryParams then say Started.
+func (r *Runner) StartCanary(ctx context.Context, p CanaryParams) error {
+	if _, err := r.Client.CoreV1().Pods(Namespace).Create(ctx, Canary(p), metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("create canary pod: %w", err)
+	}
 	return nil
+}
+
+// isAlive reports whether a pod is there and has not ended.
+func (r *Runner) isAlive(ctx context.Context, pod *corev1.Pod) bool {
+	now, err := r.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	return err == nil && now.DeletionTimestamp == nil && now.Status.Phase != corev1.PodFailed && now.Status.Phase != corev1.PodSucceeded
 }
 
 // replacePod creates a pod in the place of one that an earlier try left.

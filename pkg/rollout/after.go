@@ -35,7 +35,12 @@ func (s *session) cutover(ctx context.Context) error {
 		return s.retreat(ctx, StageCutover, err, inventory.StatePrepared, s.failedOrInterrupted(ctx))
 	}
 	spec := s.spec(protocol.PhaseCutover)
+	ahead := func() {}
+	if !resumed {
+		ahead = s.canaryAhead(ctx)
+	}
 	result, err := s.runUnattended(ctx, StageCutover, spec, resumed)
+	ahead()
 	if err != nil {
 		return err
 	}
@@ -316,19 +321,6 @@ func (s *session) checkHost(ctx context.Context) error {
 	}
 	s.tell(Info, "the agent has found the host as it should be")
 	return nil
-}
-
-func (s *session) checkCanary(ctx context.Context) error {
-	if err := s.keepClaim(ctx); err != nil {
-		return &nodejob.OutageError{Cause: err}
-	}
-	err := s.runner.Prove(ctx, nodejob.CanaryParams{
-		Node: s.name, Run: s.run, Image: s.options.CanaryImage, PullPolicy: s.options.PullPolicy,
-	}, func(text string) { s.tell(Warning, "%s", text) })
-	if err == nil {
-		s.tell(Info, "the canary pod has passed its checks")
-	}
-	return err
 }
 
 // rollback undoes a cutover that the host took for good and that the verification disproved.

@@ -401,6 +401,10 @@ func (h *hollow) serve(w http.ResponseWriter, r *http.Request) {
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	switch parts[0] {
 	case "containerLogs":
+		if h.podStatus != nil {
+			http.Error(w, "container is waiting to start", http.StatusBadRequest)
+			return
+		}
 		if parts[3] == nodejob.PhaseCanary {
 			report := map[string]any{"canary": map[string]any{"checks": h.checks}}
 			_, _ = fmt.Fprintln(w, "a line that is no report")

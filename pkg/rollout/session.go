@@ -46,6 +46,8 @@ type session struct {
 	before     map[string]bool
 	beat       time.Time // the last heartbeat that was seen before the cutover
 	cordonedAt time.Time
+	// canaryStarted: the canary's pod was made before the verification.
+	canaryStarted bool
 	// disproved is why the verification failed.
 	disproved error
 	// heard: the agent has spoken.

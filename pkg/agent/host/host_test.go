@@ -214,6 +214,8 @@ func TestDamagedCopyIsNotWritten(t *testing.T) {
 type fakeSystemctl struct {
 	units map[string]*UnitState
 	calls []string
+	// fresh: systemd has read the units' files as they are.
+	fresh bool
 }
 
 func (f *fakeSystemctl) Run(ctx context.Context, name string, args ...string) (string, error) {
@@ -228,7 +230,8 @@ func (f *fakeSystemctl) Run(ctx context.Context, name string, args ...string) (s
 		if unit == nil {
 			return "LoadState=not-found\nUnitFileState=\nActiveState=inactive\n", nil
 		}
-		return "LoadState=" + unit.Load + "\nUnitFileState=" + unit.File + "\nActiveState=" + unit.Active + "\n", nil
+		need := map[bool]string{true: "no", false: "yes"}[f.fresh]
+		return "LoadState=" + unit.Load + "\nUnitFileState=" + unit.File + "\nActiveState=" + unit.Active + "\nNeedDaemonReload=" + need + "\n", nil
 	case "start", "restart":
 		unit.Active = "active"
 	case "stop":

@@ -60,9 +60,21 @@ func (h *Host) holdable(ctx context.Context, units ...string) error {
 	return nil
 }
 
-// release starts the kubelet and waits until it says that it is healthy, and has said so for a while.
+// release starts the kubelet and waits until it says that it is healthy, and has said so for a while. The node is out of service: systemd,
+// which takes up to a second to read its files, does so before the start only where that changes how the kubelet is started. Its hold is
+// over with the file that the drop-in names, so that the drop-in goes while the kubelet starts.
 func (h *Host) release(ctx context.Context, found inventory, lasting time.Duration, report engine.Report) error {
 	if err := host.Remove(host.HoldFile); err != nil {
+		return err
+	}
+	if stale, err := h.Systemd.Stale(ctx, kubelet.Unit); err != nil {
+		return err
+	} else if stale {
+		if err := h.Systemd.DaemonReload(ctx); err != nil {
+			return err
+		}
+	}
+	if err := h.Systemd.Start(ctx, kubelet.Unit); err != nil {
 		return err
 	}
 	if err := host.Remove(holdDropIn); err != nil {
@@ -70,9 +82,6 @@ func (h *Host) release(ctx context.Context, found inventory, lasting time.Durati
 	}
 	_ = os.Remove(filepath.Dir(holdDropIn)) // where it was made for the drop-in: only an empty one goes
 	if err := h.Systemd.DaemonReload(ctx); err != nil {
-		return err
-	}
-	if err := h.Systemd.Start(ctx, kubelet.Unit); err != nil {
 		return err
 	}
 	report.Progress("wait until the kubelet is healthy", 0, 0, "")
@@ -287,6 +296,8 @@ func kubeletStart(h *Host) engine.Step {
 			if found.Kubeconfig != "" {
 				lasting = 0 // node-ready comes next, and shows more
 			}
+			end := answerForDocker(setup.Version, cadvisorSocket, report)
+			defer end()
 			return h.whileAnswering(ctx, found, func(ctx context.Context) error { return h.release(ctx, found, lasting, report) })
 		},
 		revert: func(ctx context.Context, _ startMemo, report engine.Report) error {

@@ -241,7 +241,7 @@ func (l Layout) Install(ctx context.Context, systemd host.Systemd, program strin
 			return err
 		}
 	}
-	return systemd.Enable(ctx, host.Unit) // which has systemd read its files anew
+	return systemd.EnsureEnabled(ctx, host.Unit) // which has systemd read its files anew where it has to
 }
 
 // uninstall removes the unit; the process that it runs goes on.

@@ -405,13 +405,36 @@ func Undo(ctx context.Context, c *client.Client, run string, before []string) er
 		if err := dropLease(ctx, c); err != nil {
 			return err
 		}
-		list, err := c.ImageService().List(ctx)
+		list, err := settled(ctx, c, run)
 		if err != nil {
 			return fmt.Errorf("list containerd's images: %w", err)
 		}
 		names := ofRun(list, run, before)
 		if err := Remove(ctx, c, names); err != nil || len(names) == 0 {
 			return err
+		}
+	}
+}
+
+// CRI marks each record some time after it was made, and makes it once more, as its own, if it was removed before that (containerd,
+// pkg/cri/store/image and server/image_pull.go, createImageReference).
+const (
+	criLabel   = "io.cri-containerd.image"
+	settleTime = 2 * time.Second
+)
+
+// settled lists the records once CRI has marked those of the run, or after settleTime: CRI may be disabled.
+func settled(ctx context.Context, c *client.Client, run string) ([]images.Image, error) {
+	for end := time.Now().Add(settleTime); ; {
+		list, err := c.ImageService().List(ctx)
+		unseen := func(i images.Image) bool { return i.Labels[runLabel] == run && i.Labels[criLabel] == "" }
+		if err != nil || !slices.ContainsFunc(list, unseen) || time.Now().After(end) {
+			return list, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }

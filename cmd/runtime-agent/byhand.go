@@ -47,7 +47,7 @@ func printStatus(ctx context.Context, out io.Writer, format string) error {
 		return fmt.Errorf("find the agent's program: %w", err)
 	}
 	systemd := host.Systemd{Run: host.Exec{}}
-	s, err := readStatus(ctx, unit.Layout{Root: "/"}, systemd, program, func() (string, error) {
+	s, err := readStatus(ctx, unit.Layout{Root: "/"}, systemd, program, host.MachineID(), func() (string, error) {
 		setup, err := kubelet.AtRest(ctx, systemd)
 		if err != nil {
 			return "", err
@@ -65,7 +65,7 @@ func resumeCommand() *cobra.Command {
 		Use: "resume", Short: "On the node: go on with what is open", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			layout := unit.Layout{Root: "/"}
-			return resume(layout, func() error { return start(cmd.Context(), layout, cmd.OutOrStdout()) })
+			return resume(layout, host.MachineID(), func() error { return start(cmd.Context(), layout, cmd.OutOrStdout()) })
 		},
 	}
 }
@@ -75,7 +75,7 @@ func rollbackCommand() *cobra.Command {
 		Use: "rollback", Short: "On the node: undo everything that the last switch changed", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			layout := unit.Layout{Root: "/"}
-			if err := askRollback(layout); err != nil {
+			if err := askRollback(layout, host.MachineID()); err != nil {
 				return err
 			}
 			return start(cmd.Context(), layout, cmd.OutOrStdout())
@@ -84,12 +84,12 @@ func rollbackCommand() *cobra.Command {
 }
 
 // resume has the host unit go on. With a journal that does not tell what to go on from, all it can do is to give a held kubelet back.
-func resume(layout unit.Layout, start func() error) error {
+func resume(layout unit.Layout, machine string, start func() error) error {
 	run, err := currentRun(layout)
 	if err != nil {
 		return err
 	}
-	_, _, unusable := journal.Read(layout.RunDir(run))
+	_, _, unusable := journal.ReadHere(layout.RunDir(run), machine)
 	if unusable != nil && host.Absent(layout.Hold()) {
 		return unusable
 	}
@@ -97,12 +97,12 @@ func resume(layout unit.Layout, start func() error) error {
 }
 
 // askRollback leaves for the host unit that the last run is to be undone, unless its journal does not tell what to undo.
-func askRollback(layout unit.Layout) error {
+func askRollback(layout unit.Layout, machine string) error {
 	run, err := currentRun(layout)
 	if err != nil {
 		return err
 	}
-	if _, _, err := journal.Read(layout.RunDir(run)); err != nil {
+	if _, _, err := journal.ReadHere(layout.RunDir(run), machine); err != nil {
 		return err
 	}
 	return layout.AskRollback(run)

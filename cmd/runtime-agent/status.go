@@ -39,7 +39,7 @@ type status struct {
 }
 
 // readStatus reads all there is to know without changing anything. What cannot be read is left out. agent is the path of this program.
-func readStatus(ctx context.Context, layout unit.Layout, systemd host.Systemd, agent string, endpoint func() (string, error)) (status, error) {
+func readStatus(ctx context.Context, layout unit.Layout, systemd host.Systemd, agent, machine string, endpoint func() (string, error)) (status, error) {
 	s := status{Version: protocol.Version, agent: agent, KubeletHeld: !host.Absent(layout.Hold())}
 	if state, err := systemd.State(ctx, kubelet.Unit); err == nil {
 		s.Kubelet = state.Active
@@ -55,7 +55,7 @@ func readStatus(ctx context.Context, layout unit.Layout, systemd host.Systemd, a
 	if err == nil && run != "" {
 		s.Run = run
 		var id journal.Identity
-		id, records, err = journal.Read(layout.RunDir(run))
+		id, records, err = journal.ReadHere(layout.RunDir(run), machine)
 		s.Node = id.Node
 	}
 	if err != nil && !errors.Is(err, journal.ErrUnusable) {

@@ -75,6 +75,7 @@ func TestStatus(t *testing.T) {
 			append(open[:6:6], record(journal.KindDone, cutover, "kubelet-stop"), closed(cutover, protocol.OutcomeSucceeded), closed(protocol.PhaseRollback, protocol.OutcomeRefused)),
 			false, "inactive", false, []string{"Ended: rollback refused", "cure the cause, then " + agentPath + " rollback"},
 		},
+		{"cloned", open, false, "failed", false, []string{"Node: node-1", "it belongs to node node-1 (machine m), not to this host (machine other)", "move the directory away"}},
 		{"damaged", open, true, "failed", true, []string{"Journal:", "line 1: damaged", "move the directory away"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -87,7 +88,11 @@ func TestStatus(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			s, err := readStatus(context.Background(), layout, host.Systemd{Run: test.unit}, agentPath, func() (string, error) { return "unix:///x.sock", nil })
+			machine := "m"
+			if test.name == "cloned" {
+				machine = "other"
+			}
+			s, err := readStatus(context.Background(), layout, host.Systemd{Run: test.unit}, agentPath, machine, func() (string, error) { return "unix:///x.sock", nil })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -146,7 +151,10 @@ func TestRollbackNeedsAJournal(t *testing.T) {
 		if err := layout.Ask(spec); err != nil {
 			t.Fatal(err)
 		}
-		err := askRollback(layout)
+		if err := askRollback(layout, "other"); !errors.Is(err, journal.ErrUnusable) {
+			t.Errorf("on a clone: %v", err)
+		}
+		err := askRollback(layout, "m")
 		run, findErr := layout.Current()
 		if findErr != nil {
 			t.Fatal(findErr)
@@ -174,7 +182,7 @@ func TestResumeNeedsAJournal(t *testing.T) {
 			}
 		}
 		started := false
-		err := resume(layout, func() error { started = true; return nil })
+		err := resume(layout, "m", func() error { started = true; return nil })
 		if errors.Is(err, journal.ErrUnusable) != test.damaged || started != test.started {
 			t.Errorf("%+v: started %t, %v", test, started, err)
 		}

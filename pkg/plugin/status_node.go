@@ -61,6 +61,8 @@ func (o *StatusOptions) nextCommands(row inventory.Row, claimed bool) []string {
 		return []string{command("switch", "goes on"), command("rollback", "undoes it")}
 	case row.Switch == inventory.StateDone && row.Runtime == inventory.RuntimeContainerd:
 		return []string{command("rollback", "goes back")}
+	case row.Switch == inventory.StateDone && row.Runtime == inventory.RuntimeDocker:
+		return []string{command("rollback", "proves the node, if its agent has undone the run by hand"), command("switch", "switches it again")}
 	case row.Runtime == inventory.RuntimeDocker && (row.Switch == inventory.StateFailed || row.Switch == inventory.StateRolledBack):
 		return []string{command("switch", "tries again")}
 	default:

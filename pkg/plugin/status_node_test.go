@@ -38,6 +38,7 @@ func TestStatusOfOneNode(t *testing.T) {
 		{"node-going-back", containerd, inventory.StateRollingBack, []string{goesOn("node-going-back", "rollback", "goes on with the rollback")}, []string{"runtime switch node-going-back"}},
 		{"node-broken", docker, inventory.StateBroken, []string{goesOn("node-broken", "rollback", "tries again, once")}, []string{"runtime switch node-broken"}},
 		{"node-done", containerd, inventory.StateDone, []string{goesOn("node-done", "rollback", "goes back")}, []string{"runtime switch node-done"}},
+		{"node-by-hand", docker, inventory.StateDone, []string{goesOn("node-by-hand", "rollback", "proves the node, if its agent has undone the run by hand"), goesOn("node-by-hand", "switch", "switches it again")}, nil},
 		{"node-back", docker, inventory.StateRolledBack, []string{goesOn("node-back", "switch", "tries again")}, []string{"runtime rollback node-back"}},
 		{"node-failed", docker, inventory.StateFailed, []string{goesOn("node-failed", "switch", "tries again")}, nil},
 	} {

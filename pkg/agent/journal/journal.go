@@ -119,6 +119,16 @@ func Read(dir string) (Identity, []Record, error) {
 	return *id, records, nil
 }
 
+// ReadHere is Read on the host with this machine ID; the journal of another one is unusable.
+func ReadHere(dir, machine string) (Identity, []Record, error) {
+	id, records, err := Read(dir)
+	if err == nil && id != (Identity{}) && id.Machine != machine {
+		return id, nil, unusable(filepath.Join(dir, FileName), fmt.Errorf("it belongs to node %s (machine %s), not to this host (machine %s): was this disk cloned?",
+			id.Node, id.Machine, machine))
+	}
+	return id, records, err
+}
+
 func (j *Journal) load(want Identity) error {
 	data, err := io.ReadAll(j.file)
 	if err != nil {

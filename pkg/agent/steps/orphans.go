@@ -43,7 +43,11 @@ func (h *Host) restartContainerd(ctx context.Context, report engine.Report) erro
 	if state, err := h.Systemd.State(ctx, dockerUnit); err != nil || !state.Running() {
 		return err
 	}
-	ended, err := o.end(ctx)
+	var ended []string
+	err = within(ctx, orphanTime, func(ctx context.Context) (err error) {
+		ended, err = o.end(ctx)
+		return err
+	})
 	for _, id := range ended {
 		report.Warn("Docker lost sight of container " + id + " of a pod while containerd was restarted; it was ended, and the kubelet starts another")
 	}
@@ -53,6 +57,9 @@ func (h *Host) restartContainerd(ctx context.Context, report engine.Report) erro
 	}
 	return err
 }
+
+// orphanTime bounds the search: a Docker that hangs must not hold up what goes on without an answer.
+const orphanTime = 30 * time.Second
 
 // orphanage finds and ends the containers of pods that run in Docker's namespace of containerd and that Docker does not run.
 type orphanage struct {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -125,7 +126,7 @@ func (s status) print(out io.Writer, format string) error {
 		line("Node", s.Node)
 	}
 	if s.Unusable != "" {
-		line("Journal", s.Unusable)
+		line("Journal", strings.TrimPrefix(s.Unusable, "journal "))
 	}
 	for _, r := range s.Results {
 		line("Ended", fmt.Sprintf("%s %s at %s: %s", r.Phase, r.Result.Outcome, r.Time.Format(time.RFC3339), r.Result.Message))

@@ -54,7 +54,12 @@ func (e *ExitError) WithHint(format string, args ...any) *ExitError {
 // SignalError is the cause of a context that ended because of a signal.
 type SignalError struct{ Signal os.Signal }
 
-func (e *SignalError) Error() string { return "interrupted: " + e.Signal.String() }
+func (e *SignalError) Error() string {
+	if e.Signal == os.Interrupt {
+		return "interrupted"
+	}
+	return "ended by signal: " + e.Signal.String()
+}
 
 // ExitCode is the shell's convention: 128 plus the signal's number, 130 for an interrupt.
 func (e *SignalError) ExitCode() int {

@@ -46,7 +46,7 @@ func TestPrintError(t *testing.T) {
 	}{
 		{errors.New("list nodes: no\n"), "error: list nodes: no\n"},
 		{&SignalError{Signal: os.Interrupt}, ""},
-		{fmt.Errorf("wait: %w", &SignalError{Signal: os.Interrupt}), "error: wait: interrupted: interrupt\n"},
+		{fmt.Errorf("wait: %w", &SignalError{Signal: os.Interrupt}), "error: wait: interrupted\n"},
 		{
 			fmt.Errorf("node n: %w", &ExitError{Err: errors.New("rehearsal failed"), Detail: "line 1\nline 2\n", Hint: "try `x`"}),
 			"error: node n: rehearsal failed\nline 1\nline 2\nhint: try `x`\n",

@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -260,7 +261,9 @@ func (o *runOptions) runNodes(ctx context.Context, m move) error {
 func (o *runOptions) moveNodes(ctx context.Context, m move, r *rollout.Rollout, progress *lazyProgress, todo []rollout.Finding) error {
 	errOut := o.factory.Streams.ErrOut
 	for i, finding := range todo {
+		done := context.AfterFunc(ctx, progress.interrupted)
 		report, err := m.do(r, ctx, finding.Node)
+		done()
 		progress.Close()
 		if err != nil {
 			saveEvidence(errOut, report)
@@ -427,20 +430,38 @@ func holder() string {
 
 // lazyProgress starts a Progress with the first update, and a new one after Close.
 type lazyProgress struct {
-	start   func() *render.Progress
+	start func() *render.Progress
+
+	mu      sync.Mutex
 	current *render.Progress
+	last    rollout.Update
 }
 
-// Observe is called by one node's switch at a time, whose goroutines begin after its first update.
 func (p *lazyProgress) Observe(update rollout.Update) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.current == nil {
 		p.current = p.start()
 	}
+	p.last = update
 	p.current.Observe(update)
+}
+
+// interrupted says that the signal was heard: to end what is under way can take a while. Whoever is not told sends another one.
+func (p *lazyProgress) interrupted() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.current != nil {
+		p.current.Observe(rollout.Update{
+			Node: p.last.Node, Stage: p.last.Stage, Kind: rollout.Info, Text: "interrupted: leaving the node in order; Ctrl-C once more exits at once",
+		})
+	}
 }
 
 // Close ends the live line, so that something else can be written.
 func (p *lazyProgress) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.current != nil {
 		p.current.Close()
 		p.current = nil

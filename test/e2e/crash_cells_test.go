@@ -17,15 +17,37 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/test/lab"
 )
 
-// moment is when the journal of a run gets a record: intent is before a step, done after it.
+// moment is when the journal of a run gets a record: intent is before a step, done after it, reverting before a rollback undoes it.
 type moment struct {
 	kind journal.Kind
 	step string
+	// late is how long after the record the moment is: in the midst of a step.
+	late time.Duration
 }
 
-// is reports whether a record is that moment. A step with nothing to do on this node has one record for before and after.
-func (m moment) is(r journal.Record) bool {
-	return r.Step == m.step && (r.Kind == m.kind || r.Kind == journal.KindSkipped)
+// came returns what tells of each record of a journal, from the first on, whether the moment has come with it. A step with nothing to do
+// on this node has one record for before and after, and the begin of the rollback stands for its undoing.
+func (m moment) came() func(journal.Record) bool {
+	skipped := false
+	return func(r journal.Record) bool {
+		skipped = skipped || r.Step == m.step && r.Kind == journal.KindSkipped
+		if m.kind == journal.KindReverting {
+			return r.Step == m.step && r.Kind == m.kind || skipped && r.Kind == journal.KindOpen && r.Phase == protocol.PhaseRollback
+		}
+		return skipped || r.Step == m.step && r.Kind == m.kind
+	}
+}
+
+func (m moment) String() string {
+	switch {
+	case m.late > 0:
+		return fmt.Sprintf("%s after %s began", m.late, m.step)
+	case m.kind == journal.KindDone:
+		return "after " + m.step
+	case m.kind == journal.KindReverting:
+		return "in rollback, before " + m.step + " is undone"
+	}
+	return "before " + m.step
 }
 
 // cell is one cell of the crash matrix: what happens, and when.
@@ -46,39 +68,47 @@ func (x cell) String() string {
 	if x.at.step == "" {
 		return x.what
 	}
-	when := "before"
-	if x.at.kind == journal.KindDone {
-		when = "after"
-	}
-	return fmt.Sprintf("%s | %s %s", x.what, when, x.at.step)
+	return fmt.Sprintf("%s | %s", x.what, x.at)
 }
+
+// inRollback reports whether it happens to a rollback from a finished switch.
+func (x cell) inRollback() bool { return x.at.kind == journal.KindReverting }
 
 // fastCell is that of every run of the end-to-end tests of a profile.
 func fastCell(profile string) cell {
 	if profile == lab.Dockershim {
-		return cell{what: "power cut", at: moment{journal.KindIntent, "kubelet-config"}, strike: cutPower}
+		return cell{what: "power cut", at: before("kubelet-config"), strike: cutPower}
 	}
-	return cell{what: "SIGKILL of the agent", at: moment{journal.KindIntent, "docker-stop"}, strike: killAgent}
+	return cell{what: "SIGKILL of the agent", at: before("docker-stop"), strike: killAgent}
 }
 
-// allCells are those of the whole matrix: each step of the agent's own list, before and after, and what else can go wrong.
+// allCells are those of the whole matrix: each step of the agent's own list, before it, after it, and before a rollback undoes it; moments
+// of a cutover wherever it is by then; and what else can go wrong.
 func allCells() []cell {
 	cells := append([]cell{{what: "nothing"}}, otherCells()...)
 	list := steps.List(&steps.Host{})
 	for _, phase := range []protocol.Phase{protocol.PhasePrepare, protocol.PhaseCutover} {
 		for _, step := range list[phase] {
-			for _, kind := range []journal.Kind{journal.KindIntent, journal.KindDone} {
-				at := moment{kind, step.ID()}
-				cells = append(cells, cell{what: "SIGKILL of the agent", at: at, strike: killAgent}, cell{what: "power cut", at: at, strike: cutPower})
+			for _, kind := range []journal.Kind{journal.KindIntent, journal.KindDone, journal.KindReverting} {
+				cells = append(cells, deaths(moment{kind: kind, step: step.ID()})...)
 			}
 		}
+	}
+	for _, late := range []time.Duration{300, 700, 1200, 1800, 2500, 3300} {
+		cells = append(cells, deaths(moment{journal.KindIntent, "kubelet-stop", late * time.Millisecond})...)
 	}
 	return cells
 }
 
+// deaths are what has the agent end without a word.
+func deaths(at moment) []cell {
+	return []cell{{what: "SIGKILL of the agent", at: at, strike: killAgent}, {what: "power cut", at: at, strike: cutPower}}
+}
+
+func before(step string) moment { return moment{kind: journal.KindIntent, step: step} }
+
 // otherCells are those that are not made from the list of steps.
 func otherCells() []cell {
-	before := func(step string) moment { return moment{journal.KindIntent, step} }
 	full := func(dir, size string) (setup, cleanup string) {
 		setup = fmt.Sprintf(`mkdir -p %[1]s /run/kept && cp -a %[1]s/. /run/kept && mount -t tmpfs -o mode=755,size=%[2]s tmpfs %[1]s && cp -a /run/kept/. %[1]s`, dir, size)
 		cleanup = fmt.Sprintf(`rm -f %[1]s/filler; rm -rf /run/kept; cp -a %[1]s /run/kept; umount %[1]s; find %[1]s -mindepth 1 -delete; cp -a /run/kept/. %[1]s; rm -rf /run/kept`, dir)
@@ -106,7 +136,7 @@ func otherCells() []cell {
 		{what: "SIGKILL of the kubelet", at: before("node-ready"), strike: kill("kubelet")},
 		{what: "SIGKILL of the plugin", at: before("images"), killsPlugin: true},
 		{what: "SIGKILL of the plugin", at: before("docker-stop"), killsPlugin: true},
-		{what: "SIGKILL of the plugin", at: moment{journal.KindDone, "node-ready"}, killsPlugin: true},
+		{what: "SIGKILL of the plugin", at: moment{kind: journal.KindDone, step: "node-ready"}, killsPlugin: true},
 		{what: "disk full: /var/lib/kubectl-runtime", at: before("images"), strike: fill("/var/lib/kubectl-runtime"), setup: journalSetup, cleanup: journalCleanup},
 		{what: "disk full: /var/lib/kubectl-runtime", at: before("docker-stop"), strike: fill("/var/lib/kubectl-runtime"), setup: journalSetup, cleanup: journalCleanup},
 		{what: "disk full: /var/lib/kubectl-runtime", at: before("kubelet-start"), strike: fill("/var/lib/kubectl-runtime"), setup: journalSetup, cleanup: journalCleanup},
@@ -188,7 +218,7 @@ func withoutAPIServer(ctx context.Context, c *cluster, node string) error {
 	return waiting
 }
 
-// waitRecord waits until the journal of a run other than before has a record.
+// waitRecord waits until the journal of a run other than before has a record. match is asked of each record from the first on, again and again.
 func (c *cluster) waitRecord(ctx context.Context, node, before string, match func(journal.Record) bool) error {
 	for {
 		if run := c.currentRun(node); run != "" && run != before {

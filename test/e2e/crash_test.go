@@ -62,8 +62,8 @@ func (c *cluster) testCrash(t *testing.T, profile string) {
 	t.Logf("\n%s", m.table())
 }
 
-// matrix runs cells: each switches a node once, has something die on the way, and demands that the node ends on one runtime in
-// whole, by itself, that one more `switch` ends on containerd, and that `rollback` brings every file back.
+// matrix runs cells: each switches a node once, has something die on the way there or back, and demands that the node ends on one runtime
+// in whole, by itself, that one more `switch` ends on containerd, and that `rollback` brings every file back.
 type matrix struct {
 	*cluster
 	cells []cell
@@ -118,7 +118,7 @@ func (m *matrix) add(t *testing.T, row string) {
 func (m *matrix) table() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return "| what | when | `switch` | then | took |\n|---|---|---|---|---|\n" + strings.Join(slices.Sorted(slices.Values(m.rows)), "")
+	return "| what | when | command | then | took |\n|---|---|---|---|---|\n" + strings.Join(slices.Sorted(slices.Values(m.rows)), "")
 }
 
 // worker tries cells on one node.
@@ -132,6 +132,36 @@ type worker struct {
 
 func (w *worker) try(t *testing.T, x cell) {
 	started := time.Now()
+	try := w.trySwitch
+	if x.inRollback() {
+		try = w.tryRollback
+	}
+	outcome, then := try(t, x)
+	if t.Failed() {
+		then = "FAILED"
+	}
+	what, when, _ := strings.Cut(x.String(), " | ")
+	w.add(t, fmt.Sprintf("| %s | %s | %s | %s | %d s |\n", what, when, outcome, then, int(time.Since(started).Seconds())))
+}
+
+// tryRollback has the cell happen on the way back from a finished switch.
+func (w *worker) tryRollback(t *testing.T, x cell) (outcome, then string) {
+	w.switchNode(t, 0, w.node, "--soak", "0s", "--delete-emptydir-data")
+	w.checkSwitched(t)
+	r, struck := w.under(t, x, "", "rollback", w.node, "--yes", "--image", agentImage, "--delete-emptydir-data")
+	t.Logf("%s%s[exit %d]", r.stderr, r.stdout, r.code)
+	if struck != nil {
+		t.Errorf("nothing happened: %v", struck)
+	}
+	if r.code != 0 {
+		t.Errorf("rollback: exit %d", r.code)
+	}
+	w.checkBack(t, w.node, w.files)
+	return fmt.Sprintf("exit %d", r.code), "on Docker"
+}
+
+// trySwitch has the cell happen to a switch.
+func (w *worker) trySwitch(t *testing.T, x cell) (outcome, then string) {
 	if x.setup != "" {
 		w.exec(t, w.node, x.setup)
 	}
@@ -140,7 +170,7 @@ func (w *worker) try(t *testing.T, x cell) {
 	if struck != nil {
 		t.Errorf("nothing happened: %v", struck)
 	}
-	outcome, then := fmt.Sprintf("exit %d", r.code), ""
+	outcome = fmt.Sprintf("exit %d", r.code)
 	switch {
 	case r.code == 0:
 		then = "on containerd"
@@ -170,11 +200,7 @@ func (w *worker) try(t *testing.T, x cell) {
 	}
 	w.checkSwitched(t)
 	w.rollback(t, w.node, w.files)
-	if t.Failed() {
-		then = "FAILED"
-	}
-	what, when, _ := strings.Cut(x.String(), " | ")
-	w.add(t, fmt.Sprintf("| %s | %s | %s | %s | %d s |\n", what, when, outcome, then, int(time.Since(started).Seconds())))
+	return outcome, then
 }
 
 // waitClaim waits until the claim of a plugin that was killed has expired; until then a switch says who holds the node.
@@ -195,18 +221,24 @@ func (w *worker) waitClaim(t *testing.T) {
 // switchUnder switches the node while the cell happens. The error says that it did not.
 func (w *worker) switchUnder(t *testing.T, x cell) (result, error) {
 	t.Helper()
+	return w.under(t, x, w.currentRun(w.node), "switch", w.node, "--yes", "--image", agentImage, "--soak", "0s", "--delete-emptydir-data")
+}
+
+// under types a command while the cell happens to a run other than before. The error says that it did not.
+func (w *worker) under(t *testing.T, x cell, before string, args ...string) (result, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	plugin, end := context.WithCancel(ctx)
 	defer end()
 	struck := make(chan error, 1)
-	before := w.currentRun(w.node)
 	go func() {
 		if x.at.step == "" {
 			struck <- nil
 			return
 		}
-		err := w.waitRecord(ctx, w.node, before, x.at.is)
+		err := w.waitRecord(ctx, w.node, before, x.at.came())
+		time.Sleep(x.at.late)
 		switch {
 		case err != nil:
 		case x.killsPlugin:
@@ -216,13 +248,13 @@ func (w *worker) switchUnder(t *testing.T, x cell) (result, error) {
 		}
 		struck <- err
 	}()
-	r := w.start(plugin, t, "runtime", "switch", w.node, "--yes", "--image", agentImage, "--soak", "0s", "--delete-emptydir-data")
+	r := w.start(plugin, t, append([]string{"runtime"}, args...)...)
 	select {
 	case err := <-struck:
 		return r, err
 	case <-time.After(time.Minute):
 		cancel()
-		return r, errors.Join(errors.New("the switch ended before its moment came"), <-struck)
+		return r, errors.Join(errors.New("the command ended before its moment came"), <-struck)
 	}
 }
 
@@ -255,10 +287,16 @@ func (w *worker) checkSwitched(t *testing.T) {
 	}
 }
 
-// rollback takes a node back to Docker and checks that its files are as they were.
+// rollback takes a node back to Docker.
 func (c *cluster) rollback(t *testing.T, node, files string) {
 	t.Helper()
 	c.runtime(t, 0, "rollback", node, "--yes", "--image", agentImage, "--delete-emptydir-data")
+	c.checkBack(t, node, files)
+}
+
+// checkBack checks that a rollback has brought the node back to Docker in whole.
+func (c *cluster) checkBack(t *testing.T, node, files string) {
+	t.Helper()
 	n := c.node(t, node)
 	if !n.ready() || n.Spec.Unschedulable || !strings.HasPrefix(n.Status.NodeInfo.ContainerRuntimeVersion, "docker://") {
 		t.Errorf("after rollback: ready %t, unschedulable %t, runtime %s", n.ready(), n.Spec.Unschedulable, n.Status.NodeInfo.ContainerRuntimeVersion)

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/test/lab"
 )
 
@@ -132,7 +131,7 @@ func (c *cluster) testRepository(t *testing.T, node string, r *repository) {
 	c.use(t, node, r)
 	files, packages := c.fingerprint(t, node), c.packages(t, node)
 	w := &worker{matrix: &matrix{cluster: c}, node: node}
-	switched, struck := w.switchUnder(t, cell{at: moment{journal.KindIntent, "containerd-install"}, strike: cutPowerUnderDpkg})
+	switched, struck := w.switchUnder(t, cell{at: before("containerd-install"), strike: cutPowerUnderDpkg})
 	t.Logf("%s%s[exit %d]", switched.stderr, switched.stdout, switched.code)
 	if struck != nil || switched.code != 0 {
 		t.Fatalf("a power cut while dpkg works: exit %d, %v", switched.code, struck)

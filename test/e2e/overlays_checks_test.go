@@ -85,7 +85,9 @@ func logsRotate(t *testing.T, n *dressed, on runtime) {
 	}
 	name, remove := n.create(t, pod{
 		name: "talks", image: "lab.local/busybox:1",
-		line: "i=0; while [ $i -lt 50 ]; do head -c 75000 /dev/zero | base64; i=$((i+1)); sleep " + pause + "; done; echo END",
+		line: "i=0; while [ $i -lt 50 ]; do head -c 75000 /dev/zero | base64; i=$((i+1)); sleep " + pause + "; done; " +
+			// Not once: the last line may be in the file that was just put aside.
+			"i=0; while [ $i -lt 60 ]; do echo END; i=$((i+1)); sleep 2; done",
 	})
 	defer remove()
 	eventually(t, 2*time.Minute, func() string {

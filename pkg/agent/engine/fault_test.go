@@ -3,9 +3,12 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -145,6 +148,17 @@ func TestRelieve(t *testing.T) {
 	}}
 	if r, err := e.Run(context.Background(), protocol.PhasePrepare, time.Hour); err != nil || r.Outcome != protocol.OutcomeRefused || len(w.state) > 0 {
 		t.Errorf("%+v %v, host %v", r, err, w.state)
+	}
+}
+
+// TestFullDiskHint: a step that finds no space says what to do about it.
+func TestFullDiskHint(t *testing.T) {
+	w := newWorld()
+	w.fails["apply b"] = fmt.Errorf("write config: %w", syscall.ENOSPC)
+	e := &Engine{Journal: memory{w}, Events: discard{}, Clock: w, Steps: w.steps()}
+	r, err := e.Run(context.Background(), protocol.PhasePrepare, time.Hour)
+	if err != nil || r.FailedStep != "b" || r.Hint != host.NoSpaceHint {
+		t.Errorf("%+v %v", r, err)
 	}
 }
 

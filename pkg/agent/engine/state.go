@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/redact"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
@@ -159,8 +160,11 @@ func describe(step Step, err error) journal.Failure {
 		error
 		Hint() string
 	}
-	if errors.As(err, &hint) {
+	switch {
+	case errors.As(err, &hint):
 		f.Hint = hint.Hint()
+	case host.NoSpace(err):
+		f.Hint = host.NoSpaceHint
 	}
 	return f
 }

@@ -246,9 +246,18 @@ func readKept(path, sum string) ([]byte, error) {
 		return nil, fmt.Errorf("read the copy: %w", err)
 	}
 	if checksum(content) != sum {
-		return nil, fmt.Errorf("the copy %s is damaged", path)
+		return nil, &damagedError{path, sum}
 	}
 	return content, nil
+}
+
+type damagedError struct{ path, sum string }
+
+func (e *damagedError) Error() string { return fmt.Sprintf("the copy %s is damaged", e.path) }
+
+// Hint says what a person can do.
+func (e *damagedError) Hint() string {
+	return fmt.Sprintf("put the file as it was before at %s, its SHA-256 is %s, then ask again", e.path, e.sum)
 }
 
 func checksum(content []byte) string {

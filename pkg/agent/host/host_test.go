@@ -476,7 +476,8 @@ func TestUndoable(t *testing.T) {
 	if err := os.WriteFile(c.OldCopy, []byte("older"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Undoable(c); err == nil || !strings.Contains(err.Error(), "is damaged") {
+	var damaged *damagedError
+	if err := f.Undoable(c); !errors.As(err, &damaged) || !strings.Contains(damaged.Hint(), c.OldCopy) || !strings.Contains(damaged.Hint(), checksum([]byte("old"))) {
 		t.Errorf("a damaged copy: %v", err)
 	}
 	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {

@@ -80,8 +80,10 @@ func enoughFree(dir string) error {
 
 type spaceError struct{ error }
 
-// Hint says what a person can do.
-func (*spaceError) Hint() string { return "free some space on the node, then ask again" }
+// NoSpaceHint says what a person can do about a full disk.
+const NoSpaceHint = "free some space on the node, then ask again"
+
+func (*spaceError) Hint() string { return NoSpaceHint }
 
 // takeParts writes what no file system can compress away.
 func takeParts(dir string) error {

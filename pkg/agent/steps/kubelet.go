@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	kubeletStartID = "kubelet-start"
+	kubeletConfigID = "kubelet-config"
+	kubeletStartID  = "kubelet-start"
 	// holdDropIn keeps the kubelet down while the hold file exists, whoever wants to start it: systemd at boot, an admin, a
 	// configuration manager.
 	holdDropIn = "/etc/systemd/system/kubelet.service.d/" + host.HoldName
@@ -161,8 +162,11 @@ func kubeletStop(h *Host) engine.Step {
 			if err != nil {
 				return err
 			}
-			if err := newPodStopper(h, found).endStray(ctx, h.hold, report); err != nil {
-				return err
+			// Before its files were touched the kubelet can only be the one on Docker, and to stop it would need space for nothing.
+			if _, touched := engine.LastMemo(h.Records(), kubeletConfigID); touched {
+				if err := newPodStopper(h, found).endStray(ctx, h.hold, report); err != nil {
+					return err
+				}
 			}
 			// Undoing goes on where containerd's pods could not be stopped: then nobody may start the same ones on Docker.
 			if _, stands := engine.Memo(h.Records(), kubeletStartID); stands {
@@ -188,7 +192,7 @@ func kubeletStop(h *Host) engine.Step {
 
 func kubeletConfig(h *Host) engine.Step {
 	return step[[]host.Change]{
-		id: "kubelet-config", title: "Point the kubelet at containerd",
+		id: kubeletConfigID, title: "Point the kubelet at containerd",
 		record: func(context.Context, engine.Report) ([]host.Change, error) {
 			files, err := kubeletFiles(h)
 			if err != nil {

@@ -81,7 +81,7 @@ func Finish(ctx context.Context, h *Host, result *protocol.Result) {
 // changedFiles lists the files whose change stands.
 func changedFiles(systemd host.Systemd, records []journal.Record) []string {
 	var paths []string
-	for _, id := range []string{containerdConfigID, "node-sysctls", "kubelet-config"} {
+	for _, id := range []string{containerdConfigID, "node-sysctls", kubeletConfigID} {
 		if raw, ok := engine.Memo(records, id); ok {
 			_ = with(id, raw, func(changes []host.Change) error {
 				if len(changes) > 0 {

@@ -11,7 +11,9 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -104,6 +106,8 @@ type followed struct {
 	kubelet kubeletWatch
 	// bound: there was a pod, whose node may have run it.
 	bound bool
+	// heard: the agent has said something of the phase. replaced: its pod was deleted, so that the Job makes another one.
+	heard, replaced bool
 
 	lines   chan logLine
 	reading bool
@@ -157,7 +161,7 @@ func (w *followed) take(line string) (*protocol.Result, error) {
 		return nil, nil
 	}
 	if event.Phase == w.spec.Phase {
-		w.begun = true
+		w.begun, w.heard = true, true
 	}
 	if event.Seq > w.seen {
 		w.seen = event.Seq
@@ -195,6 +199,9 @@ func (w *followed) look(ctx context.Context) error {
 		w.kubelet.look(ctx)
 	}
 	if err := w.start.check(ctx, w.runner.Clock.Now(), w.job, pod); err != nil {
+		if w.mode == InService && w.heard && !w.replaced && pod != nil {
+			return w.replace(ctx, pod.Name, err)
+		}
 		return w.notStarted(ctx, err)
 	}
 	w.trouble = nil
@@ -257,6 +264,19 @@ func (w *followed) notStarted(ctx context.Context, err error) error {
 	if w.kubelet.away {
 		w.begun = true
 		w.OnNote("the node's kubelet was away after it had got the pod: the host may be at work, waiting for it")
+	}
+	return nil
+}
+
+// replace has the Job make another pod in place of one that ran and cannot be started again. After a power cut Docker can take the
+// sandboxes of before for running ones, and then starts no container in them (seen with Docker 26.1: "is in Running state but has no
+// containerd Task").
+func (w *followed) replace(ctx context.Context, pod string, why error) error {
+	w.OnNote(fmt.Sprintf("%v; trying with another pod", why))
+	w.replaced, w.start = true, startWatch{client: w.runner.Client}
+	err := w.runner.Client.CoreV1().Pods(Namespace).Delete(ctx, pod, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("%w; delete pod %s, to have another one: %w", why, pod, err)
 	}
 	return nil
 }

@@ -179,6 +179,39 @@ func TestCrashesInPrepare(t *testing.T) {
 	}
 }
 
+// TestPodReplacedInPrepare has a pod that cannot be started again after a power cut, since Docker takes its sandbox for a running one.
+func TestPodReplacedInPrepare(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	h := newHollow(t, s, "replaced")
+	ctx, first := t.Context(), true
+	h.script[protocol.PhasePrepare] = func(h *hollow, spec protocol.Spec) {
+		if !first {
+			h.succeed(spec)
+			return
+		}
+		first = false
+		h.emit(spec, protocol.Event{Step: &protocol.Step{ID: "inspect", Title: "Inspect", State: protocol.StepStarted}})
+		pod, err := (&nodejob.Runner{Client: s.Client()}).PhasePod(ctx, spec)
+		if err != nil || pod == nil {
+			t.Errorf("no pod: %v", err)
+			return
+		}
+		h.setStatus(ctx, pod, corev1.PodRunning, corev1.ContainerStatus{
+			Name: pod.Spec.Containers[0].Name, RestartCount: 2, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+		})
+		<-ctx.Done()
+	}
+	seen := &recorder{}
+	if _, err := quickly(newRollout(s, seen)).Switch(ctx, "replaced"); err != nil {
+		t.Fatal(err)
+	}
+	if !seen.said("trying with another pod") {
+		t.Error("it was not said that another pod is tried")
+	}
+	nothingLeft(t, s, "replaced")
+}
+
 // TestDiesInPrepare has a node that dies in the middle of the preparation: its pod stays Running, and no log comes.
 func TestDiesInPrepare(t *testing.T) {
 	t.Parallel()

@@ -74,30 +74,48 @@ type matrix struct {
 	rows []string
 }
 
-// run works on the nodes at the same time; cells that several nodes would feel come last, one by one.
+// run works on the nodes at the same time; cells that several nodes would feel come last, one by one. A node on which a cell failed is
+// left as it is, since the next cells would fail because of it.
 func (m *matrix) run(t *testing.T, nodes ...string) {
-	work := make(chan cell)
+	var todo, alone []cell
+	for _, x := range m.cells {
+		if x.alone {
+			alone = append(alone, x)
+		} else {
+			todo = append(todo, x)
+		}
+	}
+	next := func() (x cell, ok bool) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if ok = len(todo) > 0; ok {
+			x, todo = todo[0], todo[1:]
+		}
+		return x, ok
+	}
+	var whole []*worker
 	var workers sync.WaitGroup
 	for _, node := range nodes {
 		w := &worker{matrix: m, node: node, files: m.fingerprint(t, node), data: m.exec(t, node, "cat /var/lib/lab-data/first")}
 		workers.Go(func() {
-			for x := range work {
-				t.Run(w.node+" "+x.String(), func(t *testing.T) { w.try(t, x) })
+			for x, ok := next(); ok; x, ok = next() {
+				if !t.Run(w.node+" "+x.String(), func(t *testing.T) { w.try(t, x) }) {
+					return
+				}
 			}
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			whole = append(whole, w)
 		})
 	}
-	for _, x := range m.cells {
-		if !x.alone {
-			work <- x
+	workers.Wait()
+	for _, x := range alone {
+		if len(whole) == 0 || !t.Run(whole[0].node+" "+x.String(), func(t *testing.T) { whole[0].try(t, x) }) {
+			break
 		}
 	}
-	close(work)
-	workers.Wait()
-	w := &worker{matrix: m, node: nodes[0], files: m.fingerprint(t, nodes[0]), data: m.exec(t, nodes[0], "cat /var/lib/lab-data/first")}
-	for _, x := range m.cells {
-		if x.alone {
-			t.Run(w.node+" "+x.String(), func(t *testing.T) { w.try(t, x) })
-		}
+	if untried := len(m.cells) - len(m.rows); untried > 0 {
+		t.Errorf("%d cell(s) were not tried", untried)
 	}
 }
 
@@ -136,12 +154,15 @@ func (w *worker) try(t *testing.T, x cell) {
 	if x.inRollback() {
 		try = w.tryRollback
 	}
-	outcome, then := try(t, x)
-	if t.Failed() {
-		then = "FAILED"
-	}
-	what, when, _ := strings.Cut(x.String(), " | ")
-	w.add(t, fmt.Sprintf("| %s | %s | %s | %s | %d s |\n", what, when, outcome, then, int(time.Since(started).Seconds())))
+	outcome, then := "", "FAILED"
+	defer func() {
+		if t.Failed() {
+			then = "FAILED"
+		}
+		what, when, _ := strings.Cut(x.String(), " | ")
+		w.add(t, fmt.Sprintf("| %s | %s | %s | %s | %d s |\n", what, when, outcome, then, int(time.Since(started).Seconds())))
+	}()
+	outcome, then = try(t, x)
 }
 
 // tryRollback has the cell happen on the way back from a finished switch.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,6 +28,7 @@ type Options struct {
 	Log          io.Writer // progress; default standard error
 	// Overlays are folders by node name ("node-1"), copied over that node's root after Overlay.
 	Overlays map[string]string
+	Packages []string // of Debian, which every node has beside the profile's
 }
 
 // Lab is a running cluster.
@@ -62,6 +64,7 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.packages = append(slices.Clone(p.packages), o.Packages...)
 	if err := o.validate(); err != nil {
 		return nil, err
 	}

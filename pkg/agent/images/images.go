@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
@@ -23,6 +24,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images/adopt"
@@ -71,7 +73,16 @@ type importer struct {
 	run         string
 	fallback    func(image string, err error)
 	skipped     func(ref string, err error)
-	store       *adopt.Store // of dockerRoot, once it was opened
+
+	store   *adopt.Store   // of dockerRoot
+	adopter *adopt.Adopter // nil where nothing can be adopted, which unfit tells why of, if that was wanted
+	unfit   error
+
+	streaming sync.Mutex // one image at a time: each needs space
+	mu        sync.Mutex // of what follows, and around calls of report, fallback and skipped
+	seen      map[string]bool
+	added     []string
+	done      int64
 }
 
 // Import brings refs (names, names with digests, or image IDs) from Docker into containerd and returns the names of the image
@@ -80,15 +91,10 @@ type importer struct {
 // which is the one the node has been running. Refs that Docker does not have are skipped: a pod's image may not have been
 // pulled yet. report, if not nil, is called after each ref with how many are done.
 func Import(ctx context.Context, d Source, c *client.Client, refs []string, report func(done, total int64, ref string), opts ...Option) (added []string, err error) {
-	i := &importer{source: d, client: c}
+	i := &importer{source: d, client: c, seen: map[string]bool{}}
 	for _, opt := range opts {
 		opt(i)
 	}
-	defer func() {
-		if i.store != nil {
-			i.store.Close()
-		}
-	}()
 	// Until a record refers to it, only the lease keeps what was written. What an interrupted run left goes with that run's.
 	if err := dropLease(ctx, c); err != nil {
 		return nil, err
@@ -103,30 +109,72 @@ func Import(ctx context.Context, d Source, c *client.Client, refs []string, repo
 		}
 	}()
 	ctx = leases.WithLease(ctx, lease.ID)
-	seen := map[string]bool{}
-	for n, ref := range refs {
-		image, err := d.Image(ctx, ref)
-		switch {
-		case docker.IsNotFound(err):
-		case err != nil:
-			return added, fmt.Errorf("import image %s: %w", ref, err)
-		case !seen[image.ID]:
-			seen[image.ID] = true
-			names, err := i.add(ctx, image)
-			added = append(added, names...)
-			if err != nil && ctx.Err() == nil && i.skipped != nil && foreign(image) {
-				i.skipped(ref, err)
-				err = nil
-			}
-			if err != nil {
-				return added, fmt.Errorf("import image %s: %w", ref, err)
-			}
-		}
-		if report != nil {
-			report(int64(n+1), int64(len(refs)), ref)
-		}
+	limit := 1
+	if i.open(ctx); i.adopter != nil {
+		defer i.store.Close()
+		limit = together
 	}
-	return added, nil
+	group, inner := errgroup.WithContext(ctx)
+	group.SetLimit(limit)
+	for _, ref := range refs {
+		group.Go(func() error {
+			if err := i.bringRef(inner, ref); err != nil {
+				return fmt.Errorf("import image %s: %w", ref, err)
+			}
+			if report != nil {
+				i.mu.Lock()
+				defer i.mu.Unlock()
+				i.done++
+				report(i.done, int64(len(refs)), ref)
+			}
+			return nil
+		})
+	}
+	err = group.Wait()
+	return i.added, err
+}
+
+// together is how many images are adopted at once. Most of their time, they wait for containerd, which writes its database out for each step.
+const together = 4
+
+// open makes the adopter, where images may be adopted at all.
+func (i *importer) open(ctx context.Context) {
+	if i.dockerRoot == "" || i.snapshotter != "" && i.snapshotter != adopt.Snapshotter {
+		return
+	}
+	if i.store, i.unfit = adopt.Open(i.dockerRoot); i.unfit == nil {
+		i.adopter, i.unfit = adopt.New(ctx, i.client, i.store)
+	}
+}
+
+// bringRef brings the image that Docker has under ref, unless it has none or another ref has brought it.
+func (i *importer) bringRef(ctx context.Context, ref string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	image, err := i.source.Image(ctx, ref)
+	if docker.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	i.mu.Lock()
+	seen := i.seen[image.ID]
+	i.seen[image.ID] = true
+	i.mu.Unlock()
+	if seen {
+		return nil
+	}
+	names, err := i.add(ctx, image)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.added = append(i.added, names...)
+	if err != nil && ctx.Err() == nil && i.skipped != nil && foreign(image) {
+		i.skipped(ref, err)
+		return nil
+	}
+	return err
 }
 
 // foreign tells an image whose programs do not run on this host, but for an emulator.
@@ -150,42 +198,47 @@ func dropLease(ctx context.Context, c *client.Client) error {
 	return nil
 }
 
-// bring adopts the image, or streams it.
+// bring adopts the image, or streams and unpacks it.
 func (i *importer) bring(ctx context.Context, image docker.Image) (*ocispec.Descriptor, error) {
-	if i.dockerRoot == "" || i.snapshotter != "" && i.snapshotter != adopt.Snapshotter {
-		return i.load(ctx, image)
+	if i.adopter == nil && i.unfit == nil {
+		return i.stream(ctx, image)
 	}
 	target, err := i.adopt(ctx, image)
 	if err == nil || ctx.Err() != nil {
 		return target, err
 	}
 	if i.fallback != nil {
+		i.mu.Lock()
 		i.fallback(image.ID, err)
+		i.mu.Unlock()
 	}
+	i.streaming.Lock()
+	defer i.streaming.Unlock()
 	// Nobody has looked for so much space, since adoption needs hardly any.
 	if err := i.enough(image); err != nil {
 		return nil, err
 	}
-	return i.load(ctx, image)
+	return i.stream(ctx, image)
 }
 
 func (i *importer) adopt(ctx context.Context, image docker.Image) (*ocispec.Descriptor, error) {
-	if i.store == nil {
-		store, err := adopt.Open(i.dockerRoot)
-		if err != nil {
-			return nil, err
-		}
-		i.store = store
+	if i.unfit != nil {
+		return nil, i.unfit
 	}
 	onDisk, err := i.store.Image(image.ID)
 	if err != nil {
 		return nil, err
 	}
-	target, err := adopt.Adopt(ctx, i.client, i.store, onDisk)
+	target, err := i.adopter.Adopt(ctx, onDisk)
+	return &target, err
+}
+
+func (i *importer) stream(ctx context.Context, image docker.Image) (*ocispec.Descriptor, error) {
+	target, err := i.load(ctx, image)
 	if err != nil {
 		return nil, err
 	}
-	return &target, i.matches(ctx, target, image.ID)
+	return target, i.unpack(ctx, *target)
 }
 
 // add brings one image and returns the records it made.
@@ -199,11 +252,11 @@ func (i *importer) add(ctx context.Context, image docker.Image) ([]string, error
 		return nil, err
 	}
 	if target == nil {
-		if target, err = i.bring(ctx, image); err != nil {
-			return nil, err
-		}
+		target, err = i.bring(ctx, image)
+	} else {
+		err = i.unpack(ctx, *target)
 	}
-	if err := i.unpack(ctx, *target); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return i.record(ctx, *target, missing)

@@ -30,74 +30,170 @@ const Snapshotter = "overlayfs"
 // prefix marks the keys of snapshots that are being filled; none outlives Adopt but by the caller's lease.
 const prefix = "kubectl-runtime-adopt-"
 
-// Adopt makes the image's snapshots in containerd, with config and manifest, and returns the manifest's descriptor. ctx has to
-// carry the lease that holds them until an image record does; whatever an interrupted Adopt left goes with that lease.
-//
-// The manifest is the one that `docker save` would write, with the layers as uncompressed tars, and no layer's blob is stored:
-// containerd unpacks only what has no snapshot, and CRI (1.6 to 2.4) asks for manifest and config alone.
-func Adopt(ctx context.Context, c *client.Client, store *Store, image Image) (ocispec.Descriptor, error) {
+// Adopter makes containerd's snapshots out of Docker's layers, each once, whatever the number of images that have it. Several images may
+// be adopted at the same time.
+type Adopter struct {
+	store     *Store
+	snapshots snapshots.Snapshotter
+	content   content.Store
+	// hold adds a snapshot to the lease that this run did not make.
+	hold func(context.Context, digest.Digest) error
+	// filling has room for as many as may link or copy files at once.
+	filling chan struct{}
+
+	mu     sync.Mutex
+	layers map[digest.Digest]*making // by chain ID
+}
+
+// making is a layer on its way to containerd.
+type making struct {
+	image digest.Digest // for which it is made
+	done  chan struct{}
+	err   error // once it is done
+}
+
+// New returns an Adopter of what store has. ctx has to carry the lease that holds snapshots and blobs until an image record does; whatever an
+// interrupted Adopt left goes with that lease. The same has to be in the contexts that Adopt is called with.
+func New(ctx context.Context, c *client.Client, store *Store) (*Adopter, error) {
 	lease, ok := leases.FromContext(ctx)
 	if !ok {
-		return ocispec.Descriptor{}, errors.New("adopt an image: there is no lease")
+		return nil, errors.New("adopt images: there is no lease")
 	}
-	a := &adoption{
-		store: store, snapshots: c.SnapshotService(Snapshotter), staged: map[digest.Digest]staging{},
+	return &Adopter{
+		store: store, snapshots: c.SnapshotService(Snapshotter), content: c.ContentStore(),
 		hold: func(ctx context.Context, chain digest.Digest) error {
 			resource := leases.Resource{ID: chain.String(), Type: "snapshots/" + Snapshotter}
 			return c.LeasesService().AddResource(ctx, leases.Lease{ID: lease}, resource)
 		},
+		filling: make(chan struct{}, max(2, min(runtime.NumCPU(), 8))),
+		layers:  map[digest.Digest]*making{},
+	}, nil
+}
+
+// Adopt makes the image's snapshots in containerd, with config and manifest, and returns the manifest's descriptor.
+//
+// The manifest is the one that `docker save` would write, with the layers as uncompressed tars, and no layer's blob is stored:
+// containerd unpacks only what has no snapshot, and CRI (1.6 to 2.4) asks for manifest and config alone.
+func (a *Adopter) Adopt(ctx context.Context, image Image) (ocispec.Descriptor, error) {
+	group, inner := errgroup.WithContext(ctx)
+	for n := range image.Layers {
+		group.Go(func() error { return a.layer(inner, image, n) })
 	}
-	defer a.discard(context.WithoutCancel(ctx))
-	if err := a.stage(ctx, image.Layers); err != nil {
+	if err := group.Wait(); err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	if !store.Holds(image) {
-		return ocispec.Descriptor{}, fmt.Errorf("adopt image %s: %w: Docker removed it meanwhile", image.ID, ErrUnsuitable)
-	}
-	for _, layer := range image.Layers {
-		if err := a.commit(ctx, layer); err != nil {
-			return ocispec.Descriptor{}, fmt.Errorf("adopt layer %s: %w", layer.ChainID, err)
+	return write(ctx, a.content, image)
+}
+
+// layer sees to the image's n-th layer and to those below it: it makes it, or waits until it was made. What failed for another image is tried
+// again.
+func (a *Adopter) layer(ctx context.Context, image Image, n int) error {
+	chain := image.Layers[n].ChainID
+	for {
+		a.mu.Lock()
+		m, taken := a.layers[chain]
+		if !taken {
+			m = &making{image: image.ID, done: make(chan struct{})}
+			a.layers[chain] = m
+		}
+		a.mu.Unlock()
+		if !taken {
+			if m.err = a.make(ctx, image, n); m.err != nil {
+				m.err = fmt.Errorf("adopt layer %s: %w", chain, m.err)
+				a.mu.Lock()
+				delete(a.layers, chain)
+				a.mu.Unlock()
+			}
+			close(m.done)
+			return m.err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-m.done:
+			if m.err == nil || m.image == image.ID {
+				return m.err
+			}
 		}
 	}
-	return write(ctx, c.ContentStore(), image)
 }
 
-type adoption struct {
-	store     *Store
-	snapshots snapshots.Snapshotter
-	// hold adds a snapshot to the lease that this run did not make.
-	hold func(context.Context, digest.Digest) error
-
-	mu sync.Mutex
-	// staged are the snapshots without parents in which layers are assembled, by chain ID.
-	staged map[digest.Digest]staging
-}
-
-// staging is a directory in which a layer is assembled.
-type staging struct {
-	dir string
-	// copies: there is data to be written out, not only links.
-	copies bool
-}
-
-// stage assembles all missing layers at once. A snapshot needs its parent, so each is filled without one and its entries are moved
-// when the parent is there: to rename a few takes no time.
-func (a *adoption) stage(ctx context.Context, layers []Layer) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(max(2, min(runtime.NumCPU(), 8)))
-	for _, layer := range layers {
-		group.Go(func() error {
-			there, err := a.there(ctx, layer.ChainID)
-			if err != nil || there {
-				return err
-			}
-			if err := a.fill(ctx, layer); err != nil {
-				return fmt.Errorf("adopt layer %s: %w", layer.ChainID, err)
-			}
-			return nil
-		})
+// made tells whether the layer is there, without waiting.
+func (a *Adopter) made(chain digest.Digest) bool {
+	a.mu.Lock()
+	m := a.layers[chain]
+	a.mu.Unlock()
+	if m == nil {
+		return false
 	}
-	return group.Wait()
+	select {
+	case <-m.done:
+		return m.err == nil
+	default:
+		return false
+	}
+}
+
+// make adopts one layer, unless containerd has it.
+func (a *Adopter) make(ctx context.Context, image Image, n int) error {
+	chain := image.Layers[n].ChainID
+	if there, err := a.there(ctx, chain); err != nil || there {
+		return err
+	}
+	key := prefix + "final-" + chain.Encoded()
+	dir, copies, err := a.assemble(ctx, image, n, key)
+	if err == nil {
+		err = syncOut(dir, copies)
+	}
+	if err == nil {
+		err = a.commit(ctx, chain, key)
+	}
+	if err != nil {
+		a.discard(ctx, key)
+	}
+	return err
+}
+
+// assemble puts a layer together in the new snapshot key. Where its parent is still being made, it does so in a snapshot without one, whose
+// entries are moved when the parent is there: to rename a few takes no time.
+func (a *Adopter) assemble(ctx context.Context, image Image, n int, key string) (dir string, copies bool, err error) {
+	select {
+	case a.filling <- struct{}{}:
+	case <-ctx.Done():
+		return "", false, ctx.Err()
+	}
+	layer := image.Layers[n]
+	at, parent := key, layer.Parent
+	if n > 0 && !a.made(layer.Parent) {
+		at, parent = prefix+layer.ChainID.Encoded(), ""
+		defer func() { a.discard(ctx, at) }()
+	}
+	dir, copies, err = a.fill(ctx, layer, at, parent)
+	<-a.filling
+	if err == nil && !a.store.Holds(image.ID, layer) {
+		err = fmt.Errorf("%w: Docker removed it meanwhile", ErrUnsuitable)
+	}
+	if err != nil || at == key {
+		return dir, copies, err
+	}
+	if err := a.layer(ctx, image, n-1); err != nil {
+		return "", false, err
+	}
+	final, err := a.prepare(ctx, key, layer.Parent)
+	if err != nil {
+		return "", false, err
+	}
+	return final, copies, move(dir, final)
+}
+
+func (a *Adopter) commit(ctx context.Context, chain digest.Digest, key string) error {
+	err := a.snapshots.Commit(ctx, chain.String(), key)
+	if errdefs.IsAlreadyExists(err) {
+		// Someone pulled the same layer at the same time.
+		a.discard(ctx, key)
+		return a.hold(ctx, chain)
+	}
+	return err
 }
 
 // syncOut writes a layer out: containerd's database may reach the disk before the directories that it refers to, and what is in the
@@ -125,13 +221,7 @@ func syncOut(dir string, copies bool) error {
 }
 
 // there tells whether the snapshot exists, and makes it stay.
-func (a *adoption) there(ctx context.Context, chain digest.Digest) (bool, error) {
-	if err := a.hold(ctx, chain); err != nil {
-		if errdefs.IsNotFound(err) {
-			return false, nil
-		}
-		return false, fmt.Errorf("hold snapshot %s: %w", chain, err)
-	}
+func (a *Adopter) there(ctx context.Context, chain digest.Digest) (bool, error) {
 	info, err := a.snapshots.Stat(ctx, chain.String())
 	if errdefs.IsNotFound(err) {
 		return false, nil
@@ -139,36 +229,33 @@ func (a *adoption) there(ctx context.Context, chain digest.Digest) (bool, error)
 	if err != nil {
 		return false, fmt.Errorf("look for snapshot %s: %w", chain, err)
 	}
+	if err := a.hold(ctx, chain); errdefs.IsNotFound(err) {
+		return false, nil // removed meanwhile
+	} else if err != nil {
+		return false, fmt.Errorf("hold snapshot %s: %w", chain, err)
+	}
 	return info.Kind == snapshots.KindCommitted, nil
 }
 
-// fill assembles a layer by hard links, and by copies where the file system does not allow links.
-func (a *adoption) fill(ctx context.Context, layer Layer) error {
-	err := a.fillBy(ctx, layer, false)
+// fill assembles a layer in a new snapshot by hard links, and by copies where the file system does not allow links. It returns the snapshot's
+// directory, and whether there is data in it to be written out, not only links.
+func (a *Adopter) fill(ctx context.Context, layer Layer, key string, parent digest.Digest) (dir string, copies bool, err error) {
+	if dir, err = a.prepare(ctx, key, parent); err != nil {
+		return "", false, err
+	}
+	from := a.store.Dir(layer)
+	v, err := a.store.linking(from, dir)
+	if err == nil {
+		err = mirror(ctx, v.open, from, dir, false)
+	}
 	// Another file system, too many links to one file, or a file that chattr made immutable.
 	if errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EMLINK) || errors.Is(err, unix.EPERM) {
-		err = a.fillBy(ctx, layer, true)
+		if dir, err = a.prepare(ctx, key, parent); err != nil {
+			return "", false, err
+		}
+		return dir, true, mirrorByCopies(ctx, from, dir, layer.Size)
 	}
-	return err
-}
-
-func (a *adoption) fillBy(ctx context.Context, layer Layer, copies bool) error {
-	dir, err := a.prepare(ctx, prefix+layer.ChainID.Encoded(), "")
-	if err != nil {
-		return err
-	}
-	a.mu.Lock()
-	a.staged[layer.ChainID] = staging{dir: dir, copies: copies}
-	a.mu.Unlock()
-	from := a.store.Dir(layer)
-	if copies {
-		return mirrorByCopies(ctx, from, dir, layer.Size)
-	}
-	v, err := a.store.linking(from, dir)
-	if err != nil {
-		return err
-	}
-	return mirror(ctx, v.open, from, dir, false)
+	return dir, false, err
 }
 
 // reserve is what copies leave free on the file system, in bytes.
@@ -186,11 +273,14 @@ func mirrorByCopies(ctx context.Context, from, to string, size int64) error {
 }
 
 // prepare makes an empty snapshot, instead of what was left under that key, and returns the directory that its own files are in.
-func (a *adoption) prepare(ctx context.Context, key, parent string) (string, error) {
-	if err := a.snapshots.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {
-		return "", fmt.Errorf("remove snapshot %s: %w", key, err)
+func (a *Adopter) prepare(ctx context.Context, key string, parent digest.Digest) (string, error) {
+	mounts, err := a.snapshots.Prepare(ctx, key, parent.String())
+	if errdefs.IsAlreadyExists(err) {
+		if err := a.snapshots.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {
+			return "", fmt.Errorf("remove snapshot %s: %w", key, err)
+		}
+		mounts, err = a.snapshots.Prepare(ctx, key, parent.String())
 	}
-	mounts, err := a.snapshots.Prepare(ctx, key, parent)
 	if err != nil {
 		return "", fmt.Errorf("prepare snapshot %s: %w", key, err)
 	}
@@ -213,36 +303,6 @@ func upper(mounts []mount.Mount) (string, error) {
 	return "", fmt.Errorf("%w: snapshots are mounted in an unknown way: %v", ErrUnsuitable, mounts)
 }
 
-// commit puts a staged layer onto its parent.
-func (a *adoption) commit(ctx context.Context, layer Layer) error {
-	a.mu.Lock()
-	staged := a.staged[layer.ChainID]
-	a.mu.Unlock()
-	if staged.dir == "" {
-		return nil // it was there
-	}
-	key := prefix + "final-" + layer.ChainID.Encoded()
-	dir, err := a.prepare(ctx, key, layer.Parent.String())
-	if err != nil {
-		return err
-	}
-	if err := move(staged.dir, dir); err != nil {
-		return errors.Join(err, a.remove(ctx, key))
-	}
-	if err := syncOut(dir, staged.copies); err != nil {
-		return errors.Join(err, a.remove(ctx, key))
-	}
-	err = a.snapshots.Commit(ctx, layer.ChainID.String(), key)
-	if errdefs.IsAlreadyExists(err) {
-		// Someone pulled the same layer at the same time.
-		return errors.Join(a.remove(ctx, key), a.hold(ctx, layer.ChainID))
-	}
-	if err != nil {
-		return errors.Join(err, a.remove(ctx, key))
-	}
-	return nil
-}
-
 // move moves all entries of one directory to another, and its properties with them.
 func move(from, to string) error {
 	var stat unix.Stat_t
@@ -261,18 +321,9 @@ func move(from, to string) error {
 	return finish(from, to, "/", stat)
 }
 
-func (a *adoption) remove(ctx context.Context, key string) error {
-	if err := a.snapshots.Remove(context.WithoutCancel(ctx), key); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("remove snapshot %s: %w", key, err)
-	}
-	return nil
-}
-
-// discard removes the snapshots that layers were assembled in. One that stays goes with the lease.
-func (a *adoption) discard(ctx context.Context) {
-	for chain := range a.staged {
-		_ = a.remove(ctx, prefix+chain.Encoded())
-	}
+// discard removes a snapshot that is not needed. One that stays goes with the lease.
+func (a *Adopter) discard(ctx context.Context, key string) {
+	_ = a.snapshots.Remove(context.WithoutCancel(ctx), key)
 }
 
 // write stores config and manifest. Labels make the garbage collector keep what they refer to: the manifest keeps the config, the
@@ -304,6 +355,10 @@ func blob(ctx context.Context, store content.Store, desc ocispec.Descriptor, dat
 	err := content.WriteBlob(ctx, store, prefix+desc.Digest.Encoded(), strings.NewReader(string(data)), desc, content.WithLabels(labels))
 	if err != nil {
 		return fmt.Errorf("write blob %s: %w", desc.Digest, err)
+	}
+	// To look takes containerd less time than to write.
+	if info, err := store.Info(ctx, desc.Digest); err == nil && info.Labels[label] == value {
+		return nil
 	}
 	if _, err := store.Update(ctx, content.Info{Digest: desc.Digest, Labels: labels}, "labels."+label); err != nil {
 		return fmt.Errorf("label blob %s: %w", desc.Digest, err)

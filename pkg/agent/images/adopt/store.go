@@ -194,16 +194,12 @@ func (s *Store) Dir(layer Layer) string {
 	return filepath.Join(s.root, "overlay2", layer.CacheID, "diff")
 }
 
-// Holds tells whether Docker still has the image with these very layers. It deletes an image's config before it touches layers,
-// so what was read before Holds returned true was read whole.
-func (s *Store) Holds(image Image) bool {
-	if _, err := os.Stat(s.configPath(image.ID)); err != nil {
+// Holds tells whether Docker still has the image with this very layer. It deletes an image's config before it touches layers, so what was
+// read of the layer before Holds returned true was read whole.
+func (s *Store) Holds(id digest.Digest, layer Layer) bool {
+	if _, err := os.Stat(s.configPath(id)); err != nil {
 		return false
 	}
-	for _, layer := range image.Layers {
-		if now, err := s.layer(layer.ChainID); err != nil || now != layer {
-			return false
-		}
-	}
-	return true
+	now, err := s.layer(layer.ChainID)
+	return err == nil && now == layer
 }

@@ -71,7 +71,9 @@ type importer struct {
 	run         string
 	fallback    func(image string, err error)
 	skipped     func(ref string, err error)
-	store       *adopt.Store // of dockerRoot, once it was opened
+	namespace   string
+	inside      *adopt.Namespace // namespace
+	store       *adopt.Store     // of dockerRoot, once it was opened
 }
 
 // Import brings refs (names, names with digests, or image IDs) from Docker into containerd and returns the names of the image
@@ -84,7 +86,9 @@ func Import(ctx context.Context, d Source, c *client.Client, refs []string, repo
 	for _, opt := range opts {
 		opt(i)
 	}
+	i.inside = adopt.OpenNamespace(c, i.namespace)
 	defer func() {
+		i.inside.Close()
 		if i.store != nil {
 			i.store.Close()
 		}
@@ -150,23 +154,31 @@ func dropLease(ctx context.Context, c *client.Client) error {
 	return nil
 }
 
-// bring adopts the image, or streams it.
-func (i *importer) bring(ctx context.Context, image docker.Image) (*ocispec.Descriptor, error) {
-	if i.dockerRoot == "" || i.snapshotter != "" && i.snapshotter != adopt.Snapshotter {
+// bring shares or adopts the image, or streams it.
+func (i *importer) bring(ctx context.Context, image docker.Image, known sharing) (target *ocispec.Descriptor, err error) {
+	switch {
+	case i.namespace != "":
+		target, err = i.share(ctx, image, known)
+	case i.dockerRoot == "" || i.snapshotter != "" && i.snapshotter != adopt.Snapshotter:
 		return i.load(ctx, image)
+	default:
+		target, err = i.adopt(ctx, image)
 	}
-	target, err := i.adopt(ctx, image)
 	if err == nil || ctx.Err() != nil {
 		return target, err
 	}
-	if i.fallback != nil {
-		i.fallback(image.ID, err)
-	}
+	i.why(image, err)
 	// Nobody has looked for so much space, since adoption needs hardly any.
 	if err := i.enough(image); err != nil {
 		return nil, err
 	}
 	return i.load(ctx, image)
+}
+
+func (i *importer) why(image docker.Image, err error) {
+	if i.fallback != nil {
+		i.fallback(image.ID, err)
+	}
 }
 
 func (i *importer) adopt(ctx context.Context, image docker.Image) (*ocispec.Descriptor, error) {
@@ -190,16 +202,17 @@ func (i *importer) adopt(ctx context.Context, image docker.Image) (*ocispec.Desc
 
 // add brings one image and returns the records it made.
 func (i *importer) add(ctx context.Context, image docker.Image) ([]string, error) {
-	names, err := recordNames(image)
+	known := i.look(ctx, image)
+	names, err := recordNames(image, known.id)
 	if err != nil {
 		return nil, err
 	}
-	target, missing, err := i.present(ctx, image, names)
+	target, missing, err := i.present(ctx, known.id, names)
 	if err != nil {
 		return nil, err
 	}
 	if target == nil {
-		if target, err = i.bring(ctx, image); err != nil {
+		if target, err = i.bring(ctx, image, known); err != nil {
 			return nil, err
 		}
 	}
@@ -209,8 +222,8 @@ func (i *importer) add(ctx context.Context, image docker.Image) ([]string, error
 	return i.record(ctx, *target, missing)
 }
 
-// recordNames are the names that CRI looks an image up by: normalised tags and digests, or the ID where there are none.
-func recordNames(image docker.Image) ([]string, error) {
+// recordNames are the names that CRI looks an image up by: normalised tags and digests, or its ID where there are none.
+func recordNames(image docker.Image, id string) ([]string, error) {
 	var names []string
 	for _, familiar := range slices.Concat(image.RepoDigests, image.RepoTags) {
 		name, err := reference.ParseDockerRef(familiar)
@@ -222,14 +235,14 @@ func recordNames(image docker.Image) ([]string, error) {
 		}
 	}
 	if len(names) == 0 {
-		names = []string{image.ID}
+		names = []string{id}
 	}
 	return names, nil
 }
 
 // present looks for the image under its names. It returns what a record that stands for it refers to, nil if there is none,
 // and the names that do not stand for it yet.
-func (i *importer) present(ctx context.Context, image docker.Image, names []string) (target *ocispec.Descriptor, missing []string, err error) {
+func (i *importer) present(ctx context.Context, id string, names []string) (target *ocispec.Descriptor, missing []string, err error) {
 	for _, name := range names {
 		record, err := i.client.ImageService().Get(ctx, name)
 		if errdefs.IsNotFound(err) {
@@ -239,7 +252,7 @@ func (i *importer) present(ctx context.Context, image docker.Image, names []stri
 		if err != nil {
 			return nil, nil, fmt.Errorf("get record %s: %w", name, err)
 		}
-		if i.matches(ctx, record.Target, image.ID) != nil || !i.complete(ctx, record.Target) {
+		if i.matches(ctx, record.Target, id) != nil || !i.complete(ctx, record.Target) {
 			missing = append(missing, name)
 			continue
 		}

@@ -36,34 +36,49 @@ const prefix = "kubectl-runtime-adopt-"
 // The manifest is the one that `docker save` would write, with the layers as uncompressed tars, and no layer's blob is stored:
 // containerd unpacks only what has no snapshot, and CRI (1.6 to 2.4) asks for manifest and config alone.
 func Adopt(ctx context.Context, c *client.Client, store *Store, image Image) (ocispec.Descriptor, error) {
+	holds := func() error {
+		if !store.Holds(image) {
+			return fmt.Errorf("adopt image %s: %w: Docker removed it meanwhile", image.ID, ErrUnsuitable)
+		}
+		return nil
+	}
+	if err := adoptLayers(ctx, c, &store.links, store.Dir, image.Layers, holds); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return write(ctx, c.ContentStore(), image)
+}
+
+// adoptLayers makes snapshots of layers whose files lie in dir. holds fails if what was read may not have been whole.
+func adoptLayers(ctx context.Context, c *client.Client, l *links, dir func(Layer) string, layers []Layer, holds func() error) error {
 	lease, ok := leases.FromContext(ctx)
 	if !ok {
-		return ocispec.Descriptor{}, errors.New("adopt an image: there is no lease")
+		return errors.New("adopt an image: there is no lease")
 	}
 	a := &adoption{
-		store: store, snapshots: c.SnapshotService(Snapshotter), staged: map[digest.Digest]staging{},
+		links: l, dir: dir, snapshots: c.SnapshotService(Snapshotter), staged: map[digest.Digest]staging{},
 		hold: func(ctx context.Context, chain digest.Digest) error {
 			resource := leases.Resource{ID: chain.String(), Type: "snapshots/" + Snapshotter}
 			return c.LeasesService().AddResource(ctx, leases.Lease{ID: lease}, resource)
 		},
 	}
 	defer a.discard(context.WithoutCancel(ctx))
-	if err := a.stage(ctx, image.Layers); err != nil {
-		return ocispec.Descriptor{}, err
+	if err := a.stage(ctx, layers); err != nil {
+		return err
 	}
-	if !store.Holds(image) {
-		return ocispec.Descriptor{}, fmt.Errorf("adopt image %s: %w: Docker removed it meanwhile", image.ID, ErrUnsuitable)
+	if err := holds(); err != nil {
+		return err
 	}
-	for _, layer := range image.Layers {
+	for _, layer := range layers {
 		if err := a.commit(ctx, layer); err != nil {
-			return ocispec.Descriptor{}, fmt.Errorf("adopt layer %s: %w", layer.ChainID, err)
+			return fmt.Errorf("adopt layer %s: %w", layer.ChainID, err)
 		}
 	}
-	return write(ctx, c.ContentStore(), image)
+	return nil
 }
 
 type adoption struct {
-	store     *Store
+	links     *links
+	dir       func(Layer) string
 	snapshots snapshots.Snapshotter
 	// hold adds a snapshot to the lease that this run did not make.
 	hold func(context.Context, digest.Digest) error
@@ -160,11 +175,11 @@ func (a *adoption) fillBy(ctx context.Context, layer Layer, copies bool) error {
 	a.mu.Lock()
 	a.staged[layer.ChainID] = staging{dir: dir, copies: copies}
 	a.mu.Unlock()
-	from := a.store.Dir(layer)
+	from := a.dir(layer)
 	if copies {
 		return mirrorByCopies(ctx, from, dir, layer.Size)
 	}
-	v, err := a.store.linking(from, dir)
+	v, err := a.links.between(from, dir)
 	if err != nil {
 		return err
 	}
@@ -232,7 +247,7 @@ func (a *adoption) commit(ctx context.Context, layer Layer) error {
 	if err := syncOut(dir, staged.copies); err != nil {
 		return errors.Join(err, a.remove(ctx, key))
 	}
-	err = a.snapshots.Commit(ctx, layer.ChainID.String(), key)
+	err = a.snapshots.Commit(ctx, layer.ChainID.String(), key, asUnpacked(layer.ChainID))
 	if errdefs.IsAlreadyExists(err) {
 		// Someone pulled the same layer at the same time.
 		return errors.Join(a.remove(ctx, key), a.hold(ctx, layer.ChainID))
@@ -241,6 +256,11 @@ func (a *adoption) commit(ctx context.Context, layer Layer) error {
 		return errors.Join(err, a.remove(ctx, key))
 	}
 	return nil
+}
+
+// asUnpacked marks a snapshot as containerd does what it unpacks (core/unpack).
+func asUnpacked(chain digest.Digest) snapshots.Opt {
+	return snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotRef: chain.String()})
 }
 
 // move moves all entries of one directory to another, and its properties with them.

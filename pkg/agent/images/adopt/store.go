@@ -13,7 +13,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
@@ -26,34 +25,7 @@ var ErrUnsuitable = errors.New("cannot be adopted")
 // Store is Docker's image store on disk, for the storage driver overlay2.
 type Store struct {
 	root string
-
-	mu   sync.Mutex
-	view *view
-}
-
-// Close ends the view in which links were made.
-func (s *Store) Close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.view != nil {
-		s.view.close()
-		s.view = nil
-	}
-}
-
-// linking returns the view in which links can be made from one of the layers' directories to another directory. It is the same for
-// all layers and all snapshots.
-func (s *Store) linking(from, to string) (*view, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.view == nil {
-		v, err := openView(from, to)
-		if err != nil {
-			return nil, err
-		}
-		s.view = v
-	}
-	return s.view, nil
+	links
 }
 
 // remapped is the data root's last element with userns-remap: all owners on disk are then shifted.

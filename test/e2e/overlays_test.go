@@ -20,6 +20,8 @@ const someOverlays = "KUBECTL_RUNTIME_OVERLAYS"
 // layout is a node with a history: the overlays that lie on it together, and what has to hold there.
 type layout struct {
 	name string
+	// profile is the only one that has it; empty for all.
+	profile string
 	// overlays are folders of overlays/; of NAME.PROFILE folders the profile's is taken by NAME.
 	overlays []string
 	// prepare goes on where files before the boot are not enough. The node is on Docker.
@@ -108,7 +110,12 @@ func TestOverlays(t *testing.T) {
 	for _, profile := range []string{lab.Dockershim, lab.CRIDockerd} {
 		t.Run(profile, func(t *testing.T) {
 			wanted := regexp.MustCompile(os.Getenv(someOverlays))
-			layouts := slices.DeleteFunc(append([]layout{registries()}, otherLayouts()...), func(l layout) bool { return !wanted.MatchString(l.name) })
+			layouts := slices.DeleteFunc(append([]layout{registries(), imageStore()}, otherLayouts()...), func(l layout) bool {
+				return !wanted.MatchString(l.name) || l.profile != "" && l.profile != profile
+			})
+			if len(layouts) == 0 && !wanted.MatchString("refusals") {
+				t.Skip("SKIPPED: none of the layouts that are wanted is for this profile")
+			}
 			o := lab.Options{Profile: profile, Nodes: len(layouts) + 1, RegistryAuth: true, Overlays: map[string]string{}}
 			for i, l := range layouts {
 				o.Overlays[fmt.Sprintf("node-%d", i+1)] = l.compose(t, profile)

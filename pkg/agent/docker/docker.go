@@ -21,6 +21,9 @@ import (
 // DefaultSocket is where dockerd listens unless its configuration says otherwise.
 const DefaultSocket = "unix:///var/run/docker.sock"
 
+// DefaultNamespace is Docker's in containerd unless its configuration says otherwise.
+const DefaultNamespace = "moby"
+
 // Labels that dockershim and cri-dockerd put on every container they make (pkg/kubelet/dockershim/docker_service.go and
 // pkg/kubelet/types/labels.go of Kubernetes 1.23).
 const (
@@ -63,8 +66,10 @@ type Info struct {
 	// ContainerdStore tells that images are kept in containerd's content store: their IDs are then manifest digests, not
 	// config digests.
 	ContainerdStore bool
-	LiveRestore     bool
-	DefaultRuntime  string
+	// Namespace is Docker's in containerd. Engines before 27 do not tell it; they are taken to have the default.
+	Namespace      string
+	LiveRestore    bool
+	DefaultRuntime string
 	// Swarm tells that the engine is a member of a Docker Swarm, SwarmManager that it is one of its managers.
 	Swarm, SwarmManager bool
 }
@@ -81,10 +86,14 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 		CgroupDriver:   info.CgroupDriver,
 		CgroupVersion:  info.CgroupVersion,
 		StorageDriver:  info.Driver,
+		Namespace:      DefaultNamespace,
 		LiveRestore:    info.LiveRestoreEnabled,
 		DefaultRuntime: info.DefaultRuntime,
 		Swarm:          info.Swarm.LocalNodeState != "" && info.Swarm.LocalNodeState != swarm.LocalNodeStateInactive,
 		SwarmManager:   info.Swarm.ControlAvailable,
+	}
+	if info.Containerd != nil && info.Containerd.Namespaces.Containers != "" {
+		out.Namespace = info.Containerd.Namespaces.Containers
 	}
 	for _, status := range info.DriverStatus {
 		// daemon/containerd/service.go of Docker 25 and later.
@@ -200,7 +209,7 @@ type Image struct {
 	// RepoDigests are familiar names with the registry's manifest digest ("busybox@sha256:…"). Only Docker knows these:
 	// they are not in what it exports.
 	RepoDigests []string
-	// Size is that of all layers unpacked, in bytes.
+	// Size is that of all layers unpacked, in bytes. With Info.ContainerdStore it is that of the image's blobs, and in Images both.
 	Size int64
 	// Platform is what the image's programs run on, e.g. "linux/arm64"; empty in Images, which does not tell it.
 	Platform string

@@ -169,7 +169,13 @@ func loadFor(t *testing.T, e *agenttest.Engine, architecture string, tags []stri
 // startOverlay is start with the snapshotter that nodes have.
 func startOverlay(t *testing.T, release agenttest.Release) node {
 	t.Helper()
-	config, err := containerd.Render([]byte(agenttest.Isolated), containerd.Settings{})
+	return startWith(t, release, "")
+}
+
+// startWith is startOverlay with more lines in containerd's config.
+func startWith(t *testing.T, release agenttest.Release, more string) node {
+	t.Helper()
+	config, err := containerd.Render([]byte(agenttest.Isolated+more), containerd.Settings{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,15 +218,21 @@ func rootfs(t *testing.T, n node, name string) map[string]string {
 // mounted mounts what a container of the image would start with.
 func mounted(t *testing.T, n node, name string, look func(dir string)) {
 	t.Helper()
-	image, err := n.client.GetImage(t.Context(), name)
+	mountedIn(t.Context(), t, n, name, look)
+}
+
+// mountedIn is mounted in the namespace that ctx names.
+func mountedIn(ctx context.Context, t *testing.T, n node, name string, look func(dir string)) {
+	t.Helper()
+	image, err := n.client.GetImage(ctx, name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	diffs, err := image.RootFS(t.Context())
+	diffs, err := image.RootFS(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, done, err := n.client.WithLease(t.Context())
+	ctx, done, err := n.client.WithLease(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

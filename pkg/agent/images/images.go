@@ -74,6 +74,9 @@ type importer struct {
 	fallback    func(image string, err error)
 	skipped     func(ref string, err error)
 
+	namespace string
+	inside    *adopt.Namespace // namespace
+
 	store   *adopt.Store   // of dockerRoot
 	adopter *adopt.Adopter // nil where nothing can be adopted, which unfit tells why of, if that was wanted
 	unfit   error
@@ -114,6 +117,10 @@ func Import(ctx context.Context, d Source, c *client.Client, refs []string, repo
 		defer i.store.Close()
 		limit = together
 	}
+	if i.inside != nil {
+		defer i.inside.Close()
+		limit = together
+	}
 	group, inner := errgroup.WithContext(ctx)
 	group.SetLimit(limit)
 	for _, ref := range refs {
@@ -137,8 +144,12 @@ func Import(ctx context.Context, d Source, c *client.Client, refs []string, repo
 // together is how many images are adopted at once. Most of their time, they wait for containerd, which writes its database out for each step.
 const together = 4
 
-// open makes the adopter, where images may be adopted at all.
+// open makes what shares or adopts images, where that may be done at all.
 func (i *importer) open(ctx context.Context) {
+	if i.namespace != "" {
+		i.inside = adopt.OpenNamespace(i.client, i.namespace)
+		return
+	}
 	if i.dockerRoot == "" || i.snapshotter != "" && i.snapshotter != adopt.Snapshotter {
 		return
 	}
@@ -198,20 +209,20 @@ func dropLease(ctx context.Context, c *client.Client) error {
 	return nil
 }
 
-// bring adopts the image, or streams and unpacks it.
-func (i *importer) bring(ctx context.Context, image docker.Image) (*ocispec.Descriptor, error) {
-	if i.adopter == nil && i.unfit == nil {
+// bring shares or adopts the image, or streams and unpacks it.
+func (i *importer) bring(ctx context.Context, image docker.Image, known sharing) (target *ocispec.Descriptor, err error) {
+	switch {
+	case i.inside != nil:
+		target, err = i.share(ctx, image, known)
+	case i.adopter == nil && i.unfit == nil:
 		return i.stream(ctx, image)
+	default:
+		target, err = i.adopt(ctx, image)
 	}
-	target, err := i.adopt(ctx, image)
 	if err == nil || ctx.Err() != nil {
 		return target, err
 	}
-	if i.fallback != nil {
-		i.mu.Lock()
-		i.fallback(image.ID, err)
-		i.mu.Unlock()
-	}
+	i.why(image, err)
 	i.streaming.Lock()
 	defer i.streaming.Unlock()
 	// Nobody has looked for so much space, since adoption needs hardly any.
@@ -219,6 +230,14 @@ func (i *importer) bring(ctx context.Context, image docker.Image) (*ocispec.Desc
 		return nil, err
 	}
 	return i.stream(ctx, image)
+}
+
+func (i *importer) why(image docker.Image, err error) {
+	if i.fallback != nil {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.fallback(image.ID, err)
+	}
 }
 
 func (i *importer) adopt(ctx context.Context, image docker.Image) (*ocispec.Descriptor, error) {
@@ -243,16 +262,17 @@ func (i *importer) stream(ctx context.Context, image docker.Image) (*ocispec.Des
 
 // add brings one image and returns the records it made.
 func (i *importer) add(ctx context.Context, image docker.Image) ([]string, error) {
-	names, err := recordNames(image)
+	known := i.look(ctx, image)
+	names, err := recordNames(image, known.id)
 	if err != nil {
 		return nil, err
 	}
-	target, missing, err := i.present(ctx, image, names)
+	target, missing, err := i.present(ctx, known.id, names)
 	if err != nil {
 		return nil, err
 	}
 	if target == nil {
-		target, err = i.bring(ctx, image)
+		target, err = i.bring(ctx, image, known)
 	} else {
 		err = i.unpack(ctx, *target)
 	}
@@ -262,8 +282,8 @@ func (i *importer) add(ctx context.Context, image docker.Image) ([]string, error
 	return i.record(ctx, *target, missing)
 }
 
-// recordNames are the names that CRI looks an image up by: normalised tags and digests, or the ID where there are none.
-func recordNames(image docker.Image) ([]string, error) {
+// recordNames are the names that CRI looks an image up by: normalised tags and digests, or its ID where there are none.
+func recordNames(image docker.Image, id string) ([]string, error) {
 	var names []string
 	for _, familiar := range slices.Concat(image.RepoDigests, image.RepoTags) {
 		name, err := reference.ParseDockerRef(familiar)
@@ -275,14 +295,14 @@ func recordNames(image docker.Image) ([]string, error) {
 		}
 	}
 	if len(names) == 0 {
-		names = []string{image.ID}
+		names = []string{id}
 	}
 	return names, nil
 }
 
 // present looks for the image under its names. It returns what a record that stands for it refers to, nil if there is none,
 // and the names that do not stand for it yet.
-func (i *importer) present(ctx context.Context, image docker.Image, names []string) (target *ocispec.Descriptor, missing []string, err error) {
+func (i *importer) present(ctx context.Context, id string, names []string) (target *ocispec.Descriptor, missing []string, err error) {
 	for _, name := range names {
 		record, err := i.client.ImageService().Get(ctx, name)
 		if errdefs.IsNotFound(err) {
@@ -292,7 +312,7 @@ func (i *importer) present(ctx context.Context, image docker.Image, names []stri
 		if err != nil {
 			return nil, nil, fmt.Errorf("get record %s: %w", name, err)
 		}
-		if i.matches(ctx, record.Target, image.ID) != nil || !i.complete(ctx, record.Target) {
+		if i.matches(ctx, record.Target, id) != nil || !i.complete(ctx, record.Target) {
 			missing = append(missing, name)
 			continue
 		}

@@ -1,9 +1,11 @@
 package images
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 
+	"github.com/containerd/containerd/v2/client"
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
@@ -44,6 +46,22 @@ func Adoptable(dockerRoot, root, snapshotter string) func(id string) bool {
 	}
 }
 
+// Shareable is Adoptable where Docker keeps its images in a namespace of containerd: it tells whether an image's blobs and snapshots are
+// there, so that no blob is copied. It is nil where none are, or where they are unpacked anew.
+func Shareable(ctx context.Context, c *client.Client, namespace, snapshotter string) (func(id string) bool, error) {
+	if snapshotter != adopt.Snapshotter {
+		return nil, nil
+	}
+	ids, err := adopt.OpenNamespace(c, namespace).IDs(ctx)
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+	return func(id string) bool { return ids[id] }, nil
+}
+
+// unpackedBy is how much larger an image is unpacked than in a registry, and in Docker's containerd store, by a careful guess.
+const unpackedBy = 3
+
 // enough checks that the image can be streamed: blobs and unpacked layers.
 func (i *importer) enough(image docker.Image) error {
 	if i.root == "" {
@@ -52,6 +70,9 @@ func (i *importer) enough(image docker.Image) error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(i.root, &fs); err != nil {
 		return fmt.Errorf("look for space in %s: %w", i.root, err)
+	}
+	if i.namespace != "" {
+		image.Size *= unpackedBy
 	}
 	need := Need([]docker.Image{image}, nil) + Reserve
 	if free := int64(fs.Bavail) * fs.Bsize; free < need { //nolint:gosec // no file system is that large

@@ -20,12 +20,48 @@ func Verify(ctx context.Context, d Source, c *client.Client, dockerRoot string, 
 		return 0, err
 	}
 	defer store.Close()
-	if err := dropLease(ctx, c); err != nil {
+	verifier := adopt.NewVerifier(c, store)
+	err = verifyEach(ctx, d, c, refs, report, func(ctx context.Context, found docker.Image) error {
+		image, err := store.Image(found.ID)
+		if err != nil {
+			return err
+		}
+		return verifier.Verify(ctx, image)
+	})
+	return verifier.Layers(), err
+}
+
+// VerifyShared is Verify for images that were brought from Docker's namespace (adopt.SharedVerifier). Images that are not there were
+// streamed, and are passed over.
+func VerifyShared(ctx context.Context, d Source, c *client.Client, namespace string, refs []string, report func(done, total int64, ref string)) (layers int, err error) {
+	inside := adopt.OpenNamespace(c, namespace)
+	defer inside.Close()
+	there, err := inside.IDs(ctx)
+	if err != nil {
 		return 0, err
+	}
+	verifier := adopt.NewSharedVerifier(c)
+	err = verifyEach(ctx, d, c, refs, report, func(ctx context.Context, found docker.Image) error {
+		if !there[found.ID] {
+			return nil
+		}
+		image, err := inside.Image(ctx, found.ID)
+		if err != nil {
+			return err
+		}
+		return verifier.Verify(ctx, image)
+	})
+	return verifier.Layers(), err
+}
+
+// verifyEach calls verify, under a lease, for each of refs that Docker has.
+func verifyEach(ctx context.Context, d Source, c *client.Client, refs []string, report func(done, total int64, ref string), verify func(context.Context, docker.Image) error) (err error) {
+	if err := dropLease(ctx, c); err != nil {
+		return err
 	}
 	lease, err := c.LeasesService().Create(ctx, leases.WithID(leaseID), leases.WithExpiration(leaseTime))
 	if err != nil {
-		return 0, fmt.Errorf("create lease: %w", err)
+		return fmt.Errorf("create lease: %w", err)
 	}
 	defer func() {
 		if derr := dropLease(context.WithoutCancel(ctx), c); err == nil {
@@ -33,22 +69,17 @@ func Verify(ctx context.Context, d Source, c *client.Client, dockerRoot string, 
 		}
 	}()
 	ctx = leases.WithLease(ctx, lease.ID)
-	verifier := adopt.NewVerifier(c, store)
 	for n, ref := range refs {
 		found, err := d.Image(ctx, ref)
 		if err != nil && !docker.IsNotFound(err) {
-			return verifier.Layers(), err
+			return err
 		}
 		if err == nil {
-			image, err := store.Image(found.ID)
-			if err != nil {
-				return verifier.Layers(), fmt.Errorf("verify image %s: %w", ref, err)
-			}
-			if err := verifier.Verify(ctx, image); err != nil {
-				return verifier.Layers(), err
+			if err := verify(ctx, found); err != nil {
+				return fmt.Errorf("verify image %s: %w", ref, err)
 			}
 		}
 		report(int64(n+1), int64(len(refs)), ref)
 	}
-	return verifier.Layers(), nil
+	return nil
 }

@@ -93,39 +93,7 @@ func importImages(h *Host) engine.Step {
 			}
 			return h.docker(found, func(d *docker.Client) error {
 				return withContainerd(found, func(c *client.Client) error {
-					config, err := readFile(found.ContainerdConfig)
-					if err != nil {
-						return err
-					}
-					layout, err := containerd.ReadLayout(config)
-					if err != nil {
-						return err
-					}
-					progress := func(done, total int64, ref string) { report.Progress(ref, done, total, "images") }
-					streamed := func(id string, err error) {
-						report.Progress(fmt.Sprintf("%s is copied from Docker: %v", id, err), 0, 0, "")
-					}
-					refs := slices.Clone(memo.Refs)
-					skipped := func(ref string, err error) {
-						refs = slices.DeleteFunc(refs, func(r string) bool { return r == ref })
-						report.Warn(fmt.Sprintf("%s is for another architecture and stays with Docker alone: %v", ref, err))
-					}
-					if _, err := images.Import(ctx, d, c, memo.Refs, progress, images.WithSnapshotter(layout.Snapshotter), images.WithSkipped(skipped),
-						images.WithDockerRoot(found.Facts.DockerRoot), images.WithRoot(existing(layout.Root)), images.WithRun(h.Spec.Run), images.WithFallback(streamed)); err != nil {
-						return err
-					}
-					if err := provenByCRI(ctx, found, d, refs); err != nil {
-						return err
-					}
-					if err := images.Pin(ctx, c, found.Facts.SandboxImage); err != nil {
-						return err
-					}
-					said, err := h.verifyImages(ctx, found, layout.Snapshotter, d, c, refs, report)
-					if err != nil {
-						return err
-					}
-					report.Progress(fmt.Sprintf("%d images%s", len(refs), said), int64(len(refs)), int64(len(refs)), "images")
-					return nil
+					return h.bringImages(ctx, found, memo.Refs, d, c, report)
 				})
 			})
 		},
@@ -139,6 +107,51 @@ func importImages(h *Host) engine.Step {
 			})
 		},
 	}
+}
+
+// bringImages imports what Docker has of the wanted images, and proves it.
+func (h *Host) bringImages(ctx context.Context, found inventory, wanted []string, d *docker.Client, c *client.Client, report engine.Report) error {
+	config, err := readFile(found.ContainerdConfig)
+	if err != nil {
+		return err
+	}
+	layout, err := containerd.ReadLayout(config)
+	if err != nil {
+		return err
+	}
+	progress := func(done, total int64, ref string) { report.Progress(ref, done, total, "images") }
+	copied := func(id string, err error) {
+		report.Progress(fmt.Sprintf("%s is copied instead of linked: %v", id, err), 0, 0, "")
+	}
+	refs := slices.Clone(wanted)
+	skipped := func(ref string, err error) {
+		refs = slices.DeleteFunc(refs, func(r string) bool { return r == ref })
+		report.Warn(fmt.Sprintf("%s is for another architecture and stays with Docker alone: %v", ref, err))
+	}
+	info, err := d.Info(ctx)
+	if err != nil {
+		return err
+	}
+	kept := images.WithDockerRoot(found.Facts.DockerRoot)
+	if info.ContainerdStore {
+		kept = images.WithNamespace(info.Namespace)
+	}
+	if _, err := images.Import(ctx, d, c, wanted, progress, images.WithSnapshotter(layout.Snapshotter), images.WithSkipped(skipped),
+		kept, images.WithRoot(existing(layout.Root)), images.WithRun(h.Spec.Run), images.WithFallback(copied)); err != nil {
+		return err
+	}
+	if err := provenByCRI(ctx, found, d, refs); err != nil {
+		return err
+	}
+	if err := images.Pin(ctx, c, found.Facts.SandboxImage); err != nil {
+		return err
+	}
+	said, err := h.verifyImages(ctx, found, info, layout.Snapshotter, d, c, refs, report)
+	if err != nil {
+		return err
+	}
+	report.Progress(fmt.Sprintf("%d images%s", len(refs), said), int64(len(refs)), int64(len(refs)), "images")
+	return nil
 }
 
 // provenByCRI asks for each image as the kubelet will, by every name that Docker had. CRI learns of records by events, so it may take
@@ -180,18 +193,30 @@ func provenByCRI(ctx context.Context, found inventory, d *docker.Client, refs []
 }
 
 // verifyImages proves what was adopted by its content, where that was asked for, and returns what is to be said of it.
-func (h *Host) verifyImages(ctx context.Context, found inventory, snapshotter string, d *docker.Client, c *client.Client, refs []string, report engine.Report) (string, error) {
+func (h *Host) verifyImages(ctx context.Context, found inventory, info docker.Info, snapshotter string, d *docker.Client, c *client.Client, refs []string, report engine.Report) (string, error) {
 	if !h.Spec.VerifyImages {
 		return "", nil
 	}
-	if images.Adoptable(found.Facts.DockerRoot, found.Facts.DockerRoot, cmp.Or(snapshotter, adopt.Snapshotter)) == nil {
-		return ", whose layers containerd checked when it unpacked them", nil
+	verify := func(progress func(done, total int64, ref string)) (int, error) {
+		return images.Verify(ctx, d, c, found.Facts.DockerRoot, refs, progress)
 	}
-	layers, err := images.Verify(ctx, d, c, found.Facts.DockerRoot, refs, func(done, total int64, ref string) {
-		report.Progress("verified "+ref, done, total, "images")
-	})
-	if err != nil {
-		return "", fmt.Errorf("%w; where Docker's own layer is damaged, too, as it is with hard links, pull that image again", err)
+	switch {
+	case info.ContainerdStore:
+		verify = func(progress func(done, total int64, ref string)) (int, error) {
+			return images.VerifyShared(ctx, d, c, info.Namespace, refs, progress)
+		}
+	case images.Adoptable(found.Facts.DockerRoot, found.Facts.DockerRoot, cmp.Or(snapshotter, adopt.Snapshotter)) == nil:
+		verify = nil
+	}
+	layers := 0
+	if verify != nil {
+		var err error
+		if layers, err = verify(func(done, total int64, ref string) { report.Progress("verified "+ref, done, total, "images") }); err != nil {
+			return "", fmt.Errorf("%w; where Docker's own layer is damaged, too, as it is with hard links, pull that image again", err)
+		}
+	}
+	if layers == 0 {
+		return ", whose layers containerd checked when it unpacked them", nil
 	}
 	return fmt.Sprintf(", %d layers verified", layers), nil
 }

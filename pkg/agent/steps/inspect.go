@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/containerd/v2/client"
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cni"
@@ -367,6 +368,12 @@ func (i *inspection) lookAtSpace(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			// Docker's containerd store tells the unpacked size in this list only.
+			for _, listed := range i.images {
+				if listed.ID == image.ID {
+					image.Size = max(image.Size, listed.Size)
+				}
+			}
 			if !slices.ContainsFunc(wanted, func(have docker.Image) bool { return have.ID == image.ID }) {
 				wanted = append(wanted, image)
 			}
@@ -377,7 +384,7 @@ func (i *inspection) lookAtSpace(ctx context.Context) error {
 		return err
 	}
 	root := existing(i.layout.Root)
-	need := images.Need(wanted, images.Adoptable(i.Facts.DockerRoot, root, i.layout.Snapshotter))
+	need := images.Need(wanted, i.linkable(ctx, root))
 	var fs unix.Statfs_t
 	if err := unix.Statfs(root, &fs); err != nil {
 		return fmt.Errorf("look for space in %s: %w", i.layout.Root, err)
@@ -389,6 +396,21 @@ func (i *inspection) lookAtSpace(ctx context.Context) error {
 			(need+images.Reserve)>>20, i.layout.Root, free>>20)
 	}
 	return nil
+}
+
+// linkable tells which images probably need hardly any space (images.Need). Whatever keeps it from knowing, keeps them from being linked.
+func (i *inspection) linkable(ctx context.Context, root string) func(id string) bool {
+	if !i.info.ContainerdStore {
+		return images.Adoptable(i.Facts.DockerRoot, root, i.layout.Snapshotter)
+	}
+	var there func(id string) bool
+	_ = within(ctx, 10*time.Second, func(ctx context.Context) error {
+		return withContainerd(i.inventory, func(c *client.Client) (err error) {
+			there, err = images.Shareable(ctx, c, i.info.Namespace, i.layout.Snapshotter)
+			return err
+		})
+	})
+	return there
 }
 
 // lookAtAPI tries the kubelet's own credentials, with which the host watches the node after the switch.

@@ -33,7 +33,7 @@ const prefix = "kubectl-runtime-adopt-"
 // Adopter makes containerd's snapshots out of Docker's layers, each once, whatever the number of images that have it. Several images may
 // be adopted at the same time.
 type Adopter struct {
-	store     *Store
+	from      source
 	snapshots snapshots.Snapshotter
 	content   content.Store
 	// hold adds a snapshot to the lease that this run did not make.
@@ -43,6 +43,15 @@ type Adopter struct {
 
 	mu     sync.Mutex
 	layers map[digest.Digest]*making // by chain ID
+}
+
+// source is where Docker has the layers.
+type source interface {
+	// Dir is where the layer's files lie.
+	Dir(layer Layer) string
+	// Holds tells whether Docker still has the image with this very layer, so that what was read of it was read whole.
+	Holds(ctx context.Context, image digest.Digest, layer Layer) bool
+	between(from, to string) (*view, error)
 }
 
 // making is a layer on its way to containerd.
@@ -55,12 +64,16 @@ type making struct {
 // New returns an Adopter of what store has. ctx has to carry the lease that holds snapshots and blobs until an image record does; whatever an
 // interrupted Adopt left goes with that lease. The same has to be in the contexts that Adopt is called with.
 func New(ctx context.Context, c *client.Client, store *Store) (*Adopter, error) {
+	return newAdopter(ctx, c, store)
+}
+
+func newAdopter(ctx context.Context, c *client.Client, from source) (*Adopter, error) {
 	lease, ok := leases.FromContext(ctx)
 	if !ok {
 		return nil, errors.New("adopt images: there is no lease")
 	}
 	return &Adopter{
-		store: store, snapshots: c.SnapshotService(Snapshotter), content: c.ContentStore(),
+		from: from, snapshots: c.SnapshotService(Snapshotter), content: c.ContentStore(),
 		hold: func(ctx context.Context, chain digest.Digest) error {
 			resource := leases.Resource{ID: chain.String(), Type: "snapshots/" + Snapshotter}
 			return c.LeasesService().AddResource(ctx, leases.Lease{ID: lease}, resource)
@@ -75,14 +88,19 @@ func New(ctx context.Context, c *client.Client, store *Store) (*Adopter, error) 
 // The manifest is the one that `docker save` would write, with the layers as uncompressed tars, and no layer's blob is stored:
 // containerd unpacks only what has no snapshot, and CRI (1.6 to 2.4) asks for manifest and config alone.
 func (a *Adopter) Adopt(ctx context.Context, image Image) (ocispec.Descriptor, error) {
-	group, inner := errgroup.WithContext(ctx)
-	for n := range image.Layers {
-		group.Go(func() error { return a.layer(inner, image, n) })
-	}
-	if err := group.Wait(); err != nil {
+	if err := a.all(ctx, image); err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	return write(ctx, a.content, image)
+}
+
+// all makes the image's snapshots.
+func (a *Adopter) all(ctx context.Context, image Image) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for n := range image.Layers {
+		group.Go(func() error { return a.layer(ctx, image, n) })
+	}
+	return group.Wait()
 }
 
 // layer sees to the image's n-th layer and to those below it: it makes it, or waits until it was made. What failed for another image is tried
@@ -170,7 +188,7 @@ func (a *Adopter) assemble(ctx context.Context, image Image, n int, key string) 
 	}
 	dir, copies, err = a.fill(ctx, layer, at, parent)
 	<-a.filling
-	if err == nil && !a.store.Holds(image.ID, layer) {
+	if err == nil && !a.from.Holds(ctx, image.ID, layer) {
 		err = fmt.Errorf("%w: Docker removed it meanwhile", ErrUnsuitable)
 	}
 	if err != nil || at == key {
@@ -187,7 +205,8 @@ func (a *Adopter) assemble(ctx context.Context, image Image, n int, key string) 
 }
 
 func (a *Adopter) commit(ctx context.Context, chain digest.Digest, key string) error {
-	err := a.snapshots.Commit(ctx, chain.String(), key)
+	// As containerd marks what it unpacks (core/unpack).
+	err := a.snapshots.Commit(ctx, chain.String(), key, snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotRef: chain.String()}))
 	if errdefs.IsAlreadyExists(err) {
 		// Someone pulled the same layer at the same time.
 		a.discard(ctx, key)
@@ -243,8 +262,8 @@ func (a *Adopter) fill(ctx context.Context, layer Layer, key string, parent dige
 	if dir, err = a.prepare(ctx, key, parent); err != nil {
 		return "", false, err
 	}
-	from := a.store.Dir(layer)
-	v, err := a.store.linking(from, dir)
+	from := a.from.Dir(layer)
+	v, err := a.from.between(from, dir)
 	if err == nil {
 		err = mirror(ctx, v.open, from, dir, false)
 	}

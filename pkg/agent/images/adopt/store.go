@@ -4,6 +4,7 @@
 package adopt
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +14,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
@@ -26,34 +26,7 @@ var ErrUnsuitable = errors.New("cannot be adopted")
 // Store is Docker's image store on disk, for the storage driver overlay2.
 type Store struct {
 	root string
-
-	mu   sync.Mutex
-	view *view
-}
-
-// Close ends the view in which links were made.
-func (s *Store) Close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.view != nil {
-		s.view.close()
-		s.view = nil
-	}
-}
-
-// linking returns the view in which links can be made from one of the layers' directories to another directory. It is the same for
-// all layers and all snapshots.
-func (s *Store) linking(from, to string) (*view, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.view == nil {
-		v, err := openView(from, to)
-		if err != nil {
-			return nil, err
-		}
-		s.view = v
-	}
-	return s.view, nil
+	links
 }
 
 // remapped is the data root's last element with userns-remap: all owners on disk are then shifted.
@@ -91,6 +64,8 @@ type Layer struct {
 	CacheID string
 	// Size is that of the files in it, in bytes.
 	Size int64
+	// dir is where the files of a Namespace's layer lie.
+	dir string
 }
 
 // Image reads the image with this ID. It checks the config's digest and that the layers are those that the config names.
@@ -196,7 +171,7 @@ func (s *Store) Dir(layer Layer) string {
 
 // Holds tells whether Docker still has the image with this very layer. It deletes an image's config before it touches layers, so what was
 // read of the layer before Holds returned true was read whole.
-func (s *Store) Holds(id digest.Digest, layer Layer) bool {
+func (s *Store) Holds(_ context.Context, id digest.Digest, layer Layer) bool {
 	if _, err := os.Stat(s.configPath(id)); err != nil {
 		return false
 	}

@@ -75,7 +75,7 @@ func TestStore(t *testing.T) {
 		if (err == nil) != test.ok || err != nil && !errors.Is(err, ErrUnsuitable) {
 			t.Errorf("%s: %v", test.name, err)
 		}
-		if test.ok && (len(image.Layers) != 1 || s.Dir(image.Layers[0]) != filepath.Join(root, "overlay2/abc123/diff") || !s.Holds(image.ID, image.Layers[0])) {
+		if test.ok && (len(image.Layers) != 1 || s.Dir(image.Layers[0]) != filepath.Join(root, "overlay2/abc123/diff") || !s.Holds(t.Context(), image.ID, image.Layers[0])) {
 			t.Errorf("%s: %+v", test.name, image)
 		}
 	}
@@ -95,7 +95,7 @@ func TestStoreHolds(t *testing.T) {
 	if err := os.WriteFile(layer, []byte("def"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if s.Holds(image.ID, image.Layers[0]) {
+	if s.Holds(t.Context(), image.ID, image.Layers[0]) {
 		t.Error("a layer that was pulled again counts as held")
 	}
 	if err := os.WriteFile(layer, []byte("abc123"), 0o600); err != nil {
@@ -104,7 +104,7 @@ func TestStoreHolds(t *testing.T) {
 	if err := os.Remove(s.configPath(image.ID)); err != nil {
 		t.Fatal(err)
 	}
-	if s.Holds(image.ID, image.Layers[0]) {
+	if s.Holds(t.Context(), image.ID, image.Layers[0]) {
 		t.Error("a removed image counts as held")
 	}
 }

@@ -92,21 +92,29 @@ func (v *Verifier) layer(ctx context.Context, layer Layer) (err error) {
 	return nil
 }
 
-// top finds the directory of the topmost layer in the mounts of a view: what is bind-mounted where there is but one layer, else the
-// first of overlayfs's lower ones.
+// top finds the directory of the topmost layer in the mounts of a view.
 func top(mounts []mount.Mount) (string, error) {
+	dirs, err := lowers(mounts)
+	if err != nil {
+		return "", err
+	}
+	return dirs[0], nil
+}
+
+// lowers finds the directories of all layers in the mounts of a view, the topmost first: what is bind-mounted where there is but one
+// layer, else overlayfs's lower ones.
+func lowers(mounts []mount.Mount) ([]string, error) {
 	for _, m := range mounts {
 		if m.Type == "bind" && filepath.IsAbs(m.Source) {
-			return m.Source, nil
+			return []string{m.Source}, nil
 		}
 		for _, option := range m.Options {
 			if dirs, ok := strings.CutPrefix(option, "lowerdir="); ok && filepath.IsAbs(dirs) {
-				first, _, _ := strings.Cut(dirs, ":")
-				return first, nil
+				return strings.Split(dirs, ":"), nil
 			}
 		}
 	}
-	return "", fmt.Errorf("snapshots are mounted in an unknown way: %v", mounts)
+	return nil, fmt.Errorf("snapshots are mounted in an unknown way: %v", mounts)
 }
 
 // assemble returns the digest of the archive that notes, a file of tar-split, and the files below dir make.

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +19,36 @@ type view struct {
 	// base is the view's root, from the file system's root on.
 	base   string
 	mounts []mountPoint
+}
+
+// links keeps the view in which links are made from layers to snapshots: it is the same for all of them.
+type links struct {
+	mu   sync.Mutex
+	view *view
+}
+
+// Close ends the view.
+func (l *links) Close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.view != nil {
+		l.view.close()
+		l.view = nil
+	}
+}
+
+// between returns the view in which links can be made from one of the layers' directories to another directory.
+func (l *links) between(from, to string) (*view, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.view == nil {
+		v, err := openView(from, to)
+		if err != nil {
+			return nil, err
+		}
+		l.view = v
+	}
+	return l.view, nil
 }
 
 // mountPoint is a line of /proc/self/mountinfo.

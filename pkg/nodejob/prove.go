@@ -12,6 +12,7 @@ import (
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -171,9 +172,12 @@ func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startW
 		return false, nil
 	}
 	for i, check := range checks {
-		if needsDNS(check) && !check.OK && !r.hasDNS(ctx) {
+		if !needsDNS(check) || check.OK {
+			continue
+		}
+		if why := r.noDNS(ctx); why != "" {
 			checks[i].OK = true
-			note(check.Name + " was not checked: the cluster has no kube-dns Service")
+			note(check.Name + " was not checked: " + why)
 		}
 	}
 	for _, check := range checks {
@@ -184,10 +188,26 @@ func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startW
 	return isReady(pod), nil
 }
 
-// hasDNS reports whether the cluster has a DNS service that the kubelets point pods to. In doubt it has.
-func (r *Runner) hasDNS(ctx context.Context) bool {
-	_, err := r.Client.CoreV1().Services(metav1.NamespaceSystem).Get(ctx, "kube-dns", metav1.GetOptions{})
-	return !apierrors.IsNotFound(err)
+// noDNS tells why names cannot be resolved anywhere in the cluster, empty if they can, and in doubt: there is no service that the kubelets
+// point pods to, or none of its servers is ready. On a cluster's only node they cannot start before it is uncordoned.
+func (r *Runner) noDNS(ctx context.Context) string {
+	const service = "kube-dns"
+	_, err := r.Client.CoreV1().Services(metav1.NamespaceSystem).Get(ctx, service, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return "the cluster has no " + service + " Service"
+	}
+	slices, err := r.Client.DiscoveryV1().EndpointSlices(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service})
+	if err != nil || len(slices.Items) == 0 {
+		return ""
+	}
+	for _, slice := range slices.Items {
+		for _, endpoint := range slice.Endpoints {
+			if endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready {
+				return ""
+			}
+		}
+	}
+	return "no server of the " + service + " Service is ready in the cluster"
 }
 
 func isReady(pod *corev1.Pod) bool {

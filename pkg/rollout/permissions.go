@@ -66,6 +66,7 @@ func OptionalPermissions() []Permission {
 		{"create", "", "pods", "exec", nodejob.Namespace},
 		{"get", "", "nodes", "proxy", ""},
 		{"get", "", "services", "", metav1.NamespaceSystem},
+		{"list", "discovery.k8s.io", "endpointslices", "", metav1.NamespaceSystem},
 		// Whether a pod that seems not to have started has not.
 		{"get", "coordination.k8s.io", "leases", "", corev1.NamespaceNodeLease},
 	}

@@ -1,0 +1,59 @@
+package nodejob
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+)
+
+// TestNoDNS: the canary's names count where any DNS server could answer, and in doubt.
+func TestNoDNS(t *testing.T) {
+	s := server.Get(t)
+	ctx, client := t.Context(), s.Client()
+	system := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: metav1.NamespaceSystem}}
+	if _, err := client.CoreV1().Namespaces().Create(ctx, system, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	r := &Runner{Client: client}
+	demand := func(when, want string) {
+		t.Helper()
+		if got := r.noDNS(ctx); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %q", when, got, want)
+		}
+	}
+	demand("without the Service", "no kube-dns Service")
+	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "kube-dns"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 53, Protocol: corev1.ProtocolUDP}}}}
+	if _, err := client.CoreV1().Services(metav1.NamespaceSystem).Create(ctx, service, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	demand("without a slice", "")
+	slices := client.DiscoveryV1().EndpointSlices(metav1.NamespaceSystem)
+	slice, err := slices.Create(ctx, &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Name: "kube-dns-1", Labels: map[string]string{discoveryv1.LabelServiceName: "kube-dns"}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	demand("without servers", "no server of the kube-dns Service is ready")
+	for _, test := range []struct {
+		when  string
+		ready *bool
+		want  string
+	}{
+		{"one that is not ready", ptr.To(false), "no server"},
+		{"one that is", ptr.To(true), ""},
+		{"one that is not known to be", nil, ""},
+	} {
+		slice.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}, Conditions: discoveryv1.EndpointConditions{Ready: test.ready}}}
+		if slice, err = slices.Update(ctx, slice, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		demand(test.when, test.want)
+	}
+}

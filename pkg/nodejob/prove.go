@@ -171,13 +171,12 @@ func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startW
 	case !reported:
 		return false, nil
 	}
+	unchecked := ""
 	for i, check := range checks {
-		if !needsDNS(check) || check.OK {
-			continue
-		}
-		if why := r.noDNS(ctx); why != "" {
-			checks[i].OK = true
-			note(check.Name + " was not checked: " + why)
+		if needsDNS(check) && !check.OK {
+			if unchecked = r.noDNS(ctx); unchecked != "" {
+				checks[i].OK = true
+			}
 		}
 	}
 	for _, check := range checks {
@@ -185,7 +184,13 @@ func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startW
 			return false, &CanaryError{Checks: checks}
 		}
 	}
-	return isReady(pod), nil
+	if !isReady(pod) {
+		return false, nil
+	}
+	if unchecked != "" {
+		note("names were not resolved in the canary pod: " + unchecked)
+	}
+	return true, nil
 }
 
 // noDNS tells why names cannot be resolved anywhere in the cluster, empty if they can, and in doubt: there is no service that the kubelets

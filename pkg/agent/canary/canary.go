@@ -96,18 +96,25 @@ func Serve(ctx context.Context, o Options) error {
 // Run runs all checks, one after the other.
 func Run(ctx context.Context, o Options) Report {
 	var report Report
+	resolves := true
 	for _, c := range []struct {
 		name  string
 		check func(context.Context, Options) (string, error)
 	}{
 		{"api-address", apiByAddress},
 		{"dns", dns},
-		{"api-name", apiByName},
+		{"api-name", func(ctx context.Context, o Options) (string, error) {
+			if !resolves {
+				return "names are not resolved", errSkip
+			}
+			return apiByName(ctx, o)
+		}},
 		{"memory-limit", memoryLimit},
 		{"volume", volume},
 	} {
 		message, err := c.check(ctx, o)
 		result := Check{Name: c.name, OK: err == nil, Message: message}
+		resolves = resolves && (c.name != "dns" || err == nil)
 		if errors.Is(err, errSkip) {
 			result.OK, result.Skipped = true, true
 		} else if err != nil {

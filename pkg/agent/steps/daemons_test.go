@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -93,8 +94,6 @@ func TestLookAtUnits(t *testing.T) {
 	for _, test := range []struct{ kubelet, docker, refused, warned string }{
 		{kubelet: "Requires=system.slice sysinit.target", docker: "Requires=docker.socket"},
 		{kubelet: "Requires=docker.service", warned: "kubelet.service has Requires=docker.service"},
-		{kubelet: "BindsTo=docker.service", refused: "kubelet.service has BindsTo=docker.service"},
-		{kubelet: "Requisite=docker.service", refused: "kubelet.service has Requisite=docker.service"},
 		{kubelet: "PartOf=docker.service"},
 		{docker: "BindsTo=containerd.service", refused: "docker.service has BindsTo=containerd.service"},
 		{docker: "Requires=containerd.service", refused: "docker.service has Requires=containerd.service"},
@@ -130,12 +129,16 @@ func TestLookAtDependents(t *testing.T) {
 		{unit: "cri-docker.service", says: "BoundBy=kubelet.service", keep: true, refused: "kubelet.service has BindsTo=cri-docker.service"},
 		{unit: "docker.service", says: "RequiredBy=agent.service", keep: true},
 	} {
-		units := unitsSay{"docker.service": up, "docker.socket": up, "cri-docker.service": up, "agent.service": up, "off.service": down}
+		units := unitsSay{"docker.service": up, "docker.socket": up, "cri-docker.service": up, "agent.service": up, "off.service": down, kubelet.Unit: "DropInPaths=/etc/k.conf\n"}
 		units[test.unit] += test.says + "\n"
 		i := &inspection{h: &Host{Systemd: host.Systemd{Run: units}, Spec: protocol.Spec{KeepDocker: test.keep}}}
 		err := i.lookAtUnits(t.Context())
 		if (err == nil) != (test.refused == "") || err != nil && !strings.Contains(err.Error(), test.refused) {
 			t.Errorf("%+v: refused with %v", test, err)
+		}
+		var refused *refusal
+		if errors.As(err, &refused) && !strings.Contains(refused.Hint(), "/etc/k.conf") {
+			t.Errorf("%+v: the hint %q does not name the file", test, refused.Hint())
 		}
 		if warnings := strings.Join(i.Facts.Warnings, "\n"); (warnings == "") != (test.warned == "") || !strings.Contains(warnings, test.warned) {
 			t.Errorf("%+v: warnings %q", test, warnings)

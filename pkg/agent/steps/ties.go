@@ -27,7 +27,7 @@ func (i *inspection) lookAtUnits(ctx context.Context) error {
 		kinds    []string
 		why      string
 	}{
-		{kubelet.Unit, "docker.service", !i.h.Spec.KeepDocker, []string{"BindsTo", "Requisite"}, "would not run without Docker"},
+		{unit: kubelet.Unit, on: "docker.service", matters: !i.h.Spec.KeepDocker},
 		{
 			"docker.service", containerdUnit, true,
 			[]string{"Requires", "BindsTo", "PartOf", "Requisite"},
@@ -38,19 +38,22 @@ func (i *inspection) lookAtUnits(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		files := strings.TrimSpace(p["FragmentPath"] + " " + p["DropInPaths"])
 		for _, kind := range tie.kinds {
 			if !tie.matters || !slices.Contains(strings.Fields(p[kind]), tie.on) {
 				continue
 			}
-			return refuse(fmt.Sprintf("replace it by Wants= in %s, and run systemctl daemon-reload", files),
-				"%s has %s=%s: it %s", tie.unit, kind, tie.on, tie.why)
+			return refuse(byWants(p), "%s has %s=%s: it %s", tie.unit, kind, tie.on, tie.why)
 		}
 		if tie.matters && slices.Contains(strings.Fields(p["Requires"]), tie.on) {
-			i.warn("%s has Requires=%s: once Docker is uninstalled it would not start. Replace it by Wants= in %s", tie.unit, tie.on, files)
+			i.warn("%s has Requires=%s: once Docker is uninstalled it would not start; %s", tie.unit, tie.on, byWants(p))
 		}
 	}
 	return nil
+}
+
+// byWants says how to loosen a dependency, by the properties FragmentPath and DropInPaths of the unit that has it.
+func byWants(p map[string]string) string {
+	return fmt.Sprintf("replace it by Wants= in %s, and run systemctl daemon-reload", strings.TrimSpace(p["FragmentPath"]+" "+p["DropInPaths"]))
 }
 
 // lookAtHolds finds drop-ins with which the kubelet's or Docker's units could not be held down during the cutover.
@@ -72,10 +75,15 @@ func (i *inspection) lookAtDependents(ctx context.Context, units []host.UnitStat
 			return err
 		}
 		for _, by := range []string{"BoundBy", "RequisiteOf"} {
-			if slices.Contains(strings.Fields(p[by]), kubelet.Unit) {
-				kind := map[string]string{"BoundBy": "BindsTo", "RequisiteOf": "Requisite"}[by]
-				return refuse("replace it by Wants=, and run systemctl daemon-reload", "%s has %s=%s: it would not run without Docker", kubelet.Unit, kind, unit.Name)
+			if !slices.Contains(strings.Fields(p[by]), kubelet.Unit) {
+				continue
 			}
+			files, err := i.h.Systemd.Show(ctx, kubelet.Unit, "FragmentPath", "DropInPaths")
+			if err != nil {
+				return err
+			}
+			kind := map[string]string{"BoundBy": "BindsTo", "RequisiteOf": "Requisite"}[by]
+			return refuse(byWants(files), "%s has %s=%s: it would not run without Docker", kubelet.Unit, kind, unit.Name)
 		}
 		var others []string
 		for _, name := range strings.Fields(strings.Join([]string{p["RequiredBy"], p["RequisiteOf"], p["BoundBy"], p["ConsistsOf"]}, " ")) {

@@ -73,7 +73,8 @@ func TestStatus(t *testing.T) {
 		{
 			"rollback refused",
 			append(open[:6:6], record(journal.KindDone, cutover, "kubelet-stop"), closed(cutover, protocol.OutcomeSucceeded), closed(protocol.PhaseRollback, protocol.OutcomeRefused)),
-			false, "inactive", false, []string{"Ended: rollback refused", "cure the cause, then " + agentPath + " rollback"},
+			false, "inactive", false,
+			[]string{"Ended: rollback refused", "cure the cause, then " + agentPath + " rollback"},
 		},
 		{"cloned", open, false, "failed", false, []string{"Node: node-1", "it belongs to node node-1 (machine m), not to this host (machine other)", "move the directory away"}},
 		{"damaged", open, true, "failed", true, []string{"Journal:", "line 1: damaged", "move the directory away"}},

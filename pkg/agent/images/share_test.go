@@ -413,6 +413,9 @@ func TestSharedOtherwise(t *testing.T) {
 	}
 }
 
+// sharings is how often TestSharingKilled kills: what keeps the lease and finishes is TestAdoptionKilled's, too.
+const sharings = 15
+
 // TestSharingKilled kills a process that shares, at any time, and lets another one finish.
 func TestSharingKilled(t *testing.T) {
 	if address := os.Getenv("SHARE_CONTAINERD"); address != "" {
@@ -434,7 +437,7 @@ func TestSharingKilled(t *testing.T) {
 			want := rootfs(t, n, "docker.io/library/odd:1")
 			snaps, have := n.inventory(t)
 			interrupted := 0
-			for range kills {
+			for range sharings {
 				if err := images.Undo(t.Context(), n.client, "run", nil); err != nil {
 					t.Fatal(err)
 				}
@@ -455,8 +458,8 @@ func TestSharingKilled(t *testing.T) {
 					t.Fatalf("after a kill there are %v and %v, want %v and %v", s, b, snaps, have)
 				}
 			}
-			t.Logf("%d of %d were killed at work", interrupted, kills)
-			if interrupted < kills/5 {
+			t.Logf("%d of %d were killed at work", interrupted, sharings)
+			if interrupted < sharings/5 {
 				t.Error("too few were killed at work")
 			}
 			agenttest.Same(t, rootfs(t, n, "docker.io/library/odd:1"), want)

@@ -21,31 +21,27 @@ func (i *inspection) lookAtUnits(ctx context.Context) error {
 	if err := i.lookAtDependents(ctx, units); err != nil {
 		return err
 	}
-	for _, tie := range []struct {
-		unit, on string
-		matters  bool
-		kinds    []string
-		why      string
-	}{
-		{unit: kubelet.Unit, on: "docker.service", matters: !i.h.Spec.KeepDocker},
-		{
-			"docker.service", containerdUnit, true,
-			[]string{"Requires", "BindsTo", "PartOf", "Requisite"},
-			"would be restarted, with all its containers, when containerd reads its new config",
-		},
-	} {
-		p, err := i.h.Systemd.Show(ctx, tie.unit, "Requires", "BindsTo", "PartOf", "Requisite", "FragmentPath", "DropInPaths")
-		if err != nil {
-			return err
-		}
-		for _, kind := range tie.kinds {
-			if !tie.matters || !slices.Contains(strings.Fields(p[kind]), tie.on) {
-				continue
-			}
-			return refuse(byWants(p), "%s has %s=%s: it %s", tie.unit, kind, tie.on, tie.why)
-		}
-		if tie.matters && slices.Contains(strings.Fields(p["Requires"]), tie.on) {
-			i.warn("%s has Requires=%s: once Docker is uninstalled it would not start; %s", tie.unit, tie.on, byWants(p))
+	if err := i.lookAtDockerUnit(ctx); err != nil || i.h.Spec.KeepDocker {
+		return err
+	}
+	p, err := i.h.Systemd.Show(ctx, kubelet.Unit, "Requires", "FragmentPath", "DropInPaths")
+	if err == nil && slices.Contains(strings.Fields(p["Requires"]), dockerUnit) {
+		i.warn("%s has Requires=%s: once Docker is uninstalled it would not start; %s", kubelet.Unit, dockerUnit, byWants(p))
+	}
+	return err
+}
+
+// lookAtDockerUnit finds what would restart Docker together with containerd.
+func (i *inspection) lookAtDockerUnit(ctx context.Context) error {
+	kinds := []string{"Requires", "BindsTo", "PartOf", "Requisite"}
+	p, err := i.h.Systemd.Show(ctx, dockerUnit, append(kinds, "FragmentPath", "DropInPaths")...)
+	if err != nil {
+		return err
+	}
+	for _, kind := range kinds {
+		if slices.Contains(strings.Fields(p[kind]), containerdUnit) {
+			return refuse(byWants(p), "%s has %s=%s: it would be restarted, with all its containers, when containerd reads its new config",
+				dockerUnit, kind, containerdUnit)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package steps
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -8,7 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -47,18 +50,67 @@ func TestLookAtAPI(t *testing.T) {
 				_, _ = fmt.Fprint(w, "{}")
 			}))
 			defer server.Close()
-			path := filepath.Join(t.TempDir(), "kubelet.conf")
-			config := fmt.Sprintf("current-context: x\nclusters: [{name: c, cluster: {server: %s}}]\ncontexts: [{name: x, context: {cluster: c, user: u}}]\n"+
-				"users: [{name: u, user: {token: t}}]\n", server.URL)
-			if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			path := kubeconfig(t, server.URL)
 			i := &inspection{h: &Host{Spec: protocol.Spec{Node: "node-1"}}, setup: kubelet.Setup{Args: []string{"kubelet", "--kubeconfig=" + path}}}
 			if err := i.lookAtAPI(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if usable := i.Kubeconfig != ""; usable != test.usable || asked != test.asked || usable != (len(i.Facts.Warnings) == 0) {
 				t.Errorf("usable %t, asked %d times, warnings %q", usable, asked, i.Facts.Warnings)
+			}
+		})
+	}
+}
+
+func kubeconfig(t *testing.T, server string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "kubelet.conf")
+	config := fmt.Sprintf("current-context: x\nclusters: [{name: c, cluster: {server: %s}}]\ncontexts: [{name: x, context: {cluster: c, user: u}}]\n"+
+		"users: [{name: u, user: {token: t}}]\n", server)
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestTooEarlyStatus: a kubelet that reported before it had looked at its containers is started once more, once; no other one is.
+func TestTooEarlyStatus(t *testing.T) {
+	const tooEarly = "[PLEG is not healthy: pleg has yet to be successful]"
+	status := func(ready, message, runtime string) string {
+		return fmt.Sprintf(`{"status":{"conditions":[{"type":"Ready","status":%q,"message":%q,"lastHeartbeatTime":%q}],"nodeInfo":{"containerRuntimeVersion":%q}}}`,
+			ready, message, time.Now().UTC().Format(time.RFC3339), runtime)
+	}
+	ready := status("True", "", "containerd://1.6.20")
+	for _, test := range []struct {
+		name    string
+		answers []string // the last one for all further requests
+		again   int
+	}{
+		{"Ready at once", []string{ready}, 0},
+		{"too early", []string{status("False", tooEarly, "containerd://1.6.20"), ready}, 1},
+		{"too early twice", []string{status("False", tooEarly, "containerd://1.6.20"), status("False", tooEarly, "containerd://1.6.20"), ready}, 1},
+		{"another reason", []string{status("False", "container runtime network not ready", "containerd://1.6.20"), ready}, 0},
+		{"still the old runtime's", []string{status("False", tooEarly, "docker://20.10.24"), ready}, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			asked, again := 0, 0
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if !strings.HasPrefix(r.URL.Path, "/api/v1/nodes/") {
+					http.NotFound(w, r) // the Lease
+					return
+				}
+				_, _ = fmt.Fprint(w, test.answers[min(asked, len(test.answers)-1)])
+				asked++
+			}))
+			defer server.Close()
+			h := &Host{Spec: protocol.Spec{Node: "node-1"}, Systemd: host.Systemd{Run: unitsSay{kubelet.Unit: "NRestarts=0\nActiveState=active\n"}}}
+			wait := readyWait{runtime: "containerd://", since: time.Now().Add(-time.Minute), startAgain: func(context.Context) error { again++; return nil }}
+			if err := h.waitReady(t.Context(), inventory{Kubeconfig: kubeconfig(t, server.URL)}, wait, quiet{}); err != nil {
+				t.Fatal(err)
+			}
+			if again != test.again || asked != len(test.answers) {
+				t.Errorf("started again %d times after %d answers", again, asked)
 			}
 		})
 	}

@@ -1,0 +1,160 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+)
+
+func nodeReady(h *Host) engine.Step {
+	return step[nothing]{
+		id: "node-ready", title: "Wait until the node is Ready on containerd",
+		record: func(context.Context, engine.Report) (nothing, error) {
+			found, err := h.found()
+			if err == nil && found.Kubeconfig == "" {
+				err = engine.Skip("the kubelet's credentials cannot be used for it")
+			}
+			return nothing{}, err
+		},
+		apply: func(ctx context.Context, _ nothing, report engine.Report) error {
+			found, err := h.found()
+			if err != nil {
+				return err
+			}
+			var start startMemo
+			if raw, ok := engine.Memo(h.Records(), kubeletStartID); ok {
+				if err := with(kubeletStartID, raw, func(m startMemo) error { start = m; return nil }); err != nil {
+					return err
+				}
+			}
+			wait := readyWait{runtime: "containerd://", since: start.Started, startAgain: func(ctx context.Context) error {
+				return h.startAgain(ctx, found, report)
+			}}
+			return h.whileAnswering(ctx, found, func(ctx context.Context) error {
+				if err := h.waitReady(ctx, found, wait, report); err != nil {
+					return &host.UnitError{Unit: kubelet.Unit, Err: err, Log: h.Systemd.Log(context.WithoutCancel(ctx), kubelet.Unit)}
+				}
+				return h.waitContainer(ctx, found, start.Started, report)
+			})
+		},
+	}
+}
+
+// containerWait is how long the kubelet gets to start a container. It is longer than silence, after which a containerd that hangs is noticed.
+const containerWait = time.Minute
+
+// waitContainer waits until the kubelet has started a container: a node is Ready in the API before its runtime has done anything for it. At
+// least this run's own pod is to come back; where the Job was deleted and the node has no other pod either, that is a warning.
+func (h *Host) waitContainer(ctx context.Context, found inventory, since time.Time, report engine.Report) error {
+	report.Progress("wait until the kubelet has started a container", 0, 0, "")
+	err := within(ctx, containerWait, func(ctx context.Context) error {
+		return host.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error {
+			c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = c.Close() }()
+			if started, err := c.Started(ctx, since); err != nil || started {
+				return err
+			}
+			return errors.New("the kubelet has started no container yet")
+		})
+	})
+	switch {
+	case err == nil:
+		report.Progress("Ready, and the kubelet has started a container", 0, 0, "")
+	case ctx.Err() == nil:
+		report.Warn(fmt.Sprintf("the node is Ready, but %v", err))
+		err = nil
+	}
+	return err
+}
+
+// noLookYet is in the status of a kubelet that has not looked at its runtime's containers yet (pkg/kubelet/pleg/generic.go, Healthy).
+const noLookYet = "pleg has yet to be successful"
+
+// readyWait is what to wait for.
+type readyWait struct {
+	// runtime is how the node's containerRuntimeVersion begins, since when the kubelet was started.
+	runtime string
+	since   time.Time
+	// startAgain, if set, starts the kubelet once more, once, where it has reported too early. One of 1.23 or 1.24 sends its first status a tenth
+	// of a second after its start, and the next one after nodeStatusUpdateFrequency, 10 s: longer than a start takes.
+	startAgain func(context.Context) error
+}
+
+// isTooEarly reports whether the status is the first one since the start, and says nothing but that the kubelet has only just begun.
+func (w *readyWait) isTooEarly(node kubelet.Node) bool {
+	return !node.Ready && strings.HasPrefix(node.RuntimeVersion, w.runtime) && strings.Contains(node.ReadyMessage, noLookYet)
+}
+
+// waitReady waits until the API server shows the node Ready on a runtime, and has heard of it since.
+func (h *Host) waitReady(ctx context.Context, found inventory, wait readyWait, report engine.Report) error {
+	if found.Kubeconfig == "" {
+		return nil
+	}
+	exits := &exits{systemd: h.Systemd, first: -1}
+	var version, said string
+	err := host.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error {
+		if err := exits.check(ctx); err != nil {
+			return err
+		}
+		// Read anew each time: kubelets rotate their certificates.
+		api, err := kubelet.NewAPI(os.ReadFile, found.Kubeconfig)
+		if err != nil {
+			return err
+		}
+		node, err := api.Node(ctx, h.Spec.Node)
+		if err != nil {
+			return err
+		}
+		version = node.RuntimeVersion
+		if wait.startAgain != nil && wait.isTooEarly(node) {
+			again := wait.startAgain
+			wait.startAgain = nil
+			if err := again(ctx); err != nil {
+				return err
+			}
+		}
+		switch {
+		case !strings.HasPrefix(version, wait.runtime):
+			err = fmt.Errorf("node %s still reports %s", h.Spec.Node, version)
+		case !node.Ready:
+			err = fmt.Errorf("node %s is not Ready: %s", h.Spec.Node, node.ReadyMessage)
+		case node.Heartbeat.Before(wait.since.Truncate(time.Second)):
+			err = fmt.Errorf("node %s has sent nothing since %s", h.Spec.Node, node.Heartbeat.UTC().Format(time.RFC3339))
+		}
+		if err != nil && err.Error() != said {
+			said = err.Error()
+			report.Progress(said, 0, 0, "")
+		}
+		return err
+	})
+	if err == nil {
+		report.Progress("Ready on "+version, 0, 0, "")
+	}
+	return err
+}
+
+// startAgain restarts the kubelet and waits until it is healthy.
+func (h *Host) startAgain(ctx context.Context, found inventory, report engine.Report) error {
+	setup, err := found.kubelet()
+	if err != nil {
+		return err
+	}
+	report.Info("the kubelet reported the node before it had looked at its containers, and would do so again in 10 s: it is started once more")
+	end := answerForDocker(setup.Version, cadvisorSocket, report)
+	defer end()
+	if err := h.Systemd.Restart(ctx, kubelet.Unit); err != nil {
+		return err
+	}
+	return h.waitHealthy(ctx, found.HealthzURL, 0)
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -17,6 +18,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/kubectl/pkg/drain"
 )
@@ -213,6 +218,8 @@ func (d *Drainer) tryDrain(ctx context.Context, node string, watch *blockWatch, 
 	if len(pods) == 0 {
 		return nil
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	helper := d.helper(ctx, watch.client(ctx, pods))
 	helper.Timeout = timeout
 	helper.OnPodDeletionOrEvictionStarted = func(pod *corev1.Pod, _ bool) { watch.started(pod) }
@@ -221,7 +228,54 @@ func (d *Drainer) tryDrain(ctx context.Context, node string, watch *blockWatch, 
 			watch.finished(pod)
 		}
 	}
-	return helper.DeleteOrEvictPods(pods)
+	gone := make(chan bool, 1)
+	go func() {
+		isGone := d.awaitGone(ctx, node, pods)
+		if isGone {
+			cancel() // the library has nothing left to wait for
+		}
+		gone <- isGone
+	}()
+	err = helper.DeleteOrEvictPods(pods)
+	cancel()
+	if <-gone {
+		for i := range pods {
+			watch.finished(&pods[i])
+		}
+		return nil
+	}
+	return err
+}
+
+// awaitGone reports that none of the pods is on the node any more, as soon as it is so: the library looks once a second, and the node
+// is out of service meanwhile. It returns false when ctx ends, and where pods cannot be watched.
+func (d *Drainer) awaitGone(ctx context.Context, node string, pods []corev1.Pod) bool {
+	onNode := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String()}
+	changes, err := d.client.CoreV1().Pods(metav1.NamespaceAll).Watch(ctx, onNode)
+	if err != nil {
+		return false
+	}
+	defer changes.Stop()
+	// What went before the watch began is not told by it.
+	list, err := d.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, onNode)
+	if err != nil {
+		return false
+	}
+	left := map[types.UID]bool{}
+	for i := range list.Items {
+		left[list.Items[i].UID] = slices.ContainsFunc(pods, func(pod corev1.Pod) bool { return pod.UID == list.Items[i].UID })
+	}
+	maps.DeleteFunc(left, func(_ types.UID, ours bool) bool { return !ours })
+	for len(left) > 0 {
+		event, ok := <-changes.ResultChan()
+		if !ok {
+			return false
+		}
+		if pod, isPod := event.Object.(*corev1.Pod); isPod && event.Type == apiwatch.Deleted {
+			delete(left, pod.UID)
+		}
+	}
+	return true
 }
 
 // checkError is a drain that could not begin.
@@ -291,10 +345,13 @@ func (w *blockWatch) started(pod *corev1.Pod) {
 func (w *blockWatch) finished(pod *corev1.Pod) {
 	key := pod.Namespace + "/" + pod.Name
 	w.mu.Lock()
+	known := w.left[key]
 	delete(w.left, key)
 	delete(w.blocked, key)
 	w.mu.Unlock()
-	w.drainer.observer.Gone(pod)
+	if known {
+		w.drainer.observer.Gone(pod)
+	}
 }
 
 // evicted is told how each attempt ended.

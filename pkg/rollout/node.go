@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
@@ -240,12 +241,17 @@ func (r *Rollout) retry(ctx context.Context, request func() error) error {
 
 // poll calls look again and again until it is done or ctx ends, whose cause is then returned with the last word of look.
 func (r *Rollout) poll(ctx context.Context, look func() (done bool, last error)) error {
+	return r.pollChange(ctx, nil, look)
+}
+
+// pollChange is poll that does not sleep on when a change is told.
+func (r *Rollout) pollChange(ctx context.Context, changes <-chan struct{}, look func() (done bool, last error)) error {
 	for {
 		done, last := look()
 		if done {
 			return last
 		}
-		if err := r.sleep(ctx); err != nil {
+		if err := r.sleepOr(ctx, changes); err != nil {
 			if last == nil || errors.Is(last, context.Canceled) || errors.Is(last, context.DeadlineExceeded) {
 				return err
 			}
@@ -255,7 +261,9 @@ func (r *Rollout) poll(ctx context.Context, look func() (done bool, last error))
 }
 
 // sleep waits until it is time to look again, or returns the cause of ctx's end.
-func (r *Rollout) sleep(ctx context.Context) error {
+func (r *Rollout) sleep(ctx context.Context) error { return r.sleepOr(ctx, nil) }
+
+func (r *Rollout) sleepOr(ctx context.Context, changes <-chan struct{}) error {
 	timer := r.clock.NewTimer(pollInterval)
 	defer timer.Stop()
 	select {
@@ -263,7 +271,31 @@ func (r *Rollout) sleep(ctx context.Context) error {
 		return context.Cause(ctx)
 	case <-timer.C():
 		return nil
+	case <-changes:
+		return nil
 	}
+}
+
+// podChanges tells when pods on the node have changed, until ctx ends; not of each change, where several come at once. It tells
+// nothing where pods cannot be watched.
+func (s *session) podChanges(ctx context.Context) <-chan struct{} {
+	told := make(chan struct{}, 1)
+	go func() {
+		changes, err := s.client.CoreV1().Pods(metav1.NamespaceAll).Watch(ctx, metav1.ListOptions{
+			FieldSelector: fields.OneTermEqualSelector("spec.nodeName", s.name).String(),
+		})
+		if err != nil {
+			return
+		}
+		defer changes.Stop()
+		for range changes.ResultChan() {
+			select {
+			case told <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return told
 }
 
 // isNodeReady reads the Ready condition.

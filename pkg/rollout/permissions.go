@@ -59,6 +59,8 @@ func OptionalPermissions() []Permission {
 		// The checks on volumes that plan makes and switch repeats.
 		{"list", "", "persistentvolumes", "", ""},
 		{"list", "", "persistentvolumeclaims", "", ""},
+		// To learn of a change at once, and not at the next look.
+		{"watch", "", "pods", "", ""},
 		// Which budget holds a pod back, and why a pod does not start.
 		{"list", "policy", "poddisruptionbudgets", "", ""},
 		{"list", "", "events", "", ""},

@@ -71,13 +71,23 @@ func (e *NoResultError) Error() string { return fmt.Sprintf("%s: %v", e.Phase, e
 
 func (e *NoResultError) Unwrap() error { return e.Cause }
 
+// ErrEnded is the cause of a NoResultError for a pod that has ended well, and whose log holds no result of the phase.
+var ErrEnded = errors.New("the pod has ended without a result")
+
 // Follow waits for the result of spec's phase, whose Job is there. begun says that the agent may have begun in an earlier call.
-// Every error is a *NoResultError; its cause is a *StartError for a pod that never ran, or the cause of ctx's end.
+// Every error is a *NoResultError; its cause is a *StartError for a pod that never ran, ErrEnded, or the cause of ctx's end.
 func (f *Follower) Follow(ctx context.Context, spec protocol.Spec, mode Mode, begun bool) (*protocol.Result, error) {
+	return f.FollowIn(ctx, spec.Phase, spec, mode, begun)
+}
+
+// FollowIn is Follow for a phase that the pod of another phase's Job asks for.
+func (f *Follower) FollowIn(ctx context.Context, job protocol.Phase, spec protocol.Spec, mode Mode, begun bool) (*protocol.Result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	host := spec
+	host.Phase = job
 	w := &followed{
-		Follower: f, spec: spec, mode: mode, begun: begun, job: JobName(spec.Node, spec.Run, spec.Phase),
+		Follower: f, spec: spec, mode: mode, begun: begun, job: JobName(spec.Node, spec.Run, job), labels: jobLabels(host),
 		lines: make(chan logLine), start: startWatch{client: f.runner.Client},
 		kubelet: kubeletWatch{client: f.runner.Client, node: spec.Node},
 	}
@@ -88,20 +98,21 @@ func (f *Follower) Follow(ctx context.Context, spec protocol.Spec, mode Mode, be
 	return result, nil
 }
 
-// logLine is a line of a pod's log, or with end set the end of a stream.
+// logLine is a line of a pod's log, or with end set the end of a stream; whole, if that was the log's end.
 type logLine struct {
-	text string
-	end  bool
+	text       string
+	end, whole bool
 }
 
 // followed is one call of Follow.
 type followed struct {
 	*Follower
-	spec  protocol.Spec
-	mode  Mode
-	job   string
-	begun bool
-	start startWatch
+	spec   protocol.Spec
+	mode   Mode
+	job    string
+	labels map[string]string
+	begun  bool
+	start  startWatch
 	// kubelet decides in Unattended whether a pod that seems not to have started has not.
 	kubelet kubeletWatch
 	// bound: there was a pod, whose node may have run it.
@@ -111,6 +122,8 @@ type followed struct {
 
 	lines   chan logLine
 	reading bool
+	// ended: the pod had ended well before the log was asked for.
+	ended bool
 	// outage is since when requests fail.
 	outage time.Time
 	// trouble is the last complaint that Unattended puts up with.
@@ -130,6 +143,9 @@ func (w *followed) run(ctx context.Context) (*protocol.Result, error) {
 		case line := <-w.lines:
 			if line.end {
 				w.reading = false
+				if line.whole && w.ended && w.mode == InService {
+					return nil, ErrEnded
+				}
 				continue
 			}
 			result, err := w.take(line.text)
@@ -175,7 +191,7 @@ func (w *followed) take(line string) (*protocol.Result, error) {
 
 // look asks for pod and Job, and begins to read the log where there is one.
 func (w *followed) look(ctx context.Context) error {
-	pod, err := w.runner.Pod(ctx, jobLabels(w.spec))
+	pod, err := w.runner.Pod(ctx, w.labels)
 	if ctx.Err() != nil {
 		return nil // run says why
 	}
@@ -191,7 +207,7 @@ func (w *followed) look(ctx context.Context) error {
 	}
 	// The status tells of the container late: kubelets up to 1.26 send five requests a second, two for each pod that changes.
 	if pod != nil && !w.reading {
-		w.reading = true
+		w.reading, w.ended = true, pod.Status.Phase == corev1.PodSucceeded
 		go w.read(ctx, pod.Name)
 	}
 	w.bound = w.bound || pod != nil
@@ -293,7 +309,8 @@ func (w *followed) read(ctx context.Context, pod string) {
 			return false
 		}
 	}
-	defer send(logLine{end: true})
+	end := logLine{end: true}
+	defer func() { send(end) }()
 	watchdog := time.AfterFunc(silence, cancel)
 	defer watchdog.Stop()
 	stream, err := w.runner.Client.CoreV1().Pods(Namespace).
@@ -310,6 +327,7 @@ func (w *followed) read(ctx context.Context, pod string) {
 			return
 		}
 	}
+	end.whole = scanner.Err() == nil
 }
 
 // withoutURL is what failed in a request, without the request: a selector in it makes a line that nobody can read.

@@ -24,6 +24,8 @@ import (
 const (
 	// canaryTimeout is for sandbox, network and the canary's own checks.
 	canaryTimeout = 2 * time.Minute
+	// canaryInterval is how often its log is looked for: the node is out of service.
+	canaryInterval = 200 * time.Millisecond
 	// execTimeout is for the command, requestTimeout for one answer of kubelet or API server.
 	execTimeout    = 30 * time.Second
 	requestTimeout = 5 * time.Second
@@ -57,7 +59,7 @@ func (e *OutageError) Unwrap() error { return e.Cause }
 // Prove runs the canary pod and returns when it has passed. Note gets what could not be checked, a sentence each. A check that
 // fails is a *CanaryError, a pod that does not run a *StartError, and an *OutageError says that the API server was away. The pod is left to Remove.
 func (r *Runner) Prove(ctx context.Context, p CanaryParams, note func(string)) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, canaryTimeout, fmt.Errorf("not ready after %s", canaryTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, canaryTimeout, fmt.Errorf("no report after %s", canaryTimeout))
 	defer cancel()
 	pod := Canary(p)
 	if !p.Started || !r.isAlive(ctx, pod) {
@@ -68,20 +70,10 @@ func (r *Runner) Prove(ctx context.Context, p CanaryParams, note func(string)) e
 	if err := r.awaitCanary(ctx, pod, note); err != nil {
 		return err
 	}
-	statsCtx, enough := context.WithCancel(ctx)
-	told := make(chan struct{})
-	go func() {
-		defer close(told)
-		r.stats(statsCtx, p.Node, note)
-	}()
-	err := r.exec(ctx, pod, note)
-	if err != nil {
-		enough()
-		err = fmt.Errorf("exec into the canary pod: %w", err)
+	if err := r.exec(ctx, pod, note); err != nil {
+		return fmt.Errorf("exec into the canary pod: %w", err)
 	}
-	<-told
-	enough()
-	return err
+	return nil
 }
 
 // StartCanary creates the canary pod for a Prove to come, whose CanaryParams then say Started.
@@ -141,7 +133,7 @@ func (r *Runner) awaitCanary(ctx context.Context, pod *corev1.Pod, note func(str
 			}
 			last = fmt.Errorf("it is %s", current.Status.Phase)
 		}
-		if err := r.pause(ctx); err != nil {
+		if err := r.pauseFor(ctx, canaryInterval); err != nil {
 			err = fmt.Errorf("canary: %w", errors.Join(err, last))
 			if away {
 				return &OutageError{Cause: err}
@@ -156,12 +148,9 @@ func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startW
 	if err := start.check(ctx, r.Clock.Now(), pod.Name, pod); err != nil {
 		return false, fmt.Errorf("canary: %w", err)
 	}
-	if !hasStarted(pod) {
-		return false, nil
-	}
 	log, err := r.Client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: PhaseCanary}).DoRaw(ctx)
 	if err != nil {
-		return false, nil //nolint:nilerr // asked again, until the canary's time is over
+		return false, nil //nolint:nilerr // it may not have started; asked again, until the canary's time is over
 	}
 	checks, reported := parseCanary(log)
 	ended := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
@@ -183,9 +172,6 @@ func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startW
 		if !check.OK {
 			return false, &CanaryError{Checks: checks}
 		}
-	}
-	if !isReady(pod) {
-		return false, nil
 	}
 	if unchecked != "" {
 		note("names were not resolved in the canary pod: " + unchecked)
@@ -213,15 +199,6 @@ func (r *Runner) noDNS(ctx context.Context) string {
 		}
 	}
 	return "no server of the " + service + " Service is ready in the cluster"
-}
-
-func isReady(pod *corev1.Pod) bool {
-	for _, condition := range pod.Status.Conditions {
-		if condition.Type == corev1.PodReady {
-			return condition.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }
 
 // exec runs a command in the canary, as `kubectl exec` does it: over a WebSocket, or over SPDY where server or proxy have no other.
@@ -306,9 +283,9 @@ func (r *Runner) tryExec(ctx context.Context, pod *corev1.Pod) error {
 	return nil
 }
 
-// stats asks the kubelet for its pods' metrics, which it gets from the runtime. They need a right that few have, and the node is out
-// of service meanwhile, so that they are neither waited for nor a failure.
-func (r *Runner) stats(ctx context.Context, node string, note func(string)) {
+// CheckMetrics asks the kubelet for its pods' metrics, which it gets from the runtime, for at most requestTimeout. They need a right that
+// few have, so that none are no failure: note gets why, a sentence.
+func (r *Runner) CheckMetrics(ctx context.Context, node string, note func(string)) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	var last string

@@ -191,8 +191,10 @@ func (r *Runner) remove(ctx context.Context, selector string) error {
 }
 
 // pause waits for the next look, or returns the cause of ctx's end.
-func (r *Runner) pause(ctx context.Context) error {
-	timer := r.Clock.NewTimer(pollInterval)
+func (r *Runner) pause(ctx context.Context) error { return r.pauseFor(ctx, pollInterval) }
+
+func (r *Runner) pauseFor(ctx context.Context, interval time.Duration) error {
+	timer := r.Clock.NewTimer(interval)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

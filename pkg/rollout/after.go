@@ -155,10 +155,15 @@ func (s *session) leave(ctx context.Context, stage Stage, outcome Outcome, cause
 
 // await polls a check of the verification; the last word of look is the error.
 func (s *session) await(ctx context.Context, what string, look func(context.Context) (bool, error)) error {
+	return s.awaitChange(ctx, what, nil, look)
+}
+
+// awaitChange is await that also looks when a change is told.
+func (s *session) awaitChange(ctx context.Context, what string, changes <-chan struct{}, look func(context.Context) (bool, error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, verifyTimeout, fmt.Errorf("%s: not so after %s", what, verifyTimeout))
 	defer cancel()
 	var requestErr error
-	err := s.poll(ctx, func() (bool, error) {
+	err := s.pollChange(ctx, changes, func() (bool, error) {
 		done, err := look(ctx)
 		requestErr = nil
 		if err != nil && nodejob.IsTransient(err) && !isFinding(err) {
@@ -237,7 +242,9 @@ func (s *session) checkOwnPod(ctx context.Context) error {
 func (s *session) checkResidents(ctx context.Context) error {
 	var pending []string
 	count := 0
-	err := s.await(ctx, "DaemonSet and static pods Ready", func(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	err := s.awaitChange(ctx, "DaemonSet and static pods Ready", s.podChanges(ctx), func(ctx context.Context) (bool, error) {
 		pods, err := s.podsOn(ctx)
 		if err != nil {
 			return false, err
@@ -297,19 +304,15 @@ func usesDockerSocket(pod *corev1.Pod) bool {
 	})
 }
 
-// checkHost has the agent look at the host once more: that CRI and kubelet answer, and that Docker is down. Only what it finds, and a
-// pod that cannot start, is held against the node.
+// checkHost waits until the agent has looked at the host once more: that CRI and kubelet answer, and that Docker is down. Only what it
+// finds, and a pod that cannot start, is held against the node.
 func (s *session) checkHost(ctx context.Context) error {
 	if s.back != nil {
 		return nil // the agent's checks are about the new runtime
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, verifyTimeout, fmt.Errorf("%w: waited %s", errNoAnswer, verifyTimeout))
 	defer cancel()
-	spec := s.spec(protocol.PhaseVerify)
-	if err := s.ensureJob(ctx, spec); err != nil {
-		return &nodejob.OutageError{Cause: err}
-	}
-	result, err := s.follower.Follow(ctx, spec, nodejob.InService, false)
+	result, err := s.verifyHost(ctx)
 	var start *nodejob.StartError
 	switch {
 	case errors.As(err, &start):
@@ -321,6 +324,30 @@ func (s *session) checkHost(ctx context.Context) error {
 	}
 	s.tell(Info, "the agent has found the host as it should be")
 	return nil
+}
+
+// verifyHost returns the result of the host's verification. The pod of the cutover asks for it when it has come back; where that pod is gone,
+// or has ended without a result, as one of an older agent does, a Job of its own does.
+func (s *session) verifyHost(ctx context.Context) (*protocol.Result, error) {
+	spec := s.spec(protocol.PhaseVerify)
+	var pod *corev1.Pod
+	err := s.retry(ctx, func() (err error) {
+		pod, err = s.runner.PhasePod(ctx, s.spec(protocol.PhaseCutover))
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if pod != nil {
+		result, err := s.follower.FollowIn(ctx, protocol.PhaseCutover, spec, nodejob.InService, true)
+		if !errors.Is(err, nodejob.ErrEnded) {
+			return result, err
+		}
+	}
+	if err := s.ensureJob(ctx, spec); err != nil {
+		return nil, err
+	}
+	return s.follower.Follow(ctx, spec, nodejob.InService, false)
 }
 
 // rollback undoes a cutover that the host took for good and that the verification disproved.
@@ -394,10 +421,17 @@ func (s *session) giveBack(ctx context.Context) error {
 		return err
 	}
 	s.serviced(cordoned)
+	s.checkMetrics(ctx)
 	if err := s.remove(ctx); err != nil {
 		s.tell(Warning, "%s", err)
 	}
 	return nil
+}
+
+// checkMetrics comes last: what it finds is no failure, and each request to a kubelet is one more of its own to the API server, to ask
+// whether it is allowed. A node that waits for its pods to be Ready should not wait for those.
+func (s *session) checkMetrics(ctx context.Context) {
+	s.runner.CheckMetrics(ctx, s.name, func(text string) { s.tell(Warning, "%s", text) })
 }
 
 // serviced ends the time out of service.

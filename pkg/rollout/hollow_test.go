@@ -1,15 +1,9 @@
 package rollout
 
 import (
-	"archive/tar"
-	"bytes"
-	"compress/gzip"
 	"context"
-	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -30,7 +24,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/utils/ptr"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
@@ -58,6 +51,8 @@ type hollow struct {
 	// asleep: the kubelet neither renews its Lease nor looks at pods.
 	asleep  atomic.Bool
 	renewed time.Time
+	// oldAgent: the cutover's pod does not ask for the verification.
+	oldAgent bool
 	// silent, if set, is what the host does in the cutover while the kubelet is asleep and has not reported the container.
 	silent func(*hollow)
 
@@ -255,18 +250,11 @@ func (h *hollow) setStatus(ctx context.Context, pod *corev1.Pod, phase corev1.Po
 	}
 }
 
-// agent plays a phase that has no result yet, as the host unit would, and then ends the pod.
+// agent plays what a pod asks for, and then ends the pod.
 func (h *hollow) agent(ctx context.Context, pod *corev1.Pod, spec protocol.Spec) {
-	h.mu.Lock()
-	h.phases = append(h.phases, spec.Phase)
-	known := slices.ContainsFunc(h.events, func(e protocol.Event) bool { return e.Result != nil && e.Phase == spec.Phase && e.Run == spec.Run })
-	h.mu.Unlock()
-	if !known {
-		play := h.script[spec.Phase]
-		if play == nil {
-			play = func(h *hollow, spec protocol.Spec) { h.succeed(spec) }
-		}
-		play(h, spec)
+	if result := h.play(spec); spec.Phase == protocol.PhaseCutover && result.Outcome == protocol.OutcomeSucceeded && !h.oldAgent {
+		spec.Phase = protocol.PhaseVerify
+		h.play(spec)
 	}
 	restarts := int32(0)
 	if h.isOn(inventory.RuntimeContainerd) {
@@ -278,6 +266,34 @@ func (h *hollow) agent(ctx context.Context, pod *corev1.Pod, spec protocol.Spec)
 	h.mu.Lock()
 	h.ended[pod.Name] = true
 	h.mu.Unlock()
+}
+
+// play plays a phase that has no result yet, as the host unit would, and returns its result.
+func (h *hollow) play(spec protocol.Spec) protocol.Result {
+	result := func() (found *protocol.Result) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, event := range h.events {
+			if event.Result != nil && event.Phase == spec.Phase && event.Run == spec.Run {
+				found = event.Result
+			}
+		}
+		return found
+	}
+	h.mu.Lock()
+	h.phases = append(h.phases, spec.Phase)
+	h.mu.Unlock()
+	if result() == nil {
+		play := h.script[spec.Phase]
+		if play == nil {
+			play = func(h *hollow, spec protocol.Spec) { h.succeed(spec) }
+		}
+		play(h, spec)
+	}
+	if result() == nil {
+		return protocol.Result{}
+	}
+	return *result()
 }
 
 // inMidst does something once a stage that has begun is where it waits: the node is cordoned, or the agent at work.
@@ -393,100 +409,5 @@ func (h *hollow) updateNode(change func(*corev1.Node)) {
 			h.t.Errorf("update node %s: %v", h.name, err)
 		}
 		return
-	}
-}
-
-// serve is the kubelet's API as far as the plugin needs it.
-func (h *hollow) serve(w http.ResponseWriter, r *http.Request) {
-	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
-	switch parts[0] {
-	case "containerLogs":
-		if h.podStatus != nil {
-			http.Error(w, "container is waiting to start", http.StatusBadRequest)
-			return
-		}
-		if parts[3] == nodejob.PhaseCanary {
-			report := map[string]any{"canary": map[string]any{"checks": h.checks}}
-			_, _ = fmt.Fprintln(w, "a line that is no report")
-			_ = json.NewEncoder(w).Encode(report)
-			return
-		}
-		if strings.HasPrefix(parts[2], "runtime-evidence-") {
-			h.serveEvidence(w)
-			return
-		}
-		h.serveLog(w, r, parts[2])
-	case "exec":
-		options, err := remotecommand.NewOptions(r)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		remotecommand.ServeExec(w, r, executor{}, parts[2], "", parts[3], r.URL.Query()["command"], options, time.Minute, time.Minute, remotecommand.SupportedStreamingProtocols)
-	case "stats":
-		_, _ = io.WriteString(w, `{"pods":[{}]}`)
-	default:
-		http.NotFound(w, r)
-	}
-}
-
-type executor struct{}
-
-func (executor) ExecInContainer(_ context.Context, _, _, _ string, command []string, _ io.Reader, out, _ io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
-	_, err := fmt.Fprintf(out, "ran %s\n", strings.Join(command, " "))
-	return err
-}
-
-// serveEvidence is the log of a pod that gathers evidence: one file, in lines as the agent makes them.
-func (h *hollow) serveEvidence(w io.Writer) {
-	var data bytes.Buffer
-	zip := gzip.NewWriter(&data)
-	archive := tar.NewWriter(zip)
-	text := "journal of " + h.name
-	if err := errors.Join(
-		archive.WriteHeader(&tar.Header{Name: "run/journal.jsonl", Mode: 0o600, Size: int64(len(text))}),
-		func() error { _, err := io.WriteString(archive, text); return err }(), archive.Close(), zip.Close(),
-	); err != nil {
-		h.t.Error(err)
-	}
-	_, _ = fmt.Fprintln(w, "a warning\n"+protocol.EvidenceBegin)
-	for chunk := range slices.Chunk([]byte(base64.StdEncoding.EncodeToString(data.Bytes())), 64) {
-		_, _ = fmt.Fprintf(w, "%s\n", chunk)
-	}
-	_, _ = fmt.Fprintln(w, protocol.EvidenceEnd)
-}
-
-// serveLog streams the event file from its beginning, until the container dies or ends.
-func (h *hollow) serveLog(w http.ResponseWriter, r *http.Request, pod string) {
-	h.mu.Lock()
-	epoch := h.epoch
-	h.mu.Unlock()
-	_, _ = fmt.Fprintln(w, "supervise: following the host unit")
-	for sent := 0; ; {
-		h.mu.Lock()
-		events, dead, ended := h.events[sent:], h.epoch != epoch, h.ended[pod]
-		h.mu.Unlock()
-		if dead {
-			return
-		}
-		for _, event := range events {
-			line, err := event.Encode()
-			if err != nil {
-				h.t.Error(err)
-			}
-			_, _ = w.Write(line)
-		}
-		sent += len(events)
-		if flusher, ok := w.(http.Flusher); ok {
-			flusher.Flush()
-		}
-		if ended {
-			return
-		}
-		select {
-		case <-r.Context().Done():
-			return
-		case <-time.After(20 * time.Millisecond):
-		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -58,20 +58,18 @@ type Report struct {
 // apiName is the API server's name on the cluster's DNS, completed by the pod's search path.
 const apiName = "kubernetes.default.svc"
 
-// Serve runs the checks, prints the Report, and serves /healthz until ctx ends: 503 before the checks have run, 200 after, whatever
-// they found, since a pod that is not Ready would hide what the report says.
+// Serve answers probes at /healthz until ctx ends, runs the checks meanwhile, and prints the Report. That a probe came is one of them: who
+// waits for the report need not wait for the pod's status, too, which a kubelet sends late.
 func Serve(ctx context.Context, o Options) error {
 	if o.Patience == 0 {
 		o.Patience = 30 * time.Second
 	}
-	var ran atomic.Bool
 	mux := http.NewServeMux()
+	probed := make(chan struct{})
+	var once sync.Once
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if !ran.Load() {
-			http.Error(w, "the checks have not run yet", http.StatusServiceUnavailable)
-			return
-		}
 		_, _ = io.WriteString(w, "ok")
+		once.Do(func() { close(probed) })
 	})
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf(":%d", o.Port))
 	if err != nil {
@@ -81,10 +79,9 @@ func Serve(ctx context.Context, o Options) error {
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 
-	if err := json.NewEncoder(o.Out).Encode(Run(ctx, o)); err != nil {
+	if err := json.NewEncoder(o.Out).Encode(run(ctx, o, probed)); err != nil {
 		return fmt.Errorf("print canary report: %w", err)
 	}
-	ran.Store(true)
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve canary: %w", err)
@@ -93,8 +90,8 @@ func Serve(ctx context.Context, o Options) error {
 	}
 }
 
-// Run runs all checks, one after the other.
-func Run(ctx context.Context, o Options) Report {
+// run runs the checks in the order in which the report shows them. probed is closed once a probe has come.
+func run(ctx context.Context, o Options, probed <-chan struct{}) Report {
 	var report Report
 	resolves := true
 	for _, c := range []struct {
@@ -111,6 +108,7 @@ func Run(ctx context.Context, o Options) Report {
 		}},
 		{"memory-limit", memoryLimit},
 		{"volume", volume},
+		{"probe", func(ctx context.Context, o Options) (string, error) { return probe(ctx, o, probed) }},
 	} {
 		message, err := c.check(ctx, o)
 		result := Check{Name: c.name, OK: err == nil, Message: message}
@@ -235,4 +233,15 @@ func volume(_ context.Context, o Options) (string, error) {
 		return "", errors.New("read volume: not what was written")
 	}
 	return "written and read back", nil
+}
+
+// probe waits until the kubelet has probed the pod, which it does each second.
+func probe(ctx context.Context, o Options, probed <-chan struct{}) (string, error) {
+	select {
+	case <-probed:
+		return "it has come", nil
+	case <-ctx.Done():
+	case <-time.After(o.Patience):
+	}
+	return "", fmt.Errorf("the kubelet has not asked port %d for /healthz", o.Port)
 }

@@ -39,7 +39,9 @@ type Supervisor struct {
 	Interval time.Duration
 }
 
-// Run returns the phase's result. An error means that the result is not known: the Job has to start the pod again.
+// Run returns the phase's result. After a cutover that succeeded it is that of the verification, which the same pod asks for: it has come
+// back on the new runtime, and another pod would cost the kubelet requests while the node is out of service. An error means
+// that the result is not known: the Job has to start the pod again.
 func (s *Supervisor) Run(ctx context.Context) (protocol.Result, error) {
 	if s.Interval == 0 {
 		s.Interval = 200 * time.Millisecond
@@ -47,7 +49,18 @@ func (s *Supervisor) Run(ctx context.Context) (protocol.Result, error) {
 	if !host.Booted(s.Layout.Root) {
 		return s.refuse("this host does not run systemd", "replace the node: the switch needs systemd on it", nil)
 	}
-	tail := &tail{path: filepath.Join(s.Layout.RunDir(s.Spec.Run), journal.EventsName), phase: s.Spec.Phase}
+	tail := &tail{path: filepath.Join(s.Layout.RunDir(s.Spec.Run), journal.EventsName), results: map[protocol.Phase]*protocol.Result{}}
+	result, err := s.runPhase(ctx, tail)
+	if err == nil && s.Spec.Phase == protocol.PhaseCutover && result.Outcome == protocol.OutcomeSucceeded {
+		s.Spec.Phase = protocol.PhaseVerify
+		result, err = s.runPhase(ctx, tail)
+	}
+	return result, err
+}
+
+// runPhase has the host do the phase of the Spec, unless it is done.
+func (s *Supervisor) runPhase(ctx context.Context, tail *tail) (protocol.Result, error) {
+	tail.phase = s.Spec.Phase
 	if s.Spec.Phase == protocol.PhaseRollback {
 		if result, err := s.beginRollback(tail); err != nil || result != nil {
 			return deref(result), err
@@ -279,6 +292,8 @@ type tail struct {
 	path   string
 	phase  protocol.Phase
 	offset int64
+	// results are those of the phases that have been read so far.
+	results map[protocol.Phase]*protocol.Result
 	// after is the last event of earlier attempts at the phase, which are left out.
 	after int64
 }
@@ -298,24 +313,22 @@ func (t *tail) copy(out io.Writer) (*protocol.Result, error) {
 		return nil, fmt.Errorf("follow events: %w", err)
 	}
 	end := bytes.LastIndexByte(data, '\n') + 1
-	var result *protocol.Result
 	var lines []byte
 	for line := range bytes.Lines(data[:end]) {
 		event, err := protocol.DecodeEvent(line)
-		ours := err == nil && event.Phase == t.phase
-		if ours && event.Seq <= t.after {
+		if err == nil && event.Phase == t.phase && event.Seq <= t.after {
 			continue
 		}
 		lines = append(lines, line...)
-		if ours && event.Result != nil {
-			result = event.Result
+		if err == nil && event.Result != nil {
+			t.results[event.Phase] = event.Result
 		}
 	}
 	if _, err := out.Write(lines); err != nil {
 		return nil, fmt.Errorf("write events: %w", err)
 	}
 	t.offset += int64(end)
-	return result, nil
+	return t.results[t.phase], nil
 }
 
 // binDirs are where the agent's program may go, the first of them that programs can be run from.

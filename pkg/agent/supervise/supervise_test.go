@@ -71,8 +71,25 @@ func report(t *testing.T, s *Supervisor, event protocol.Event) {
 		t.Fatal(err)
 	}
 	defer func() { _ = events.Close() }()
-	event.Phase = protocol.PhasePrepare
+	if event.Phase == "" {
+		event.Phase = protocol.PhasePrepare
+	}
 	if err := events.Append(event); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// openPhase writes a journal in which a phase is open.
+func openPhase(t *testing.T, dir, run string, phase protocol.Phase) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	j, err := journal.Open(dir, journal.Identity{Run: run, Node: "node-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(j.Append(journal.Record{Kind: journal.KindOpen, Phase: phase}), j.Close()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -136,6 +153,49 @@ func TestKeepsGoing(t *testing.T) {
 	}
 	if result, err := s.Run(context.Background()); err != nil || result.Outcome != protocol.OutcomeSucceeded || h.starts != 2 {
 		t.Error(result, err, h.starts)
+	}
+}
+
+// TestCutoverIsVerified: the pod that has a cutover done has it verified, too, once, and only where it succeeded.
+func TestCutoverIsVerified(t *testing.T) {
+	for _, outcome := range []protocol.Outcome{protocol.OutcomeSucceeded, protocol.OutcomeRolledBack} {
+		h := &hostUnit{}
+		s, out := newSupervisor(t, h)
+		s.Spec.Phase = protocol.PhaseCutover
+		asked := func(phase protocol.Phase) bool {
+			_, ok, err := s.Layout.Spec("r1", phase)
+			if err != nil {
+				t.Error(err)
+			}
+			return ok
+		}
+		h.work = func(start int) {
+			if start == 1 {
+				openPhase(t, s.Layout.RunDir("r1"), "r1", protocol.PhaseCutover)
+				if asked(protocol.PhaseVerify) {
+					t.Error("the verification was asked for before the cutover's result")
+				}
+				report(t, s, protocol.Event{Phase: protocol.PhaseCutover, Result: &protocol.Result{Outcome: outcome}})
+				return
+			}
+			report(t, s, protocol.Event{Phase: protocol.PhaseVerify, Result: &protocol.Result{Outcome: protocol.OutcomeSucceeded, Message: "verified"}})
+		}
+		verified := outcome == protocol.OutcomeSucceeded
+		starts, message := 1, ""
+		if verified {
+			starts, message = 2, "verified"
+		}
+		for range 2 { // the second time as the pod's next container
+			s.Spec.Phase = protocol.PhaseCutover
+			out.Reset()
+			result, err := s.Run(context.Background())
+			if err != nil || result.Message != message || h.starts != starts || asked(protocol.PhaseVerify) != verified {
+				t.Errorf("%s: %+v %v, %d starts, verification asked for: %t", outcome, result, err, h.starts, asked(protocol.PhaseVerify))
+			}
+			if got := events(t, out); len(got) != starts {
+				t.Errorf("%s: %+v", outcome, got)
+			}
+		}
 	}
 }
 
@@ -237,17 +297,7 @@ func TestRefuses(t *testing.T) {
 	})
 	t.Run("another run is open", func(t *testing.T) {
 		s, _ := newSupervisor(t, &hostUnit{})
-		dir := s.Layout.RunDir("r0")
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		j, err := journal.Open(dir, journal.Identity{Run: "r0", Node: "node-1"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := j.Append(journal.Record{Kind: journal.KindOpen, Phase: protocol.PhaseCutover}); err != nil {
-			t.Fatal(err)
-		}
+		openPhase(t, s.Layout.RunDir("r0"), "r0", protocol.PhaseCutover)
 		if err := s.Layout.SetCurrent("r0"); err != nil {
 			t.Fatal(err)
 		}
@@ -321,16 +371,7 @@ func TestRollbackIsAskedForAgain(t *testing.T) {
 		t.Error("it was asked for", err)
 	}
 
-	if err := os.MkdirAll(s.Layout.RunDir("r1"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	j, err := journal.Open(s.Layout.RunDir("r1"), journal.Identity{Run: "r1", Node: "node-1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(j.Append(journal.Record{Kind: journal.KindOpen, Phase: protocol.PhasePrepare}), j.Close()); err != nil {
-		t.Fatal(err)
-	}
+	openPhase(t, s.Layout.RunDir("r1"), "r1", protocol.PhasePrepare)
 	run(protocol.OutcomeBroken, 1, 2)
 	run(protocol.OutcomeBroken, 1, 2) // the same Job's next pod
 	if !host.Absent(again) {

@@ -1,0 +1,117 @@
+package rollout
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// serve is the kubelet's API as far as the plugin needs it.
+func (h *hollow) serve(w http.ResponseWriter, r *http.Request) {
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	switch parts[0] {
+	case "containerLogs":
+		if h.podStatus != nil {
+			http.Error(w, "container is waiting to start", http.StatusBadRequest)
+			return
+		}
+		if parts[3] == nodejob.PhaseCanary {
+			report := map[string]any{"canary": map[string]any{"checks": h.checks}}
+			_, _ = fmt.Fprintln(w, "a line that is no report")
+			_ = json.NewEncoder(w).Encode(report)
+			return
+		}
+		if strings.HasPrefix(parts[2], "runtime-evidence-") {
+			h.serveEvidence(w)
+			return
+		}
+		h.serveLog(w, r, parts[2])
+	case "exec":
+		options, err := remotecommand.NewOptions(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		remotecommand.ServeExec(w, r, executor{}, parts[2], "", parts[3], r.URL.Query()["command"], options, time.Minute, time.Minute, remotecommand.SupportedStreamingProtocols)
+	case "stats":
+		_, _ = io.WriteString(w, `{"pods":[{}]}`)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+type executor struct{}
+
+func (executor) ExecInContainer(_ context.Context, _, _, _ string, command []string, _ io.Reader, out, _ io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
+	_, err := fmt.Fprintf(out, "ran %s\n", strings.Join(command, " "))
+	return err
+}
+
+// serveEvidence is the log of a pod that gathers evidence: one file, in lines as the agent makes them.
+func (h *hollow) serveEvidence(w io.Writer) {
+	var data bytes.Buffer
+	zip := gzip.NewWriter(&data)
+	archive := tar.NewWriter(zip)
+	text := "journal of " + h.name
+	if err := errors.Join(
+		archive.WriteHeader(&tar.Header{Name: "run/journal.jsonl", Mode: 0o600, Size: int64(len(text))}),
+		func() error { _, err := io.WriteString(archive, text); return err }(), archive.Close(), zip.Close(),
+	); err != nil {
+		h.t.Error(err)
+	}
+	_, _ = fmt.Fprintln(w, "a warning\n"+protocol.EvidenceBegin)
+	for chunk := range slices.Chunk([]byte(base64.StdEncoding.EncodeToString(data.Bytes())), 64) {
+		_, _ = fmt.Fprintf(w, "%s\n", chunk)
+	}
+	_, _ = fmt.Fprintln(w, protocol.EvidenceEnd)
+}
+
+// serveLog streams the event file from its beginning, until the container dies or ends.
+func (h *hollow) serveLog(w http.ResponseWriter, r *http.Request, pod string) {
+	h.mu.Lock()
+	epoch := h.epoch
+	h.mu.Unlock()
+	_, _ = fmt.Fprintln(w, "supervise: following the host unit")
+	for sent := 0; ; {
+		h.mu.Lock()
+		events, dead, ended := h.events[sent:], h.epoch != epoch, h.ended[pod]
+		h.mu.Unlock()
+		if dead {
+			return
+		}
+		for _, event := range events {
+			line, err := event.Encode()
+			if err != nil {
+				h.t.Error(err)
+			}
+			_, _ = w.Write(line)
+		}
+		sent += len(events)
+		if flusher, ok := w.(http.Flusher); ok {
+			flusher.Flush()
+		}
+		if ended {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}

@@ -28,7 +28,7 @@ func command() *cobra.Command {
 			DisableDefaultCmd: true,
 		},
 	}
-	root.AddCommand(superviseCommand(), planCommand(), runCommand(), statusCommand(), resumeCommand(), rollbackCommand(), evidenceCommand(), canaryCommand(), sleepCommand(),
+	root.AddCommand(superviseCommand(), askCommand(), planCommand(), runCommand(), statusCommand(), resumeCommand(), rollbackCommand(), evidenceCommand(), canaryCommand(), sleepCommand(),
 		&cobra.Command{
 			Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
@@ -41,27 +41,63 @@ func command() *cobra.Command {
 
 func superviseCommand() *cobra.Command {
 	var root, specJSON string
+	var wait bool
 	cmd := &cobra.Command{
 		Use: "supervise", Short: "In the Job's pod: have the host do a phase, and report", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			spec, err := readSpec(specJSON)
+			spec, err := readHostSpec(specJSON)
 			if err != nil {
 				return err
 			}
-			if spec.Phase == protocol.PhasePlan {
-				return fmt.Errorf("read --spec: phase %s changes nothing on the host and is not for this command", spec.Phase)
-			}
-			return superviseIn(cmd.Context(), root, spec, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return superviseIn(cmd.Context(), root, spec, wait, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	cmd.Flags().StringVar(&root, "host", "/host", "where the host's root directory is mounted")
-	cmd.Flags().StringVar(&specJSON, "spec", "", "the Spec, as JSON")
-	_ = cmd.MarkFlagRequired("spec") // fails only for a flag that does not exist
+	specFlags(cmd, &root, &specJSON)
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the phase is asked for with runtime-agent ask, for an hour")
 	return cmd
 }
 
+func askCommand() *cobra.Command {
+	var root, specJSON string
+	cmd := &cobra.Command{
+		Use: "ask", Short: "In a pod that waits: let it go on", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			spec, err := readHostSpec(specJSON)
+			if err != nil {
+				return err
+			}
+			if err := enter(root); err != nil {
+				return err
+			}
+			s := &supervise.Supervisor{Spec: spec, Layout: unit.Layout{Root: "/"}, Out: io.Discard}
+			if err := s.Ask(); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), "asked")
+			return err
+		},
+	}
+	specFlags(cmd, &root, &specJSON)
+	return cmd
+}
+
+func specFlags(cmd *cobra.Command, root, specJSON *string) {
+	cmd.Flags().StringVar(root, "host", "/host", "where the host's root directory is mounted")
+	cmd.Flags().StringVar(specJSON, "spec", "", "the Spec, as JSON")
+	_ = cmd.MarkFlagRequired("spec") // fails only for a flag that does not exist
+}
+
+// readHostSpec reads the Spec of a phase that changes the host.
+func readHostSpec(specJSON string) (protocol.Spec, error) {
+	spec, err := readSpec(specJSON)
+	if err == nil && spec.Phase == protocol.PhasePlan {
+		err = fmt.Errorf("read --spec: phase %s changes nothing on the host and is not for this command", spec.Phase)
+	}
+	return spec, err
+}
+
 // superviseIn opens what the pod has and then makes the host's root its own: from there on, paths, links and programs are the host's.
-func superviseIn(ctx context.Context, root string, spec protocol.Spec, out, errOut io.Writer) error {
+func superviseIn(ctx context.Context, root string, spec protocol.Spec, wait bool, out, errOut io.Writer) error {
 	program, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return fmt.Errorf("open the agent's program: %w", err)
@@ -78,7 +114,7 @@ func superviseIn(ctx context.Context, root string, spec protocol.Spec, out, errO
 	}
 	s := &supervise.Supervisor{
 		Spec: spec, Layout: unit.Layout{Root: "/"}, Systemd: host.Systemd{Run: host.Exec{}},
-		Program: program, Size: info.Size(), Out: out, Err: errOut,
+		Program: program, Size: info.Size(), Out: out, Err: errOut, Wait: wait,
 	}
 	result, err := s.Run(ctx)
 	if terminationErr == nil {

@@ -202,7 +202,7 @@ func (w *followed) look(ctx context.Context) error {
 		w.outage = time.Time{}
 		w.OnNote("the API server answers again")
 	}
-	if pod != nil && hasStarted(pod) {
+	if pod != nil && HasStarted(pod) {
 		w.begun = true // whatever its log says: the host may be at work
 	}
 	// The status tells of the container late: kubelets up to 1.26 send five requests a second, two for each pod that changes.

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -47,6 +48,8 @@ const ttlSeconds = 3600
 type Params struct {
 	Spec       protocol.Spec
 	PullPolicy corev1.PullPolicy
+	// Wait: the pod does not ask the host for the phase before Release.
+	Wait bool
 }
 
 // Labels are those of everything that belongs to this program.
@@ -87,9 +90,13 @@ func Job(p Params) (*batchv1.Job, error) {
 	if err := p.Spec.Validate(); err != nil {
 		return nil, err
 	}
-	spec, err := json.Marshal(p.Spec)
+	spec, err := specFlag(p.Spec)
 	if err != nil {
-		return nil, fmt.Errorf("encode spec: %w", err)
+		return nil, err
+	}
+	args := []string{"supervise", hostFlag, spec}
+	if p.Wait {
+		args = append(args, waitFlag)
 	}
 	set := jobLabels(p.Spec)
 	job := &batchv1.Job{
@@ -101,7 +108,7 @@ func Job(p Params) (*batchv1.Job, error) {
 			TTLSecondsAfterFinished: ptr.To[int32](ttlSeconds),
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: set},
-				Spec:       agentPod(p.Spec.Node, p.Spec.Image, p.PullPolicy, "supervise", "--host=/host", "--spec="+string(spec)),
+				Spec:       agentPod(p.Spec.Node, p.Spec.Image, p.PullPolicy, args...),
 			},
 		},
 	}
@@ -109,6 +116,25 @@ func Job(p Params) (*batchv1.Job, error) {
 		onlyLook(&job.Spec)
 	}
 	return job, nil
+}
+
+// Flags of the agent's commands in a pod.
+const (
+	hostFlag = "--host=/host"
+	waitFlag = "--wait"
+)
+
+func specFlag(spec protocol.Spec) (string, error) {
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return "", fmt.Errorf("encode spec: %w", err)
+	}
+	return "--spec=" + string(data), nil
+}
+
+// Waits reports whether a Job's pod does not ask the host before Release.
+func Waits(job *batchv1.Job) bool {
+	return slices.Contains(job.Spec.Template.Spec.Containers[0].Args, waitFlag)
 }
 
 // planSeconds bounds a Job that only looks, also when nobody waits for it any more.

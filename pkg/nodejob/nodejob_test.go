@@ -45,6 +45,15 @@ func testJob(t *testing.T, spec protocol.Spec) *batchv1.Job {
 	return job
 }
 
+func waitingJob(t *testing.T, spec protocol.Spec) *batchv1.Job {
+	t.Helper()
+	job, err := Job(Params{Spec: spec, PullPolicy: corev1.PullIfNotPresent, Wait: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return job
+}
+
 func TestManifests(t *testing.T) {
 	look := testSpec()
 	look.Phase = protocol.PhasePlan
@@ -55,6 +64,7 @@ func TestManifests(t *testing.T) {
 		}),
 		"look.yaml":   testJob(t, look),
 		"canary.yaml": Canary(CanaryParams{Node: "node-1.example.com", Run: "20240131-120000-abcde", Image: "registry.example/agent:1", PullPolicy: corev1.PullIfNotPresent}),
+		"waiting.yaml": waitingJob(t, testSpec()),
 	} {
 		got, err := yaml.Marshal(object)
 		if err != nil {
@@ -129,10 +139,12 @@ func TestEnsure(t *testing.T) {
 		name     string
 		change   func(*testing.T, *batchv1.Job)
 		image    string
+		waits    bool // the one that is there
 		replaced bool
 	}{
 		{name: "running", change: func(*testing.T, *batchv1.Job) {}},
 		{name: "another image", change: func(*testing.T, *batchv1.Job) {}, image: "registry.example/agent:2", replaced: true},
+		{name: "waiting", change: func(*testing.T, *batchv1.Job) {}, waits: true, replaced: true},
 		{name: "failed", change: func(t *testing.T, job *batchv1.Job) { end(t, s, job, batchv1.JobFailed) }, replaced: true},
 		{name: "complete without a pod", change: func(t *testing.T, job *batchv1.Job) { end(t, s, job, batchv1.JobComplete) }, replaced: true},
 		{name: "complete with its pod", change: func(t *testing.T, job *batchv1.Job) {
@@ -148,6 +160,9 @@ func TestEnsure(t *testing.T) {
 			spec := testSpec()
 			spec.Run = strings.ReplaceAll(test.name, " ", "-")
 			job := testJob(t, spec)
+			if test.waits {
+				job = waitingJob(t, spec)
+			}
 			if err := r.Ensure(t.Context(), job); err != nil {
 				t.Fatal(err)
 			}

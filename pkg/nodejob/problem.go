@@ -96,8 +96,8 @@ func lastWords(status corev1.ContainerStatus, fallback string) string {
 	return text
 }
 
-// hasStarted reports whether the pod's container has ever run.
-func hasStarted(pod *corev1.Pod) bool {
+// HasStarted reports whether the pod's container has ever run.
+func HasStarted(pod *corev1.Pod) bool {
 	for _, status := range pod.Status.ContainerStatuses {
 		if status.State.Running != nil || status.State.Terminated != nil || status.LastTerminationState.Terminated != nil || status.RestartCount > 0 {
 			return true
@@ -129,7 +129,7 @@ func (w *startWatch) check(ctx context.Context, now time.Time, owner string, pod
 	found := troubleOf(pod)
 	if found == nil {
 		w.troubled = time.Time{}
-		if hasStarted(pod) {
+		if HasStarted(pod) {
 			w.began = now
 			return nil
 		}

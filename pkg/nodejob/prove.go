@@ -1,24 +1,17 @@
 package nodejob
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"time"
 
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/remotecommand"
-	"k8s.io/streaming/pkg/httpstream"
 )
 
 const (
@@ -201,22 +194,16 @@ func (r *Runner) noDNS(ctx context.Context) string {
 	return "no server of the " + service + " Service is ready in the cluster"
 }
 
-// exec runs a command in the canary, as `kubectl exec` does it: over a WebSocket, or over SPDY where server or proxy have no other.
+// exec runs a command in the canary.
 func (r *Runner) exec(ctx context.Context, pod *corev1.Pod, note func(string)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, execTimeout, fmt.Errorf("no answer after %s", execTimeout))
 	defer cancel()
-	review, err := r.Client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{
-		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Verb: "create", Resource: "pods", Subresource: "exec", Namespace: pod.Namespace,
-		}},
-	}, metav1.CreateOptions{})
-	if err == nil && !review.Status.Allowed {
-		// Asked beforehand, since a refused upgrade is told by its text alone.
+	if !r.MayExec(ctx) {
 		note("you may not exec into pods: exec was not checked")
 		return nil
 	}
 	for answered := 0; ; {
-		err := r.tryExec(ctx, pod)
+		_, err := r.execIn(ctx, pod.Name, PhaseCanary, agentCommand, "version")
 		if err == nil {
 			return nil
 		}
@@ -241,46 +228,6 @@ func (r *Runner) answers(ctx context.Context, pod *corev1.Pod) bool {
 	defer cancel()
 	_, err := r.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
 	return err == nil || !IsTransient(err)
-}
-
-// tryExec runs the command once.
-func (r *Runner) tryExec(ctx context.Context, pod *corev1.Pod) error {
-	config := rest.CopyConfig(r.Config)
-	config.GroupVersion, config.APIPath = &corev1.SchemeGroupVersion, "/api"
-	config.NegotiatedSerializer = scheme.Codecs.WithoutConversion()
-	client, err := rest.RESTClientFor(config)
-	if err != nil {
-		return err
-	}
-	url := client.Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{
-			Container: PhaseCanary, Command: []string{agentCommand, "version"}, Stdout: true, Stderr: true,
-		}, scheme.ParameterCodec).URL()
-	spdy, err := remotecommand.NewSPDYExecutor(config, http.MethodPost, url)
-	if err != nil {
-		return err
-	}
-	webSocket, err := remotecommand.NewWebSocketExecutor(config, http.MethodGet, url.String())
-	if err != nil {
-		return err
-	}
-	executor, err := remotecommand.NewFallbackExecutor(webSocket, spdy, func(err error) bool {
-		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
-	})
-	if err != nil {
-		return err
-	}
-	var out, errOut bytes.Buffer
-	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &errOut})
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return errors.Join(context.Cause(ctx), err)
-	case err != nil:
-		return fmt.Errorf("%w: %s", err, strings.TrimSpace(errOut.String()))
-	case strings.TrimSpace(out.String()) == "":
-		return errors.New("the command's output is empty")
-	}
-	return nil
 }
 
 // CheckMetrics asks the kubelet for its pods' metrics, which it gets from the runtime, for at most requestTimeout. They need a right that

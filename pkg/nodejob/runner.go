@@ -39,8 +39,8 @@ type Runner struct {
 	Clock  clock.WithTicker
 }
 
-// Ensure creates the Job, or finds the same one that is there. One that failed, that cannot tell its result any more or that has
-// another image is replaced.
+// Ensure creates the Job, or finds the same one that is there. One that failed, that cannot tell its result any more, that has another
+// image, or that waits where this one does not is replaced.
 func (r *Runner) Ensure(ctx context.Context, job *batchv1.Job) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, outagePatience, fmt.Errorf("not done after %s", outagePatience))
 	defer cancel()
@@ -78,7 +78,7 @@ func (r *Runner) tryEnsure(ctx context.Context, job *batchv1.Job) (done bool, er
 	case existing.DeletionTimestamp != nil:
 		return false, nil
 	}
-	useless := hasCondition(existing, batchv1.JobFailed) ||
+	useless := hasCondition(existing, batchv1.JobFailed) || Waits(existing) && !Waits(job) ||
 		existing.Spec.Template.Spec.Containers[0].Image != job.Spec.Template.Spec.Containers[0].Image
 	if hasCondition(existing, batchv1.JobComplete) {
 		pod, err := r.Pod(ctx, existing.Labels)

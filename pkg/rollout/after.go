@@ -39,7 +39,8 @@ func (s *session) cutover(ctx context.Context) error {
 	if !resumed {
 		ahead = s.canaryAhead(ctx)
 	}
-	result, err := s.runUnattended(ctx, StageCutover, spec, resumed)
+	begun, asked := s.release(ctx, spec)
+	result, err := s.runUnattended(ctx, StageCutover, spec, resumed || begun, asked)
 	ahead()
 	if err != nil {
 		return err
@@ -58,13 +59,17 @@ func (s *session) cutover(ctx context.Context) error {
 	}
 }
 
-// runUnattended runs a phase that goes on without the plugin. Its errors are *Error; one before the agent began is undone.
-func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.Spec, begun bool) (*protocol.Result, error) {
+// runUnattended runs a phase that goes on without the plugin: begun, if the host may have begun with it, and asked, if it was asked. Its
+// errors are *Error; one before the agent began is undone.
+func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.Spec, begun, asked bool) (*protocol.Result, error) {
 	limit := s.options.CutoverTimeout + cutoverMargin
 	waitCtx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w: waited %s", errNoAnswer, limit))
 	defer cancel()
-	err := s.ensureJob(waitCtx, spec)
-	asked := err == nil
+	var err error
+	if !asked {
+		err = s.ensureJob(waitCtx, spec)
+		asked = err == nil
+	}
 	refused := err != nil && ctx.Err() == nil && !nodejob.IsTransient(err) && !errors.Is(err, errNoAnswer)
 	if err == nil {
 		var result *protocol.Result
@@ -91,6 +96,8 @@ func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.
 	switch {
 	case !asked && (!begun || s.disproved != nil):
 		failed.State = fmt.Sprintf("the host was not asked for the %s, as far as is known; %s", stage, failed.State)
+	case !asked && ctx.Err() != nil:
+		failed.State = fmt.Sprintf("if the host was asked for the %s, it goes on by itself; %s", stage, failed.State)
 	case ctx.Err() != nil:
 		failed.State = fmt.Sprintf("the host goes on with the %s by itself; %s", stage, failed.State)
 	case stage == StageRollback:
@@ -358,7 +365,7 @@ func (s *session) rollback(ctx context.Context) error {
 	} else if err != nil {
 		s.tell(Warning, "%s", err)
 	}
-	result, err := s.runUnattended(ctx, StageRollback, s.spec(protocol.PhaseRollback), true)
+	result, err := s.runUnattended(ctx, StageRollback, s.spec(protocol.PhaseRollback), true, false)
 	if err != nil {
 		return err
 	}

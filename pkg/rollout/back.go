@@ -105,7 +105,7 @@ func (s *session) askBack(ctx context.Context) error {
 	}
 	spec := s.spec(protocol.PhaseRollback)
 	spec.Attempt = s.back.attempt
-	result, err := s.runUnattended(ctx, StageRollback, spec, begun)
+	result, err := s.runUnattended(ctx, StageRollback, spec, begun, false)
 	if err != nil {
 		return err
 	}

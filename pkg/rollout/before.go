@@ -98,6 +98,9 @@ func (s *session) drain(ctx context.Context) error {
 		failed.Resumable = true
 		return failed
 	}
+	if s.back == nil {
+		s.park(ctx)
+	}
 	if err := s.rememberBefore(ctx); err != nil {
 		return giveUp(err, s.failedOrInterrupted(ctx))
 	}

@@ -47,7 +47,7 @@ func (h *hollow) serve(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		remotecommand.ServeExec(w, r, executor{}, parts[2], "", parts[3], r.URL.Query()["command"], options, time.Minute, time.Minute, remotecommand.SupportedStreamingProtocols)
+		remotecommand.ServeExec(w, r, executor{h, parts[2]}, parts[2], "", parts[3], r.URL.Query()["command"], options, time.Minute, time.Minute, remotecommand.SupportedStreamingProtocols)
 	case "stats":
 		_, _ = io.WriteString(w, `{"pods":[{}]}`)
 	default:
@@ -55,9 +55,21 @@ func (h *hollow) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-type executor struct{}
+// executor runs commands in a pod.
+type executor struct {
+	h   *hollow
+	pod string
+}
 
-func (executor) ExecInContainer(_ context.Context, _, _, _ string, command []string, _ io.Reader, out, _ io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
+func (e executor) ExecInContainer(_ context.Context, _, _, _ string, command []string, _ io.Reader, out, _ io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
+	if command[1] == "ask" {
+		if e.h.deaf {
+			return errors.New("the container is deaf")
+		}
+		e.h.mu.Lock()
+		e.h.asked[e.pod] = true
+		e.h.mu.Unlock()
+	}
 	_, err := fmt.Fprintf(out, "ran %s\n", strings.Join(command, " "))
 	return err
 }

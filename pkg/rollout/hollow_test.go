@@ -53,6 +53,8 @@ type hollow struct {
 	renewed time.Time
 	// oldAgent: the cutover's pod does not ask for the verification.
 	oldAgent bool
+	// deaf: a pod that waits cannot be told.
+	deaf bool
 	// silent, if set, is what the host does in the cutover while the kubelet is asleep and has not reported the container.
 	silent func(*hollow)
 
@@ -64,8 +66,12 @@ type hollow struct {
 	epoch    int // grows when the containers die with their runtime
 	begun    map[string]bool
 	ended    map[string]bool
-	phases   []protocol.Phase // that were asked for, in order
-	cordons  []bool
+	asked    map[string]bool // the pods that wait and were told to go on
+	// waitedCordoned: a pod that waits was started while the node was cordoned.
+	waitedCordoned bool
+	started        []string         // the agent's arguments in the pods that were started, but for folder and spec
+	phases         []protocol.Phase // that were asked for, in order
+	cordons        []bool
 }
 
 // newHollow creates a node on Docker and plays it until the test ends.
@@ -75,7 +81,7 @@ func newHollow(t *testing.T, s *apiserver.Server, name string, change ...func(*c
 		t: t, name: name, client: s.Client(), runtime: dockerVersion,
 		script: map[protocol.Phase]func(*hollow, protocol.Spec){},
 		checks: []nodejob.CanaryCheck{{Name: "dns", OK: true}, {Name: "volume", OK: true}},
-		begun:  map[string]bool{}, ended: map[string]bool{},
+		begun:  map[string]bool{}, ended: map[string]bool{}, asked: map[string]bool{},
 	}
 	kubelet := httptest.NewTLSServer(http.HandlerFunc(h.serve))
 	t.Cleanup(kubelet.Close)
@@ -218,13 +224,49 @@ func (h *hollow) startPod(ctx context.Context, pod *corev1.Pod) {
 	if begun || pod.Labels[nodejob.LabelPhase] == nodejob.PhaseCanary {
 		return
 	}
-	raw, _ := strings.CutPrefix(pod.Spec.Containers[0].Args[2], "--spec=")
-	var spec protocol.Spec
-	if err := json.Unmarshal([]byte(raw), &spec); err != nil {
-		h.t.Errorf("spec of pod %s: %v", pod.Name, err)
-		return
+	args := pod.Spec.Containers[0].Args
+	h.mu.Lock()
+	h.started = append(h.started, strings.Join(slices.Delete(slices.Clone(args), 1, 3), " "))
+	h.mu.Unlock()
+	go func() {
+		if slices.Contains(args, "--wait") && !h.awaitAsk(ctx, pod) {
+			return
+		}
+		h.agent(ctx, pod, specOf(h.t, args))
+	}()
+}
+
+// awaitAsk waits until a pod is told to go on; it is false for one that is removed before.
+func (h *hollow) awaitAsk(ctx context.Context, pod *corev1.Pod) bool {
+	node, err := h.client.CoreV1().Nodes().Get(ctx, h.name, metav1.GetOptions{})
+	h.mu.Lock()
+	h.waitedCordoned = err != nil || node.Spec.Unschedulable
+	h.mu.Unlock()
+	for ctx.Err() == nil {
+		h.mu.Lock()
+		asked := h.asked[pod.Name]
+		h.mu.Unlock()
+		if asked {
+			return true
+		}
+		if _, err := h.client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+			return false
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
-	go h.agent(ctx, pod, spec)
+	return false
+}
+
+func specOf(t *testing.T, args []string) protocol.Spec {
+	var spec protocol.Spec
+	for _, arg := range args {
+		if raw, ok := strings.CutPrefix(arg, "--spec="); ok {
+			if err := json.Unmarshal([]byte(raw), &spec); err != nil {
+				t.Errorf("spec in %q: %v", args, err)
+			}
+		}
+	}
+	return spec
 }
 
 func (h *hollow) running(pod *corev1.Pod, restarts int32) corev1.ContainerStatus {

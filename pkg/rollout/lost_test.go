@@ -1,6 +1,8 @@
 package rollout
 
 import (
+	"errors"
+	"net/http"
 	"testing"
 	"time"
 
@@ -49,7 +51,13 @@ func TestNodeIsGoneOnceTheContainerRuns(t *testing.T) {
 		h.switchTo(containerdVersion)
 	}
 	observer := &recorder{}
-	r := quickly(newRollout(s, observer))
+	r := quickly(through(t, s, newRollout(s, observer), func(request *http.Request) error {
+		if isWaitingJob(request) {
+			return errors.New("connection refused")
+		}
+		return nil
+	}))
+	r.parkTimeout = time.Second
 	if _, err := r.Switch(t.Context(), "gone"); err != nil {
 		t.Fatal(err)
 	}

@@ -33,8 +33,9 @@ func (r *Rollout) whyAnew(ctx context.Context, node *corev1.Node) (string, error
 	// pods that nobody has drained. The other way to come here is a cutover that was undone and whose Job is too old to be kept.
 	begun := false
 	err := r.retry(ctx, func() error {
-		_, err := r.client.BatchV1().Jobs(nodejob.Namespace).Get(ctx, nodejob.JobName(row.Name, row.Run, protocol.PhaseCutover), metav1.GetOptions{})
-		if begun = err == nil; apierrors.IsNotFound(err) {
+		job, err := r.client.BatchV1().Jobs(nodejob.Namespace).Get(ctx, nodejob.JobName(row.Name, row.Run, protocol.PhaseCutover), metav1.GetOptions{})
+		// One whose pod waits was there before; a cordon that is left tells that nobody has given the node back.
+		if begun = err == nil && (!nodejob.Waits(job) || node.Spec.Unschedulable); apierrors.IsNotFound(err) {
 			return nil
 		}
 		return err

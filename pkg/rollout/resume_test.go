@@ -1,8 +1,10 @@
 package rollout
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -77,31 +79,59 @@ func TestResumeAnew(t *testing.T) {
 	}
 }
 
-// TestHostIsNotAsked ends a run before the Job of its cutover was created: no host goes on by itself then.
+// TestHostIsNotAsked ends a run before its host was asked for the cutover, by a Job or by the pod that waits: no host goes on by itself then,
+// and the next run does.
 func TestHostIsNotAsked(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	newHollow(t, s, "not-asked")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	defer cancel(nil)
-	observer := &recorder{}
-	var cutover atomic.Bool
-	observer.onStage = func(stage Stage) { cutover.Store(stage == StageCutover) }
-	r := through(t, s, newRollout(s, observer), func(request *http.Request) error {
-		if cutover.Load() && request.Method == http.MethodPost && strings.HasSuffix(request.URL.Path, "/jobs") {
-			cancel(errors.New("interrupted: test"))
-			return errors.New("connection refused")
+	for _, test := range []struct {
+		name   string
+		waits  bool
+		state  string
+		drains bool // the next run
+	}{
+		{"not-asked", false, "the host was not asked for the cutover, as far as is known; the node is Ready, cordoned", true},
+		{"not-asked-waits", true, "if the host was asked for the cutover, it goes on by itself; the node is Ready, cordoned", false},
+	} {
+		newHollow(t, s, test.name)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		defer cancel(nil)
+		observer := &recorder{}
+		var cutover atomic.Bool
+		observer.onStage = func(stage Stage) { cutover.Store(stage == StageCutover) }
+		r := through(t, s, newRollout(s, observer), func(request *http.Request) error {
+			switch {
+			case isWaitingJob(request) && !test.waits:
+				return errors.New("connection refused")
+			case cutover.Load() && (request.Method == http.MethodPost && strings.HasSuffix(request.URL.Path, "/jobs") || strings.HasSuffix(request.URL.Path, "/exec")):
+				cancel(errors.New("interrupted: test"))
+				return errors.New("connection refused")
+			}
+			return nil
+		})
+		r.parkTimeout = time.Second
+		_, err := r.Switch(ctx, test.name)
+		_ = wantError(t, err, OutcomeInterrupted, test.state)
+		observer = &recorder{}
+		if _, err := newRollout(s, observer).Switch(t.Context(), test.name); err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	_, err := r.Switch(ctx, "not-asked")
-	_ = wantError(t, err, OutcomeInterrupted, "the host was not asked for the cutover, as far as is known; the node is Ready, cordoned")
-	observer = &recorder{}
-	if _, err := newRollout(s, observer).Switch(t.Context(), "not-asked"); err != nil {
-		t.Fatal(err)
+		if node := getNode(t, s, test.name); node.Spec.Unschedulable || strings.Contains(observer.stages(), "drain") != test.drains {
+			t.Errorf("%s: the next run: cordoned %t, stages %s", test.name, node.Spec.Unschedulable, observer.stages())
+		}
+		nothingLeft(t, s, test.name)
 	}
-	if node := getNode(t, s, "not-asked"); node.Spec.Unschedulable || !strings.Contains(observer.stages(), "drain") {
-		t.Errorf("the next run: cordoned %t, stages %s", node.Spec.Unschedulable, observer.stages())
+}
+
+// isWaitingJob reports whether a request creates the Job whose pod waits for the cutover.
+func isWaitingJob(request *http.Request) bool {
+	if request.Method != http.MethodPost || !strings.HasSuffix(request.URL.Path, "/jobs") || request.GetBody == nil {
+		return false
 	}
-	nothingLeft(t, s, "not-asked")
+	body, err := request.GetBody()
+	if err != nil {
+		return false
+	}
+	data, err := io.ReadAll(body)
+	return err == nil && bytes.Contains(data, []byte("--wait"))
 }

@@ -100,8 +100,8 @@ type Rollout struct {
 	holder    string
 	workloads workloadImages
 	leases    sightings
-	// prepareTimeout is the constant but in tests.
-	prepareTimeout time.Duration
+	// These are the constants but in tests.
+	prepareTimeout, parkTimeout time.Duration
 }
 
 // Config is what a Rollout works with.
@@ -128,7 +128,7 @@ func New(c Config) *Rollout {
 		observer:       c.Observer,
 		clock:          c.Clock,
 		holder:         c.Holder,
-		prepareTimeout: prepareTimeout,
+		prepareTimeout: prepareTimeout, parkTimeout: parkTimeout,
 		leases:         sightings{seen: map[string]sighting{}, clock: c.Clock},
 	}
 }

@@ -46,6 +46,8 @@ type session struct {
 	before     map[string]bool
 	beat       time.Time // the last heartbeat that was seen before the cutover
 	cordonedAt time.Time
+	// parked: the cutover's pod waits on the node.
+	parked bool
 	// canaryStarted: the canary's pod was made before the verification.
 	canaryStarted bool
 	// disproved is why the verification failed.
@@ -347,7 +349,11 @@ func (s *session) spec(phase protocol.Phase) protocol.Spec {
 
 // ensureJob has the phase's Job created.
 func (s *session) ensureJob(ctx context.Context, spec protocol.Spec) error {
-	job, err := nodejob.Job(nodejob.Params{Spec: spec, PullPolicy: s.options.PullPolicy})
+	return s.ensure(ctx, nodejob.Params{Spec: spec, PullPolicy: s.options.PullPolicy})
+}
+
+func (s *session) ensure(ctx context.Context, params nodejob.Params) error {
+	job, err := nodejob.Job(params)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,16 @@ type Supervisor struct {
 	Out, Err io.Writer
 	// Interval is the pause between two looks at the event file; zero means 200 ms.
 	Interval time.Duration
+	// Wait: the phase is not asked for before Ask was called, in this pod or any other on this host.
+	Wait bool
 }
+
+const (
+	// maxWait ends a pod that nobody asked for anything: whoever had it started may be gone.
+	maxWait = time.Hour
+	// waitInterval is the pause between two looks whether the phase was asked for: the node is out of service when it is.
+	waitInterval = 50 * time.Millisecond
+)
 
 // Run returns the phase's result. After a cutover that succeeded it is that of the verification, which the same pod asks for: it has come
 // back on the new runtime, and another pod would cost the kubelet requests while the node is out of service. An error means
@@ -49,13 +58,59 @@ func (s *Supervisor) Run(ctx context.Context) (protocol.Result, error) {
 	if !host.Booted(s.Layout.Root) {
 		return s.refuse("this host does not run systemd", "replace the node: the switch needs systemd on it", nil)
 	}
-	tail := &tail{path: filepath.Join(s.Layout.RunDir(s.Spec.Run), journal.EventsName), results: map[protocol.Phase]*protocol.Result{}}
+	if s.Wait {
+		if asked, err := s.awaitAsk(ctx); err != nil || !asked {
+			return protocol.Result{}, err
+		}
+	}
+	tail := s.newTail()
 	result, err := s.runPhase(ctx, tail)
 	if err == nil && s.Spec.Phase == protocol.PhaseCutover && result.Outcome == protocol.OutcomeSucceeded {
 		s.Spec.Phase = protocol.PhaseVerify
 		result, err = s.runPhase(ctx, tail)
 	}
 	return result, err
+}
+
+// awaitAsk reports whether the phase was asked for; it was not after maxWait.
+func (s *Supervisor) awaitAsk(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, maxWait, errNotAsked)
+	defer cancel()
+	ticker := time.NewTicker(waitInterval)
+	defer ticker.Stop()
+	for {
+		if _, asked, err := s.Layout.Spec(s.Spec.Run, s.Spec.Phase); err != nil || asked {
+			return asked, err
+		}
+		select {
+		case <-ctx.Done():
+			if errors.Is(context.Cause(ctx), errNotAsked) {
+				return false, nil
+			}
+			return false, fmt.Errorf("wait to be asked for the %s of run %s: %w", s.Spec.Phase, s.Spec.Run, ctx.Err())
+		case <-ticker.C:
+		}
+	}
+}
+
+var errNotAsked = errors.New("not asked")
+
+// Ask lets the pod that waits go on, for good: from then on nobody has to do anything for the host to begin. It is an error where the pod
+// would refuse the phase.
+func (s *Supervisor) Ask() error {
+	if result, err := s.newTail().copy(io.Discard); err != nil || result != nil {
+		return err
+	}
+	if result, err := s.otherRun(); err != nil || result != nil {
+		return errors.Join(err, errors.New(deref(result).Message))
+	}
+	return s.Layout.Ask(s.Spec)
+}
+
+func (s *Supervisor) newTail() *tail {
+	return &tail{
+		path: filepath.Join(s.Layout.RunDir(s.Spec.Run), journal.EventsName), phase: s.Spec.Phase, results: map[protocol.Phase]*protocol.Result{},
+	}
 }
 
 // runPhase has the host do the phase of the Spec, unless it is done.

@@ -199,6 +199,50 @@ func TestCutoverIsVerified(t *testing.T) {
 	}
 }
 
+// TestWaits: a pod that waits asks its host for nothing until it is told, and then goes on, also in its next container.
+func TestWaits(t *testing.T) {
+	h := &hostUnit{}
+	s, out := newSupervisor(t, h)
+	s.Wait = true
+	ctx, cancel := context.WithTimeout(context.Background(), 5*waitInterval)
+	defer cancel()
+	if _, err := s.Run(ctx); !errors.Is(err, context.DeadlineExceeded) || h.starts != 0 || out.Len() != 0 {
+		t.Errorf("not told: %v, %d starts, said %q", err, h.starts, out)
+	}
+	if !host.Absent(filepath.Join(s.Layout.Root, host.Dir)) {
+		t.Error("a pod that waits has written to its host")
+	}
+	h.work = func(int) { report(t, s, success) }
+	time.AfterFunc(2*waitInterval, func() {
+		if err := s.Ask(); err != nil {
+			t.Error(err)
+		}
+	})
+	for range 2 {
+		if result, err := s.Run(context.Background()); err != nil || result.Message != "fine" || h.starts != 1 {
+			t.Errorf("told: %+v, %v, %d starts", result, err, h.starts)
+		}
+	}
+	if err := s.Ask(); err != nil {
+		t.Error("told once more", err)
+	}
+}
+
+// TestAskRefuses what the pod would refuse: what is asked for while another run is open would be begun when that one is over.
+func TestAskRefuses(t *testing.T) {
+	s, _ := newSupervisor(t, &hostUnit{})
+	openPhase(t, s.Layout.RunDir("r0"), "r0", protocol.PhaseCutover)
+	if err := s.Layout.SetCurrent("r0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Ask(); err == nil || !strings.Contains(err.Error(), "run r0 of this node is not over") {
+		t.Error(err)
+	}
+	if _, asked, err := s.Layout.Spec(s.Spec.Run, s.Spec.Phase); err != nil || asked {
+		t.Error("it was asked for", err)
+	}
+}
+
 // TestUnusableJournal: whoever's it is, the journal is left alone and the Job ends with what a person can do.
 func TestUnusableJournal(t *testing.T) {
 	for _, phase := range []protocol.Phase{protocol.PhasePrepare, protocol.PhaseCutover, protocol.PhaseRollback} {

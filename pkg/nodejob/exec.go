@@ -1,0 +1,94 @@
+package nodejob
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/streaming/pkg/httpstream"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// releaseTimeout bounds Release: a Job that does not wait takes about as long as an exec that fails.
+const releaseTimeout = 5 * time.Second
+
+// MayExec reports whether the user may exec into pods. It is asked beforehand, since a refused upgrade is told by its text alone; in doubt
+// it is true.
+func (r *Runner) MayExec(ctx context.Context) bool {
+	review, err := r.Client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{
+		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
+			Verb: "create", Resource: "pods", Subresource: "exec", Namespace: Namespace,
+		}},
+	}, metav1.CreateOptions{})
+	return err != nil || review.Status.Allowed
+}
+
+// Release lets the pod of a Job that waits ask its host for the phase. Where it was sent there, the pod may have done so in spite of an error; a
+// Job that does not wait, in its place, asks for the same.
+func (r *Runner) Release(ctx context.Context, spec protocol.Spec) (sent bool, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, releaseTimeout, fmt.Errorf("no answer after %s", releaseTimeout))
+	defer cancel()
+	flag, err := specFlag(spec)
+	if err != nil {
+		return false, err
+	}
+	pod, err := r.PhasePod(ctx, spec)
+	if err != nil {
+		return false, err
+	}
+	if pod == nil {
+		return false, errors.New("there is no pod that waits")
+	}
+	_, err = r.execIn(ctx, pod.Name, agentName, agentCommand, "ask", hostFlag, flag)
+	return true, err
+}
+
+// execIn runs a command in a pod, as `kubectl exec` does it, and returns its output: over a WebSocket, or over SPDY where server or proxy
+// have no other. A command that prints nothing is an error.
+func (r *Runner) execIn(ctx context.Context, pod, container string, command ...string) (string, error) {
+	config := rest.CopyConfig(r.Config)
+	config.GroupVersion, config.APIPath = &corev1.SchemeGroupVersion, "/api"
+	config.NegotiatedSerializer = scheme.Codecs.WithoutConversion()
+	client, err := rest.RESTClientFor(config)
+	if err != nil {
+		return "", err
+	}
+	url := client.Post().Resource("pods").Namespace(Namespace).Name(pod).SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{Container: container, Command: command, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
+	spdy, err := remotecommand.NewSPDYExecutor(config, http.MethodPost, url)
+	if err != nil {
+		return "", err
+	}
+	webSocket, err := remotecommand.NewWebSocketExecutor(config, http.MethodGet, url.String())
+	if err != nil {
+		return "", err
+	}
+	executor, err := remotecommand.NewFallbackExecutor(webSocket, spdy, func(err error) bool {
+		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
+	})
+	if err != nil {
+		return "", err
+	}
+	var out, errOut bytes.Buffer
+	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &errOut})
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return "", errors.Join(context.Cause(ctx), err)
+	case err != nil:
+		return "", fmt.Errorf("%w: %s", err, strings.TrimSpace(errOut.String()))
+	case strings.TrimSpace(out.String()) == "":
+		return "", errors.New("the command's output is empty")
+	}
+	return out.String(), nil
+}

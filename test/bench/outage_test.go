@@ -42,40 +42,63 @@ spec:
         - {name: it, image: "lab.local/busybox:1", command: [/bin/busybox, sleep, "100000"]}
 `
 
-// byHand is the procedure of kubernetes.io/docs/tasks/administer-cluster/migrating-from-dockershim/change-runtime-containerd, with what it
-// leaves to the reader: images, the sandbox image, the cgroup driver.
-const byHand = `set -e
-docker save $(docker images --format '{{.Repository}}:{{.Tag}}' | grep -v '<none>') -o /var/tmp/bench-images.tar
+// procedure is that of kubernetes.io/docs/tasks/administer-cluster/migrating-from-dockershim/change-runtime-containerd, with what it leaves to
+// the reader: images, the sandbox image, the cgroup driver.
+type procedure struct {
+	units string // of Docker, to be stopped
+	files string // of the kubelet, to be edited
+	edit  string // a sed script for them
+}
+
+var procedures = map[string]procedure{
+	lab.Dockershim: {
+		units: "docker.service docker.socket", files: "/var/lib/kubelet/kubeadm-flags.env",
+		edit: `s|--network-plugin=[^ "]*||; s|"$| --container-runtime=remote --container-runtime-endpoint=unix:///run/containerd/containerd.sock"|`,
+	},
+	lab.CRIDockerd: {
+		units: "cri-docker.service cri-docker.socket docker.service docker.socket", files: "/var/lib/kubelet/config.yaml /var/lib/kubelet/instance-config.yaml",
+		edit: `s|^containerRuntimeEndpoint:.*|containerRuntimeEndpoint: unix:///run/containerd/containerd.sock|`,
+	},
+}
+
+// forth is the procedure as a script; the words in capitals are the procedure's fields.
+const forth = `set -e
+images=$(docker images --format '{{.Repository}}:{{.Tag}}' | grep -v '<none>')
+docker save $images -o /var/tmp/bench-images.tar
 systemctl stop kubelet
-systemctl disable --now docker.service docker.socket 2>/dev/null
-cp -a /etc/containerd/config.toml /var/tmp/bench-config.toml
-cp -a /var/lib/kubelet/kubeadm-flags.env /var/tmp/bench-flags.env
-pause=$(sed -n 's/.*pod-infra-container-image=\([^ "]*\).*/\1/p' /var/lib/kubelet/kubeadm-flags.env)
-containerd config default | sed -e 's/SystemdCgroup = false/SystemdCgroup = true/' -e "s|sandbox_image = .*|sandbox_image = \"${pause:-registry.k8s.io/pause:3.6}\"|" \
-	-e 's/restrict_oom_score_adj = false/restrict_oom_score_adj = true/' > /etc/containerd/config.toml
+systemctl disable --now UNITS 2>/dev/null
+mkdir /var/tmp/bench-files
+cp -a --parents /etc/containerd/config.toml FILES /var/tmp/bench-files
+pause=$(printf '%s\n' $images | grep /pause: | head -n 1)
+containerd config default | sed -e 's/SystemdCgroup = false/SystemdCgroup = true/' -e "s|sandbox_image = .*|sandbox_image = \"$pause\"|" \
+	-e "s|^\( *sandbox\) = .*|\1 = \"$pause\"|" -e 's/restrict_oom_score_adj = false/restrict_oom_score_adj = true/' > /etc/containerd/config.toml
 systemctl restart containerd
 ctr -n k8s.io images import /var/tmp/bench-images.tar >/dev/null
-sed -i 's|--network-plugin=[^ "]*||; s|"$| --container-runtime=remote --container-runtime-endpoint=unix:///run/containerd/containerd.sock"|' /var/lib/kubelet/kubeadm-flags.env
+sed -i 'EDIT' FILES
 systemctl start kubelet`
 
-// byHandBack undoes byHand.
-const byHandBack = `set -e
+// back undoes forth.
+const back = `set -e
 systemctl stop kubelet
 crictl -r unix:///run/containerd/containerd.sock rmp -fa >/dev/null 2>&1
-cp -a /var/tmp/bench-config.toml /etc/containerd/config.toml
-cp -a /var/tmp/bench-flags.env /var/lib/kubelet/kubeadm-flags.env
+cp -a /var/tmp/bench-files/. /
 ctr -n k8s.io images ls -q | xargs -r ctr -n k8s.io images rm --sync >/dev/null
 systemctl restart containerd
-systemctl enable --now docker.socket docker.service 2>/dev/null
+systemctl enable --now UNITS 2>/dev/null
 systemctl start kubelet
-rm -f /var/tmp/bench-*`
+rm -rf /var/tmp/bench-*`
+
+func (p procedure) script(text string) string {
+	return strings.NewReplacer("UNITS", p.units, "FILES", p.files, "EDIT", p.edit).Replace(text)
+}
 
 // outage is a lab with a watch on the node.
 type outage struct {
-	t      *testing.T
-	lab    *lab.Lab
-	client kubernetes.Interface
-	env    []string
+	t         *testing.T
+	procedure procedure
+	lab       *lab.Lab
+	client    kubernetes.Interface
+	env       []string
 	// switched is what the last switch printed.
 	switched switched
 
@@ -84,11 +107,25 @@ type outage struct {
 	last     time.Duration
 }
 
-// TestOutOfService compares how long a node takes no pods.
+// TestOutOfService compares how long a node takes no pods, on an old kubelet and on a new one.
 func TestOutOfService(t *testing.T) {
 	count := runs(t)
 	needRoot(t)
-	o := upOutage(t)
+	var text strings.Builder
+	for _, profile := range []struct{ name, title string }{
+		{lab.Dockershim, "Kubernetes 1.23 with dockershim, Docker 20.10, containerd 1.6"},
+		{lab.CRIDockerd, "Kubernetes 1.37 with cri-dockerd, Docker 26.1, containerd 2.4"},
+	} {
+		if !t.Run(profile.name, func(t *testing.T) { text.WriteString(profile.title + ".\n" + compareOutages(t, profile.name, count)) }) {
+			return
+		}
+	}
+	record(t, "out-of-service", strings.TrimSuffix(text.String(), "\n"))
+}
+
+// compareOutages returns what is to be told of one profile.
+func compareOutages(t *testing.T, profile string, count int) string {
+	o := upOutage(t, profile)
 	ways := []struct {
 		name string
 		do   func()
@@ -109,25 +146,26 @@ func TestOutOfService(t *testing.T) {
 				stages = append(stages, o.back())
 			}
 			if way == 2 {
-				o.node(byHandBack)
+				o.node(o.procedure.script(back))
 			}
 		}
 	}
 	var table strings.Builder
-	table.WriteString("| way | out of service | to the floor |\n|---|---|---|\n")
+	table.WriteString("| way | out of service | to the floor | to the procedure |\n|---|---|---|---|\n")
 	for way, w := range ways {
-		fmt.Fprintf(&table, "| %s | %s | %.2f × |\n", w.name, span(times[way]), median(times[way]).Seconds()/median(times[0]).Seconds())
+		middle := median(times[way]).Seconds()
+		fmt.Fprintf(&table, "| %s | %s | %.2f × | %.2f × |\n", w.name, span(times[way]), middle/median(times[0]).Seconds(), middle/median(times[2]).Seconds())
 	}
-	record(t, "out-of-service", busy.over(count)+"\n\n"+table.String()+"\nWhere the switch's time goes, run by run:\n\n"+strings.Join(stages, ""))
+	return busy.over(count) + "\n\n" + table.String() + "\nWhere the switch's time goes, run by run:\n\n" + strings.Join(stages, "") + "\n"
 }
 
-func upOutage(t *testing.T) *outage {
+func upOutage(t *testing.T, profile string) *outage {
 	t.Helper()
 	bin, err := filepath.Abs("../../bin")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := lab.Up(t.Context(), lab.Options{Profile: lab.Dockershim, Nodes: 2})
+	l, err := lab.Up(t.Context(), lab.Options{Profile: profile, Nodes: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +187,7 @@ func upOutage(t *testing.T) *outage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &outage{t: t, lab: l, client: client}
+	o := &outage{t: t, procedure: procedures[profile], lab: l, client: client}
 	o.env = append(os.Environ(), "KUBECONFIG="+l.Kubeconfig(), "PATH="+bin+":"+l.BinDir()+":"+os.Getenv("PATH"))
 	go o.watch(t.Context())
 	path := filepath.Join(t.TempDir(), "pods.yaml")
@@ -285,7 +323,7 @@ func (o *outage) floor() {
 
 func (o *outage) byHand() {
 	o.drain()
-	o.node(byHand)
+	o.node(o.procedure.script(forth))
 	o.ready("containerd://", time.Time{})
 	o.kubectl("uncordon", benchNode)
 }

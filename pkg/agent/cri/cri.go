@@ -236,6 +236,30 @@ func (c *Client) StopAll(ctx context.Context, limit time.Duration) error {
 	return errors.Join(errs...)
 }
 
+// kubeletLabel is on each sandbox that a kubelet made (kubelettypes.KubernetesPodUIDLabel).
+const kubeletLabel = "io.kubernetes.pod.uid"
+
+// RemoveStopped removes the sandboxes of a kubelet's pods that were stopped, with their containers, and returns how many.
+func (c *Client) RemoveStopped(ctx context.Context) (int, error) {
+	answer, err := c.runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
+		State: &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_NOTREADY},
+	}})
+	if err != nil {
+		return 0, call("ListPodSandbox", err)
+	}
+	var removals []func() error
+	for _, sandbox := range answer.GetItems() {
+		if sandbox.GetLabels()[kubeletLabel] == "" {
+			continue
+		}
+		removals = append(removals, func() error {
+			_, err := c.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: sandbox.GetId()})
+			return call("RemovePodSandbox "+sandbox.GetId(), ignoreNotFound(err))
+		})
+	}
+	return len(removals), inParallel(removals, parallel)
+}
+
 // onHostNetwork tells of sandboxes whether they are on the host's network. One of which the runtime does not tell counts as one with a network
 // of its own.
 func (c *Client) onHostNetwork(ctx context.Context, sandboxes []Sandbox) map[string]bool {

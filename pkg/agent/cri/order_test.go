@@ -77,3 +77,47 @@ func (r *ordered) StopPodSandbox(_ context.Context, q *runtimeapi.StopPodSandbox
 	r.note("sandbox " + q.PodSandboxId)
 	return &runtimeapi.StopPodSandboxResponse{}, nil
 }
+
+// TestRemoveStopped leaves what runs, and what no kubelet made.
+func TestRemoveStopped(t *testing.T) {
+	const gone = runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+	label := map[string]string{kubeletLabel: "u"}
+	r := &remains{sandboxes: []*runtimeapi.PodSandbox{
+		{Id: "runs", Labels: label}, {Id: "stopped", State: gone, Labels: label}, {Id: "someone's", State: gone},
+		{Id: "removed meanwhile", State: gone, Labels: label},
+	}}
+	count, err := (&Client{runtime: r}).RemoveStopped(t.Context())
+	slices.Sort(r.removed)
+	if err != nil || count != 2 || strings.Join(r.removed, ", ") != "removed meanwhile, stopped" {
+		t.Errorf("%d, %v: %s", count, err, strings.Join(r.removed, ", "))
+	}
+}
+
+// remains are sandboxes of which one can be removed.
+type remains struct {
+	runtimeapi.RuntimeServiceClient
+	sandboxes []*runtimeapi.PodSandbox
+
+	mu      sync.Mutex
+	removed []string
+}
+
+func (r *remains) ListPodSandbox(_ context.Context, q *runtimeapi.ListPodSandboxRequest, _ ...grpc.CallOption) (*runtimeapi.ListPodSandboxResponse, error) {
+	var answer runtimeapi.ListPodSandboxResponse
+	for _, sandbox := range r.sandboxes {
+		if sandbox.State == q.Filter.State.State {
+			answer.Items = append(answer.Items, sandbox)
+		}
+	}
+	return &answer, nil
+}
+
+func (r *remains) RemovePodSandbox(_ context.Context, q *runtimeapi.RemovePodSandboxRequest, _ ...grpc.CallOption) (*runtimeapi.RemovePodSandboxResponse, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.removed = append(r.removed, q.PodSandboxId)
+	if q.PodSandboxId == "removed meanwhile" {
+		return nil, status.Error(codes.NotFound, "gone")
+	}
+	return &runtimeapi.RemovePodSandboxResponse{}, nil
+}

@@ -284,6 +284,7 @@ func containerdService(h *Host) engine.Step {
 			if err != nil {
 				return err
 			}
+			h.removeRemains(ctx, found, report)
 			report.Progress("containerd "+check.RuntimeVersion, 0, 0, "")
 			return nil
 		},
@@ -297,6 +298,27 @@ func containerdService(h *Host) engine.Step {
 			}
 			return h.Systemd.Restore(ctx, was)
 		},
+	}
+}
+
+// removeRemains removes what containerd has of pods that a kubelet ran on it before, as in a switch that was rolled back. A kubelet goes on
+// counting a pod's containers from those, and comes to numbers that Docker has used since: their logs' names are links into Docker's
+// folder, which containerd 1.6 writes through and 2.x refuses to open ("too many levels of symbolic links"). Without them it goes on from the logs.
+func (h *Host) removeRemains(ctx context.Context, found inventory, report engine.Report) {
+	err := within(ctx, time.Minute, func(ctx context.Context) error {
+		c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		count, err := c.RemoveStopped(ctx)
+		if err == nil && count > 0 {
+			report.Info(fmt.Sprintf("removed from containerd what was left of %d stopped pods", count))
+		}
+		return err
+	})
+	if err != nil {
+		report.Info(fmt.Sprintf("what containerd has of stopped pods stays: %v", err))
 	}
 }
 

@@ -133,6 +133,28 @@ func thaw(dir string) {
 	}
 }
 
+// killCgroups sends SIGKILL to all that runs in those cgroups while they are frozen, so that nothing sees another end before itself. What
+// thaws them is removeCgroups.
+func killCgroups(dirs []string) {
+	for _, dir := range dirs {
+		for file, value := range map[string]string{"freezer.state": "FROZEN", "cgroup.freeze": "1"} {
+			if path := filepath.Join(dir, file); exists(path) {
+				_ = os.WriteFile(path, []byte(value), 0o644) // the root of a hierarchy takes neither
+			}
+		}
+	}
+	for _, dir := range dirs {
+		_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && entry.IsDir() {
+				for _, pid := range cgroupPIDs(path) {
+					_ = syscall.Kill(pid, syscall.SIGKILL)
+				}
+			}
+			return nil
+		})
+	}
+}
+
 func removeCgroup(dir string) error {
 	var all []string
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {

@@ -345,6 +345,7 @@ func (l *Lab) PowerOff(name string) error {
 	if err != nil {
 		return err
 	}
+	killCgroups(n.Cgroups)
 	n.Init.kill(syscall.SIGKILL)
 	n.Nspawn.kill(syscall.SIGKILL)
 	if err := removeCgroups(n.Cgroups, 30*time.Second); err != nil {

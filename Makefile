@@ -35,11 +35,13 @@ unit: ## unit tests
 	go vet ./...
 	go test -race -shuffle=on -short ./cmd/... ./pkg/... ./test/lab/...
 
+# The packages with tests that -short leaves out.
 .PHONY: api
-api: ## tests against a real API server and etcd
+api: ## tests against a real API server and etcd, and real daemons
 	@hack/deps
 	test/lab/build/build.sh etcd kubernetes-1.37 kubernetes-1.24 containerd
-	go test -race -shuffle=on ./cmd/... ./pkg/... ./test/apiserver/...
+	go test -race -shuffle=on ./test/apiserver/... $$(grep -rlE 'test/apiserver"|agenttest\.(CNIPlugins|Releases|Runc|Start)' --include='*_test.go' cmd pkg | \
+		xargs -n 1 dirname | sort -u | sed 's|^|./|')
 
 .PHONY: e2e
 e2e: build lab ## the whole way on real nodes, both profiles

@@ -49,7 +49,10 @@ func testProfile(t *testing.T, profile string) {
 				t.Errorf("does not say that the node is on containerd already:\n%s%s", r.stdout, r.stderr)
 			}
 		}},
-		{"Rollback", func(t *testing.T) { c.rollback(t, "node-1", files) }},
+		{"Rollback", func(t *testing.T) {
+			c.rollback(t, "node-1", files)
+			c.restartOnDocker(t, "node-1") // for the switch in Crash
+		}},
 		{"Crash", func(t *testing.T) { c.testCrash(t, profile) }},
 		{"CordonedStaysCordoned", c.testCordoned},
 		// The way back of such a node is in `make overlays`.
@@ -382,6 +385,11 @@ func (c *cluster) onContainerd(t *testing.T, name string, cordoned bool) {
 	if out := c.exec(t, name, "ctr -n moby tasks ls 2>/dev/null | awk 'NR > 1 && $3 != \"STOPPED\"'"); out != "" {
 		t.Errorf("%s: containers run under Docker: %s", name, out)
 	}
+	const logs = `crictl -r unix:///run/containerd/containerd.sock ps -q |
+		xargs -r -n 1 crictl -r unix:///run/containerd/containerd.sock inspect -o go-template --template '{{.status.logPath}}'`
+	if out := c.exec(t, name, logs+` | while read -r log; do [ ! -L "$log" ] || echo "$log"; done`); out != "" {
+		t.Errorf("%s: containers write their logs through Docker's links: %s", name, out)
+	}
 	// A sandbox has its address before it is listed.
 	eventually(t, 30*time.Second, func() string {
 		sandboxes := c.exec(t, name, "crictl -r unix:///run/containerd/containerd.sock pods -q --no-trunc")
@@ -390,6 +398,21 @@ func (c *cluster) onContainerd(t *testing.T, name string, cordoned bool) {
 			if !strings.Contains(sandboxes, lease) {
 				return fmt.Sprintf("%s: an address is leased to %s, which is no sandbox of containerd", name, lease)
 			}
+		}
+		return ""
+	})
+}
+
+// restartOnDocker has a container that stays on its node restart there. Its log's number is the one that a kubelet on containerd would come to
+// by what that remembers of a switch before.
+func (c *cluster) restartOnDocker(t *testing.T, node string) {
+	t.Helper()
+	const containers = "docker ps -q --filter label=io.kubernetes.container.name=kube-proxy"
+	before := c.exec(t, node, containers)
+	c.exec(t, node, "docker kill "+before)
+	eventually(t, time.Minute, func() string {
+		if now := c.exec(t, node, containers); now == "" || now == before {
+			return "kube-proxy has not been restarted"
 		}
 		return ""
 	})

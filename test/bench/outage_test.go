@@ -116,7 +116,7 @@ func TestOutOfService(t *testing.T) {
 		{lab.Dockershim, "Kubernetes 1.23 with dockershim, Docker 20.10, containerd 1.6"},
 		{lab.CRIDockerd, "Kubernetes 1.37 with cri-dockerd, Docker 26.1, containerd 2.4"},
 	} {
-		if !t.Run(profile.name, func(t *testing.T) { text.WriteString(profile.title + ".\n" + compareOutages(t, profile.name, count)) }) {
+		if !t.Run(profile.name, func(t *testing.T) { text.WriteString(profile.title + ".\n\n" + compareOutages(t, profile.name, count)) }) {
 			return
 		}
 	}

@@ -64,6 +64,14 @@ const unpackedBy = 3
 
 // enough checks that the image can be streamed: blobs and unpacked layers.
 func (i *importer) enough(image docker.Image) error {
+	if i.namespace != "" {
+		image.Size *= unpackedBy
+	}
+	return i.room(Need([]docker.Image{image}, nil))
+}
+
+// room checks that so many bytes can be written and some space is left.
+func (i *importer) room(bytes int64) error {
 	if i.root == "" {
 		return nil
 	}
@@ -71,10 +79,7 @@ func (i *importer) enough(image docker.Image) error {
 	if err := unix.Statfs(i.root, &fs); err != nil {
 		return fmt.Errorf("look for space in %s: %w", i.root, err)
 	}
-	if i.namespace != "" {
-		image.Size *= unpackedBy
-	}
-	need := Need([]docker.Image{image}, nil) + Reserve
+	need := bytes + Reserve
 	if free := int64(fs.Bavail) * fs.Bsize; free < need { //nolint:gosec // no file system is that large
 		return fmt.Errorf("copying it needs %d MiB in %s, and %d MiB are free", need>>20, i.root, free>>20)
 	}

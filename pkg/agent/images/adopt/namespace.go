@@ -223,8 +223,9 @@ func (n *Namespace) layers(ctx context.Context, manifest ocispec.Manifest) ([]La
 
 // Link brings the image's blobs to the client's own namespace, and has the garbage collector keep what refers to what. ctx carries the
 // lease that holds them until a record does. By containerd's content_sharing_policy no byte is read or written: who names a
-// blob's digest and size has it (core/metadata/content.go). If an admin has set that to "isolated", the blobs are copied.
-func (n *Namespace) Link(ctx context.Context, image Shared) error {
+// blob's digest and size has it (core/metadata/content.go). If an admin has set that to "isolated", the blobs are copied, after
+// room was asked whether there is space for so many bytes.
+func (n *Namespace) Link(ctx context.Context, image Shared, room func(bytes int64) error) error {
 	store, inside := n.client.ContentStore(), n.in(ctx)
 	for _, desc := range image.blobs {
 		err := func() error {
@@ -242,7 +243,23 @@ func (n *Namespace) Link(ctx context.Context, image Shared) error {
 			maps.DeleteFunc(labels, func(key, _ string) bool {
 				return key != "containerd.io/uncompressed" && !strings.HasPrefix(key, "containerd.io/distribution.source.")
 			})
-			return content.WriteBlob(ctx, store, prefix+desc.Digest.Encoded(), content.NewReader(from), desc, content.WithLabels(labels))
+			to, err := content.OpenWriter(ctx, store, content.WithRef(prefix+desc.Digest.Encoded()), content.WithDescriptor(desc))
+			if err != nil {
+				if errdefs.IsAlreadyExists(err) {
+					err = nil
+				}
+				return err
+			}
+			defer func() { _ = to.Close() }()
+			// Of what is shared, all is there from the start.
+			have, err := to.Status()
+			if err == nil && have.Offset < desc.Size {
+				err = room(desc.Size - have.Offset)
+			}
+			if err != nil {
+				return err
+			}
+			return content.Copy(ctx, to, content.NewReader(from), desc.Size, desc.Digest, content.WithLabels(labels))
 		}()
 		if err != nil {
 			return fmt.Errorf("share blob %s: %w", desc.Digest, err)

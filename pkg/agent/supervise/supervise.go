@@ -101,8 +101,12 @@ func (s *Supervisor) Ask() error {
 	if result, err := s.newTail().copy(io.Discard); err != nil || result != nil {
 		return err
 	}
-	if result, err := s.otherRun(); err != nil || result != nil {
-		return errors.Join(err, errors.New(deref(result).Message))
+	refused, err := s.otherRun()
+	if err != nil {
+		return err
+	}
+	if refused != nil {
+		return errors.New(refused.Message)
 	}
 	return s.Layout.Ask(s.Spec)
 }

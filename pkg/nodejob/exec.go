@@ -50,45 +50,45 @@ func (r *Runner) Release(ctx context.Context, spec protocol.Spec) (sent bool, er
 	if pod == nil {
 		return false, errors.New("there is no pod that waits")
 	}
-	_, err = r.execIn(ctx, pod.Name, agentName, agentCommand, "ask", hostFlag, flag)
+	err = r.execIn(ctx, pod.Name, agentName, agentCommand, "ask", hostFlag, flag)
 	return true, err
 }
 
-// execIn runs a command in a pod, as `kubectl exec` does it, and returns its output: over a WebSocket, or over SPDY where server or proxy
-// have no other. A command that prints nothing is an error.
-func (r *Runner) execIn(ctx context.Context, pod, container string, command ...string) (string, error) {
+// execIn runs a command in a pod, as `kubectl exec` does it: over a WebSocket, or over SPDY where server or proxy have no other. A command
+// that prints nothing is an error.
+func (r *Runner) execIn(ctx context.Context, pod, container string, command ...string) error {
 	config := rest.CopyConfig(r.Config)
 	config.GroupVersion, config.APIPath = &corev1.SchemeGroupVersion, "/api"
 	config.NegotiatedSerializer = scheme.Codecs.WithoutConversion()
 	client, err := rest.RESTClientFor(config)
 	if err != nil {
-		return "", err
+		return err
 	}
 	url := client.Post().Resource("pods").Namespace(Namespace).Name(pod).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Container: container, Command: command, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
 	spdy, err := remotecommand.NewSPDYExecutor(config, http.MethodPost, url)
 	if err != nil {
-		return "", err
+		return err
 	}
 	webSocket, err := remotecommand.NewWebSocketExecutor(config, http.MethodGet, url.String())
 	if err != nil {
-		return "", err
+		return err
 	}
 	executor, err := remotecommand.NewFallbackExecutor(webSocket, spdy, func(err error) bool {
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	})
 	if err != nil {
-		return "", err
+		return err
 	}
 	var out, errOut bytes.Buffer
 	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &errOut})
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return "", errors.Join(context.Cause(ctx), err)
+		return errors.Join(context.Cause(ctx), err)
 	case err != nil:
-		return "", fmt.Errorf("%w: %s", err, strings.TrimSpace(errOut.String()))
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(errOut.String()))
 	case strings.TrimSpace(out.String()) == "":
-		return "", errors.New("the command's output is empty")
+		return errors.New("the command's output is empty")
 	}
-	return out.String(), nil
+	return nil
 }

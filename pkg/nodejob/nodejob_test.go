@@ -62,8 +62,8 @@ func TestManifests(t *testing.T) {
 		"evidence.yaml": EvidencePod(EvidenceParams{
 			Node: "node-1.example.com", Run: "20240131-120000-abcde", Image: "registry.example/agent:1", PullPolicy: corev1.PullIfNotPresent,
 		}),
-		"look.yaml":   testJob(t, look),
-		"canary.yaml": Canary(CanaryParams{Node: "node-1.example.com", Run: "20240131-120000-abcde", Image: "registry.example/agent:1", PullPolicy: corev1.PullIfNotPresent}),
+		"look.yaml":    testJob(t, look),
+		"canary.yaml":  Canary(CanaryParams{Node: "node-1.example.com", Run: "20240131-120000-abcde", Image: "registry.example/agent:1", PullPolicy: corev1.PullIfNotPresent}),
 		"waiting.yaml": waitingJob(t, testSpec()),
 	} {
 		got, err := yaml.Marshal(object)

@@ -203,7 +203,7 @@ func (r *Runner) exec(ctx context.Context, pod *corev1.Pod, note func(string)) e
 		return nil
 	}
 	for answered := 0; ; {
-		_, err := r.execIn(ctx, pod.Name, PhaseCanary, agentCommand, "version")
+		err := r.execIn(ctx, pod.Name, PhaseCanary, agentCommand, "version")
 		if err == nil {
 			return nil
 		}

@@ -129,7 +129,7 @@ func New(c Config) *Rollout {
 		clock:          c.Clock,
 		holder:         c.Holder,
 		prepareTimeout: prepareTimeout, parkTimeout: parkTimeout,
-		leases:         sightings{seen: map[string]sighting{}, clock: c.Clock},
+		leases: sightings{seen: map[string]sighting{}, clock: c.Clock},
 	}
 }
 

@@ -83,7 +83,9 @@ func TestRemoveStopped(t *testing.T) {
 	const gone = runtimeapi.PodSandboxState_SANDBOX_NOTREADY
 	label := map[string]string{kubeletLabel: "u"}
 	r := &remains{sandboxes: []*runtimeapi.PodSandbox{
-		{Id: "runs", Labels: label}, {Id: "stopped", State: gone, Labels: label}, {Id: "someone's", State: gone},
+		{Id: "runs", Labels: label},
+		{Id: "stopped", State: gone, Labels: label},
+		{Id: "someone's", State: gone},
 		{Id: "removed meanwhile", State: gone, Labels: label},
 	}}
 	count, err := (&Client{runtime: r}).RemoveStopped(t.Context())

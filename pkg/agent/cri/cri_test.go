@@ -88,7 +88,7 @@ func (n node) waitFor(t *testing.T, what string, done func() bool) {
 
 func (n node) options() cri.SmokeOptions {
 	return cri.SmokeOptions{
-		SandboxImage: "test/pause:1", Image: "test/agent:1", CgroupDriver: "cgroupfs",
+		SandboxImage: "test/pause:1", Image: "test/agent:1", CgroupDriver: "cgroupfs", CgroupParent: "/kubectl-runtime-cri-test",
 		Command: []string{"/program", "sleep"}, Exec: []string{"/program", "version"},
 		Pod:    cri.Pod{Namespace: "kubectl-runtime", Name: "job", UID: "uid"},
 		LogDir: filepath.Join(n.dir, "logs"), LeaseDir: n.leases,
@@ -108,7 +108,7 @@ func (n node) expectNothingLeft(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(n.dir, "logs")); err == nil {
 		t.Error("the log directory is left")
 	}
-	if groups, _ := filepath.Glob("/sys/fs/cgroup/*/kubectl-runtime"); len(groups) != 0 {
+	if groups, _ := filepath.Glob("/sys/fs/cgroup/*/kubectl-runtime-cri-test"); len(groups) != 0 {
 		t.Errorf("cgroups left: %v", groups)
 	}
 }
@@ -158,13 +158,12 @@ func TestSmoke(t *testing.T) {
 				}
 				n.expectNothingLeft(t)
 			}
-			if release.Name == "2.4" {
-				o := n.options()
-				o.HostNetwork = true
-				if err := n.Smoke(t.Context(), o); err != nil {
-					t.Errorf("host network: %v", err)
-				}
+			o := n.options()
+			o.HostNetwork = true
+			if err := n.Smoke(t.Context(), o); err != nil {
+				t.Errorf("host network: %v", err)
 			}
+			n.expectNothingLeft(t)
 		})
 	}
 }

@@ -34,7 +34,7 @@ type SmokeOptions struct {
 	LogDir string
 	// LeaseDir is where host-local would keep the sandbox's address; empty means /var/lib/cni/networks.
 	LeaseDir string
-	// HostNetwork runs the sandbox on the host's network, which tests no CNI.
+	// HostNetwork runs the sandbox on the host's network: no CNI plugin runs, not even for what an earlier smoke test left.
 	HostNetwork bool
 	// Stage, if set, is told each part before it is done.
 	Stage func(string)
@@ -43,6 +43,8 @@ type SmokeOptions struct {
 const (
 	// smokeLabel marks what Smoke makes, so that the next one can remove what a crash left behind.
 	smokeLabel = "kubectl-runtime.dev/smoke-test"
+	// networkLabel says on which network; the values are those of smoke.network.
+	networkLabel = "kubectl-runtime.dev/smoke-test-network"
 	// cleanupTimeout bounds the removal after a failure, whatever became of the caller's context.
 	cleanupTimeout = 60 * time.Second
 	// settle bounds the wait for statistics, a log line or a lease to be as they should.
@@ -62,8 +64,16 @@ type smoke struct {
 	container     string
 }
 
-// Smoke proves that the runtime runs pods: sandbox image and test image are there, a sandbox gets an address on the pod network, a
-// container with limits starts, answers an exec, has statistics, and logs in the CRI format; then all of it is removed, and
+// network names the sandbox's network.
+func (s *smoke) network() string {
+	if s.HostNetwork {
+		return "host"
+	}
+	return "pod"
+}
+
+// Smoke proves that the runtime runs pods: sandbox image and test image are there, a sandbox gets an address on the pod network (unless
+// HostNetwork is set), a container with limits starts, answers an exec, has statistics, and logs in the CRI format; then all of it is removed, and
 // host-local's lease is gone. Everything is removed after a failure, too, also if ctx has ended. The error names the call.
 func (c *Client) Smoke(ctx context.Context, o SmokeOptions) (err error) {
 	if o.Stage == nil {
@@ -88,7 +98,7 @@ func (c *Client) Smoke(ctx context.Context, o SmokeOptions) (err error) {
 		skip  bool
 	}{
 		{title: "look for the images", run: s.images},
-		{title: "run a sandbox on the pod network", run: s.runSandbox},
+		{title: "run a sandbox on the " + s.network() + " network", run: s.runSandbox},
 		{title: "create a container from each image", run: s.createFromEach, skip: len(o.Images) == 0},
 		{title: "start a container with limits", run: s.startContainer},
 		{title: "run a command in it", run: s.exec},
@@ -142,11 +152,11 @@ func (s *smoke) runSandbox(ctx context.Context) error {
 	s.sandboxConfig = &runtimeapi.PodSandboxConfig{
 		// A runtime that has this pod for good has it under small attempts; the same name twice is refused.
 		Metadata: &runtimeapi.PodSandboxMetadata{
-			Name: s.Pod.Name, Namespace: s.Pod.Namespace, Uid: s.Pod.UID, Attempt: 1<<31 | uint32(time.Now().Unix())&0x7fffffff, //nolint:gosec // the low bits are what is wanted
+			Name: s.Pod.Name, Namespace: s.Pod.Namespace, Uid: s.Pod.UID, Attempt: 1<<31 | uint32(time.Now().UnixMilli())&0x7fffffff, //nolint:gosec // the low bits are what is wanted
 		},
 		LogDirectory: s.LogDir,
 		DnsConfig:    &runtimeapi.DNSConfig{Servers: []string{"127.0.0.1"}, Searches: []string{"cluster.local"}, Options: []string{"ndots:5"}},
-		Labels:       map[string]string{smokeLabel: "true"},
+		Labels:       map[string]string{smokeLabel: "true", networkLabel: s.network()},
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
 			CgroupParent: s.cgroupParent(),
 			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
@@ -346,21 +356,24 @@ func (s *smoke) leaseGone() error {
 	return nil
 }
 
-// removeLeftovers removes every sandbox that a smoke test made, with its containers.
-func (c *Client) removeLeftovers(ctx context.Context) error {
-	answer, err := c.runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{
-		Filter: &runtimeapi.PodSandboxFilter{LabelSelector: map[string]string{smokeLabel: "true"}},
-	})
+// removeLeftovers removes every sandbox that a smoke test made, with its containers. On the host's network it leaves those of the pod network:
+// the CNI's agent may be down, without which they cannot be removed. The kubelet removes them later.
+func (s *smoke) removeLeftovers(ctx context.Context) error {
+	labels := map[string]string{smokeLabel: "true"}
+	if s.HostNetwork {
+		labels[networkLabel] = s.network()
+	}
+	answer, err := s.runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{LabelSelector: labels}})
 	if err != nil {
 		return call("ListPodSandbox", err)
 	}
 	var errs []error
 	for _, sandbox := range answer.GetItems() {
-		if _, err := c.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: sandbox.GetId()}); ignoreNotFound(err) != nil {
+		if _, err := s.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: sandbox.GetId()}); ignoreNotFound(err) != nil {
 			errs = append(errs, call("StopPodSandbox", err))
 			continue
 		}
-		if _, err := c.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: sandbox.GetId()}); ignoreNotFound(err) != nil {
+		if _, err := s.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: sandbox.GetId()}); ignoreNotFound(err) != nil {
 			errs = append(errs, call("RemovePodSandbox", err))
 		}
 	}

@@ -280,7 +280,7 @@ func containerdService(h *Host) engine.Step {
 				return err
 			}
 			report.Progress("wait for CRI", 0, 0, "")
-			check, err := h.waitForCRI(ctx, found)
+			check, err := h.waitForCRI(ctx, found, cri.Report.Ready)
 			if err != nil {
 				return err
 			}
@@ -322,8 +322,11 @@ func (h *Host) removeRemains(ctx context.Context, found inventory, report engine
 	}
 }
 
-// waitForCRI waits until the new runtime and its network are ready, and checks the cgroup driver where the runtime tells it.
-func (h *Host) waitForCRI(ctx context.Context, found inventory) (cri.Report, error) {
+// runtimeReady is for a moment in which the CNI's own pods are down: some remove its configuration when they end.
+func runtimeReady(check cri.Report) bool { return check.RuntimeReady }
+
+// waitForCRI waits until the new runtime is ready, and checks the cgroup driver where the runtime tells it.
+func (h *Host) waitForCRI(ctx context.Context, found inventory, ready func(cri.Report) bool) (cri.Report, error) {
 	var check cri.Report
 	err := within(ctx, time.Minute, func(ctx context.Context) error {
 		c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
@@ -335,7 +338,7 @@ func (h *Host) waitForCRI(ctx context.Context, found inventory) (cri.Report, err
 			if check, err = c.Check(ctx); err != nil {
 				return err
 			}
-			if !check.RuntimeReady || !check.NetworkReady {
+			if !ready(check) {
 				return fmt.Errorf("containerd is not ready: %s", check.Message)
 			}
 			return nil

@@ -127,8 +127,8 @@ func importTestImage(t *testing.T, address string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	docker := &agenttest.Docker{}
-	docker.Add(t, agenttest.Legacy, []string{"test/pause:1", "test/agent:1"}, nil, map[string][]byte{"program": agenttest.Program(t)})
+	docker, program := &agenttest.Docker{}, agenttest.Program(t)
+	docker.Add(t, agenttest.Legacy, []string{"test/pause:1", "test/agent:1"}, nil, map[string][]byte{"program": program, "runtime-agent": program})
 	if _, err := images.Import(t.Context(), docker, c, []string{"test/pause:1"}, nil, images.WithSnapshotter("native")); err != nil {
 		t.Fatal(err)
 	}

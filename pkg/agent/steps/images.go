@@ -268,8 +268,12 @@ func imageNames(ctx context.Context, c *client.Client) ([]string, error) {
 // rehearsalID is the smoke test before the drain, which has time for all images.
 const rehearsalID = "rehearsal"
 
+// smokeTestID is the smoke test while the kubelet is stopped.
+const smokeTestID = "smoke-test"
+
 // smoke runs a sandbox and a container on the new runtime and removes them. It is the rehearsal before the drain, and once more the
-// test while the kubelet is stopped.
+// test while the kubelet is stopped. The latter is on the host's network: docker-pods has stopped the CNI's own pods, without whose agent
+// many plugins (Cilium, AWS VPC CNI, Antrea and others) fail. The rehearsal has proved the pod network.
 func smoke(h *Host, id, title string) engine.Step {
 	return step[nothing]{
 		id: id, title: title, record: recordNothing,
@@ -278,7 +282,11 @@ func smoke(h *Host, id, title string) engine.Step {
 			if err != nil {
 				return err
 			}
-			if _, err := h.waitForCRI(ctx, found); err != nil {
+			ready := cri.Report.Ready
+			if id == smokeTestID {
+				ready = runtimeReady
+			}
+			if _, err := h.waitForCRI(ctx, found, ready); err != nil {
 				return err
 			}
 			rehearse := func(ctx context.Context) error {
@@ -306,6 +314,7 @@ func smoke(h *Host, id, title string) engine.Step {
 					CgroupDriver: found.Facts.CgroupDriver,
 					Pod:          cri.Pod{Namespace: h.Spec.Pod.Namespace, Name: h.Spec.Pod.Name, UID: h.Spec.Pod.UID},
 					LogDir:       filepath.Join(h.RunDir, id),
+					HostNetwork:  id == smokeTestID,
 					Stage:        func(stage string) { report.Progress(stage, 0, 0, "") },
 				})
 				if err != nil {

@@ -69,7 +69,7 @@ func List(h *Host) map[protocol.Phase][]engine.Step {
 			dockerStop(h),
 			nodeSysctls(h),
 			kubeletConfig(h),
-			smoke(h, "smoke-test", "Run a pod sandbox while the kubelet is stopped"),
+			smoke(h, smokeTestID, "Run a pod sandbox on the host's network while the kubelet is stopped"),
 			kubeletStart(h),
 			nodeReady(h),
 		},

@@ -24,7 +24,7 @@ func verify(h *Host) engine.Step {
 			if err != nil {
 				return err
 			}
-			check, err := h.waitForCRI(ctx, found)
+			check, err := h.waitForCRI(ctx, found, cri.Report.Ready)
 			if err != nil {
 				return err
 			}

@@ -45,8 +45,9 @@ var hostChecks = []Check{
 	hostCheck(protocol.CheckUnits, Blocker, "A dependency between units would take one down with another",
 		"the kubelet must not stop with Docker, nor Docker with containerd", "replace it by Wants="),
 	hostCheck(protocol.CheckHold, Blocker, "A unit could not be held down during the cutover",
-		"a drop-in that sorts behind kubectl-runtime's resets the conditions of the unit, so that systemd could start the kubelet or Docker between two runtimes",
-		"remove the line from the drop-in that is named, or have its name sort before zz-kubectl-runtime.conf"),
+		"a drop-in that sorts behind kubectl-runtime's resets the conditions of the unit, so that systemd could start the kubelet or Docker between two runtimes; "+
+			"or the unit's folder of drop-ins is a symbolic link that leads nowhere, cannot be written to, or is another unit's as well",
+		"remove the line from the drop-in that is named, or have its name sort before zz-kubectl-runtime.conf; make the folder a directory of its own"),
 	hostCheck(protocol.CheckFileSystem, Blocker, "containerd's file system cannot hold its snapshots",
 		"overlayfs needs a file system that tells the types of directory entries", "give containerd a root on another file system"),
 	hostCheck(protocol.CheckSpace, Blocker, "There is not enough space for the images",

@@ -252,7 +252,7 @@ func Remove(dir string) error {
 	if err := errors.Join(os.RemoveAll(dir+partial), os.RemoveAll(dir)); err != nil {
 		return fmt.Errorf("remove %s: %w", dir, err)
 	}
-	_ = os.Remove(filepath.Dir(dir)) // only an empty one goes
+	host.RemoveDir(filepath.Dir(dir)) // unless something else is in it
 	return nil
 }
 

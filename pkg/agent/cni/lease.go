@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // LeaseDir is host-local's default data directory: one directory a network, in it one file an IP address.
@@ -88,8 +90,8 @@ func ReleaseStale(dir string, containerIDs []string) ([]Lease, error) {
 		if lease.ContainerID == "" || !slices.Contains(containerIDs, lease.ContainerID) {
 			continue
 		}
-		if err := os.Remove(lease.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return released, fmt.Errorf("release host-local lease: %w", err)
+		if err := unix.Unlink(lease.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return released, fmt.Errorf("release host-local lease %s: %w", lease.Path, err)
 		}
 		released = append(released, lease)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -321,10 +322,11 @@ func (s *smoke) remove(ctx context.Context) error {
 	if s.sandboxConfig != nil {
 		// By label, not by ID: a RunPodSandbox whose answer was lost leaves a sandbox that this run does not know.
 		errs = append(errs, s.removeLeftovers(ctx))
-		if err := os.Remove(filepath.Join(s.LogDir, s.logPath())); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
+		log := filepath.Join(s.LogDir, s.logPath())
+		if err := unix.Unlink(log); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove log %s: %w", log, err))
 		}
-		_ = os.Remove(s.LogDir) // if it is empty now
+		_ = unix.Rmdir(s.LogDir) // if it is empty now
 		removeCgroups(s.cgroupParent())
 	}
 	if s.sandbox != "" && !s.HostNetwork {
@@ -338,7 +340,7 @@ func removeCgroups(parent string) {
 	for _, pattern := range []string{"/sys/fs/cgroup" + parent, "/sys/fs/cgroup/*" + parent} {
 		groups, _ := filepath.Glob(pattern)
 		for _, group := range groups {
-			_ = os.Remove(group) // which does nothing while anything runs in it
+			_ = unix.Rmdir(group) // which does nothing while anything runs in it
 		}
 	}
 }

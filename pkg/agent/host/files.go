@@ -99,6 +99,9 @@ func (f Files) Plan(path string, old, content []byte) (Change, error) {
 		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
 			break
 		}
+		if !Absent(dir) {
+			return Change{}, fmt.Errorf("plan %s: its folder %s is a symbolic link that leads nowhere", path, dir)
+		}
 		c.MadeDirs = append([]string{dir}, c.MadeDirs...)
 	}
 	return c, nil
@@ -214,7 +217,7 @@ func (c Change) Edited() (bool, error) {
 // removeDirs removes the directories that were made for the file, as long as they are empty.
 func removeDirs(c Change) {
 	for i := len(c.MadeDirs) - 1; i >= 0; i-- {
-		if err := os.Remove(c.MadeDirs[i]); err != nil {
+		if !RemoveDir(c.MadeDirs[i]) {
 			return
 		}
 	}
@@ -325,8 +328,8 @@ func tempPath(path string) string {
 }
 
 func removeTemp(path string) error {
-	if err := os.Remove(tempPath(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if err := unix.Unlink(tempPath(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return &fs.PathError{Op: "remove", Path: tempPath(path), Err: err}
 	}
 	return nil
 }
@@ -344,7 +347,7 @@ func replace(path string, content []byte, s State) (err error) {
 	defer func() {
 		if err != nil {
 			_ = temp.Close()
-			_ = os.Remove(temp.Name())
+			_ = unix.Unlink(temp.Name())
 		}
 	}()
 	if _, err := temp.Write(content); err != nil {
@@ -410,8 +413,8 @@ func keepBeside(path string) (string, error) {
 }
 
 func remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if err := unix.Unlink(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return &fs.PathError{Op: "remove", Path: path, Err: err}
 	}
 	if err := removeTemp(path); err != nil {
 		return err
@@ -461,12 +464,22 @@ func ClearSocket(path string) error {
 		return nil
 	}
 	if err == nil {
-		err = os.Remove(path)
+		err = unix.Rmdir(path)
 	}
 	if err != nil {
 		return fmt.Errorf("make room for socket %s: %w", path, err)
 	}
 	return nil
+}
+
+// RemoveDir removes a directory if it is empty, lastingly, and reports whether it did. A symbolic link to a directory stays, whereas
+// os.Remove would remove the link.
+func RemoveDir(path string) bool {
+	if err := unix.Rmdir(path); err != nil {
+		return false
+	}
+	_ = SyncDir(filepath.Dir(path)) // an empty directory that comes back after a power loss does no harm
+	return true
 }
 
 // Absent reports whether there is nothing at path.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // HoldName is the name of the drop-ins that hold a unit. Drop-ins apply in the order of their names, whichever folder they lie in, and a
@@ -52,4 +54,38 @@ func resetsConditions(text string) bool {
 		}
 	}
 	return false
+}
+
+// DropInObstacle says why a drop-in cannot be put into a unit's folder of drop-ins, or would apply to another unit as well: administrators
+// make such a folder a symbolic link. Empty: it can.
+func (s Systemd) DropInObstacle(unit string) (string, error) {
+	folder := filepath.Dir(s.HoldPath(unit))
+	real, err := filepath.EvalSymlinks(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		if !Absent(folder) {
+			return folder + " is a symbolic link that leads nowhere", nil
+		}
+		real, err = s.dir(), nil // where it is made
+	}
+	if err != nil {
+		return "", fmt.Errorf("look at the drop-ins of unit %s: %w", unit, err)
+	}
+	if info, err := os.Stat(real); err != nil {
+		return "", fmt.Errorf("look at the drop-ins of unit %s: %w", unit, err)
+	} else if !info.IsDir() {
+		return folder + " is not a directory", nil
+	}
+	if err := unix.Access(real, unix.W_OK); err != nil {
+		return fmt.Sprintf("%s cannot be written to: %v", real, err), nil
+	}
+	others, err := filepath.Glob(filepath.Join(s.dir(), "*.d"))
+	if err != nil {
+		return "", fmt.Errorf("look at the drop-ins of unit %s: %w", unit, err)
+	}
+	for _, other := range others {
+		if is, err := filepath.EvalSymlinks(other); err == nil && is == real && other != folder {
+			return fmt.Sprintf("%s and %s are the same folder, %s", folder, other, real), nil
+		}
+	}
+	return "", nil
 }

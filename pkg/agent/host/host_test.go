@@ -324,7 +324,7 @@ func TestHold(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if err := s.Unhold(ctx, "a.socket", "b.service"); err != nil {
+		if err := s.Unhold(ctx, UnitState{Name: "a.socket"}, UnitState{Name: "b.service"}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // Link makes a symbolic link of the agent's own. Anything else that is at path stays, and is an error.
@@ -28,7 +30,7 @@ func Unlink(path, target string) error {
 	if err != nil || is != target {
 		return nil //nolint:nilerr // there is none, or it is no link
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := unix.Unlink(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove link %s: %w", path, err)
 	}
 	return nil

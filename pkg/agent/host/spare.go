@@ -115,7 +115,7 @@ func (s Spare) Release() bool {
 		if err != nil || len(parts) == 0 {
 			continue
 		}
-		if os.Remove(filepath.Join(dir, parts[len(parts)-1].Name())) == nil {
+		if unix.Unlink(filepath.Join(dir, parts[len(parts)-1].Name())) == nil {
 			released = true
 			_ = SyncDir(dir) // the space is there for the next write even if this fails
 		}

@@ -9,6 +9,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // StandIn answers HTTP at the socket of a daemon that is down, until end is called. It refuses where anybody listens. Afterwards there is
@@ -21,7 +23,7 @@ func StandIn(path string, handler http.Handler) (end func(), err error) {
 			return nil, fmt.Errorf("stand in at socket %s: %w", path, err)
 		}
 	}
-	_ = os.Remove(fresh)
+	_ = unix.Unlink(fresh)
 	hadOne, err := isDeadSocket(path)
 	if err != nil {
 		return nil, fmt.Errorf("stand in at socket %s: %w", path, err)
@@ -43,7 +45,7 @@ func StandIn(path string, handler http.Handler) (end func(), err error) {
 	}
 	if err != nil {
 		_ = listener.Close()
-		_, _ = os.Remove(fresh), os.Remove(aside)
+		_, _ = unix.Unlink(fresh), unix.Unlink(aside)
 		return nil, fmt.Errorf("stand in at socket %s: %w", path, err)
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Second}
@@ -51,13 +53,13 @@ func StandIn(path string, handler http.Handler) (end func(), err error) {
 	return func() {
 		_ = server.Close()
 		if now, err := os.Lstat(path); err != nil || !os.SameFile(own, now) {
-			_ = os.Remove(aside) // somebody has put another one in its place
+			_ = unix.Unlink(aside) // somebody has put another one in its place
 			return
 		}
 		if hadOne {
 			_ = os.Rename(aside, path)
 		} else {
-			_ = os.Remove(path)
+			_ = unix.Unlink(path)
 		}
 	}, nil
 }

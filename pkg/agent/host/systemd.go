@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Systemd drives the host's systemd through systemctl. A call that gets no answer is given up after callTimeout, one that waits for
@@ -37,6 +39,8 @@ type UnitState struct {
 	// Links are the links that enable it, with where they point: systemctl makes them anew with a text of its own, such as /usr/lib for
 	// /lib.
 	Links map[string]string `json:"links,omitempty"`
+	// HadDropIns reports that the unit's folder of drop-ins was there: Unhold leaves it, even when it is empty.
+	HadDropIns bool `json:"hadDropIns,omitempty"`
 }
 
 // Exists reports whether systemd knows the unit.
@@ -57,7 +61,10 @@ func (s Systemd) State(ctx context.Context, unit string) (UnitState, error) {
 		return UnitState{}, err
 	}
 	links, err := s.links(unit)
-	return UnitState{Name: unit, Load: p["LoadState"], File: p["UnitFileState"], Active: p["ActiveState"], Links: links}, err
+	return UnitState{
+		Name: unit, Load: p["LoadState"], File: p["UnitFileState"], Active: p["ActiveState"],
+		Links: links, HadDropIns: !Absent(filepath.Dir(s.HoldPath(unit))),
+	}, err
 }
 
 // links are the links in other units' folders by which a unit is wanted or required.
@@ -129,7 +136,7 @@ func (s Systemd) relink(was map[string]string) error {
 			continue
 		}
 		temporary := path + ".kubectl-runtime"
-		_ = os.Remove(temporary) // of an earlier try
+		_ = unix.Unlink(temporary) // of an earlier try
 		if err := os.Symlink(target, temporary); err != nil {
 			return fmt.Errorf("restore link %s: %w", path, err)
 		}
@@ -308,14 +315,16 @@ func (s Systemd) Hold(ctx context.Context, why string, units ...string) error {
 	return s.DaemonReload(ctx)
 }
 
-// Unhold lets units be started again.
-func (s Systemd) Unhold(ctx context.Context, units ...string) error {
+// Unhold lets units be started again. They are as they were recorded before Hold: a folder that Hold made goes, if it is empty.
+func (s Systemd) Unhold(ctx context.Context, units ...UnitState) error {
 	for _, unit := range units {
-		path := s.HoldPath(unit)
+		path := s.HoldPath(unit.Name)
 		if err := Remove(path); err != nil {
 			return err
 		}
-		_ = os.Remove(filepath.Dir(path)) // where it was made for the drop-in: only an empty one goes
+		if !unit.HadDropIns {
+			RemoveDir(filepath.Dir(path))
+		}
 	}
 	return s.DaemonReload(ctx)
 }

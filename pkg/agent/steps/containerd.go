@@ -261,7 +261,7 @@ func containerdService(h *Host) engine.Step {
 				return err
 			}
 			if found.Install.new() {
-				if err := h.Systemd.Unhold(ctx, containerdUnit); err != nil {
+				if err := h.Systemd.Unhold(ctx, was); err != nil {
 					return err
 				}
 			}

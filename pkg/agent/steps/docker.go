@@ -375,7 +375,7 @@ func dockerStop(h *Host) engine.Step {
 				report.Warn(err.Error()) // the unit's own failure counts
 			}
 			// Sockets were stopped first and come back first: docker.service requires its own. cri-dockerd needs Docker.
-			if err := h.Systemd.Unhold(ctx, namesOf(units)...); err != nil {
+			if err := h.Systemd.Unhold(ctx, units...); err != nil {
 				return err
 			}
 			var errs []error

@@ -22,6 +22,8 @@ const (
 
 // installed is what containerd-install has to know to undo itself, beside what inspect found.
 type installed struct {
+	// Unit is containerd.service as it was before it was held; the name is empty in journals of agents that did not record it.
+	Unit host.UnitState `json:"unit,omitzero"`
 	// Changes are the unit of a containerd that no package manager knows.
 	Changes []host.Change `json:"changes,omitempty"`
 	// Purge tells that configuration files which come with packages go with them: there were none.
@@ -33,12 +35,18 @@ type installed struct {
 func containerdInstall(h *Host) engine.Step {
 	return step[installed]{
 		id: containerdInstallID, title: "Install containerd",
-		record: func(context.Context, engine.Report) (installed, error) {
+		record: func(ctx context.Context, _ engine.Report) (installed, error) {
 			found, err := h.found()
 			if err != nil || found.Install == nil {
 				return installed{}, err
 			}
-			return h.recordInstall(*found.Install)
+			unit, err := h.Systemd.State(ctx, containerdUnit)
+			if err != nil {
+				return installed{}, err
+			}
+			memo, err := h.recordInstall(*found.Install)
+			memo.Unit = unit
+			return memo, err
 		},
 		apply: func(ctx context.Context, memo installed, report engine.Report) error {
 			found, err := h.found()
@@ -237,7 +245,9 @@ func (h *Host) uninstall(ctx context.Context, n installation, memo installed, re
 		}
 	}
 	if n.new() {
-		if err := h.Systemd.Unhold(ctx, containerdUnit); err != nil {
+		was := memo.Unit
+		was.Name = containerdUnit
+		if err := h.Systemd.Unhold(ctx, was); err != nil {
 			return err
 		}
 	} else if err := h.restartContainerd(ctx, report); err != nil {

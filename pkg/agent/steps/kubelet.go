@@ -15,6 +15,7 @@ import (
 )
 
 const (
+	kubeletStopID   = "kubelet-stop"
 	kubeletConfigID = "kubelet-config"
 	kubeletStartID  = "kubelet-start"
 	// holdDropIn keeps the kubelet down while the hold file exists, whoever wants to start it: systemd at boot, an admin, a
@@ -79,7 +80,16 @@ func (h *Host) release(ctx context.Context, found inventory, lasting time.Durati
 	if err := host.Remove(holdDropIn); err != nil {
 		return err
 	}
-	_ = os.Remove(filepath.Dir(holdDropIn)) // where it was made for the drop-in: only an empty one goes
+	if raw, ok := engine.LastMemo(h.Records(), kubeletStopID); ok {
+		if err := with(kubeletStopID, raw, func(before host.UnitState) error {
+			if !before.HadDropIns {
+				host.RemoveDir(filepath.Dir(holdDropIn))
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
 	if err := h.Systemd.DaemonReload(ctx); err != nil {
 		return err
 	}
@@ -146,16 +156,19 @@ func (h *Host) waitHealthy(ctx context.Context, url string, lasting time.Duratio
 }
 
 func kubeletStop(h *Host) engine.Step {
-	return step[nothing]{
-		id: "kubelet-stop", title: "Stop the kubelet",
-		record: func(ctx context.Context, _ engine.Report) (nothing, error) {
+	return step[host.UnitState]{
+		id: kubeletStopID, title: "Stop the kubelet",
+		record: func(ctx context.Context, _ engine.Report) (host.UnitState, error) {
 			if err := h.holdable(ctx, kubelet.Unit); err != nil {
-				return nothing{}, err
+				return host.UnitState{}, err
 			}
-			return nothing{}, h.lookForForeign(ctx)
+			if err := h.lookForForeign(ctx); err != nil {
+				return host.UnitState{}, err
+			}
+			return h.Systemd.State(ctx, kubelet.Unit)
 		},
-		apply: func(ctx context.Context, _ nothing, _ engine.Report) error { return h.hold(ctx) },
-		revert: func(ctx context.Context, _ nothing, report engine.Report) error {
+		apply: func(ctx context.Context, _ host.UnitState, _ engine.Report) error { return h.hold(ctx) },
+		revert: func(ctx context.Context, _ host.UnitState, report engine.Report) error {
 			found, err := h.found()
 			if err != nil {
 				return err

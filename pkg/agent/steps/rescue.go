@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -47,9 +45,8 @@ func rescue(ctx context.Context, systemd host.Systemd, holdFile string, endpoint
 		errs = append(errs, rescueUnits(ctx, systemd, slices.Concat(dockerUnits, criDockerUnits), &did))
 	}
 	// Even beside a runtime that does not come up: a kubelet that runs says what is wrong, and goes on as soon as it is cured.
-	drop := systemd.HoldPath(kubelet.Unit)
-	errs = append(errs, host.Remove(drop), host.Remove(holdFile))
-	_ = os.Remove(filepath.Dir(drop)) // where it was made for the drop-in: only an empty one goes
+	// Whether the drop-ins' folders were made for the holds is in the journal alone: they stay.
+	errs = append(errs, host.Remove(systemd.HoldPath(kubelet.Unit)), host.Remove(holdFile))
 	errs = append(errs, systemd.DaemonReload(ctx), systemd.Start(ctx, kubelet.Unit))
 	return append(did, "started the kubelet"), errors.Join(errs...)
 }
@@ -64,7 +61,7 @@ func rescueUnits(ctx context.Context, systemd host.Systemd, units []string, did 
 			continue
 		}
 		if !host.Absent(systemd.HoldPath(unit)) {
-			errs = append(errs, systemd.Unhold(ctx, unit))
+			errs = append(errs, systemd.Unhold(ctx, state))
 			if state.File == "disabled" {
 				errs = append(errs, systemd.Enable(ctx, unit))
 			}

@@ -52,13 +52,25 @@ func byWants(p map[string]string) string {
 	return fmt.Sprintf("replace it by Wants= in %s, and run systemctl daemon-reload", strings.TrimSpace(p["FragmentPath"]+" "+p["DropInPaths"]))
 }
 
-// lookAtHolds finds drop-ins with which the kubelet's or Docker's units could not be held down during the cutover.
+// lookAtHolds finds drop-ins with which the kubelet's or Docker's units could not be held down during the cutover, and folders into which
+// no drop-in of one unit alone can be put, containerd's included.
 func (i *inspection) lookAtHolds(ctx context.Context) error {
 	units, err := i.h.unitsToStop(ctx)
 	if err != nil {
 		return err
 	}
-	return i.h.holdable(ctx, append([]string{kubelet.Unit}, namesOf(units)...)...)
+	held := append([]string{kubelet.Unit}, namesOf(units)...)
+	for _, unit := range append([]string{containerdUnit}, held...) {
+		obstacle, err := i.h.Systemd.DropInObstacle(unit)
+		if err != nil {
+			return err
+		}
+		if obstacle != "" {
+			return refuse("make it a directory of its own that can be written to, with the files that it has now",
+				"the switch cannot give a drop-in to %s alone: %s", unit, obstacle)
+		}
+	}
+	return i.h.holdable(ctx, held...)
 }
 
 // lookAtDependents finds the units that go down with those that the cutover stops: systemd stops what requires, is bound to or is part of

@@ -415,7 +415,7 @@ func (s *Supervisor) install() (string, error) {
 		}
 		if noexec(real) {
 			errs = append(errs, fmt.Errorf("%s is on a file system mounted noexec", dir))
-			_ = os.Remove(real)
+			host.RemoveDir(real)
 			continue
 		}
 		if err := s.copyProgram(filepath.Join(s.Layout.Root, path)); err != nil {

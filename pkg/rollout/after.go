@@ -359,13 +359,15 @@ func (s *session) verifyHost(ctx context.Context) (*protocol.Result, error) {
 
 // rollback undoes a cutover that the host took for good and that the verification disproved.
 func (s *session) rollback(ctx context.Context) error {
-	// The canary's sandbox would keep the runtime busy while it is taken down.
-	if err := s.remove(ctx, protocol.PhaseCutover, protocol.PhaseVerify, nodejob.PhaseCanary); errors.Is(err, errClaimLost) {
+	// The canary's sandbox would keep the runtime busy while it is taken down. A Job of an earlier rollback holds that one's result.
+	if err := s.remove(ctx, protocol.PhaseCutover, protocol.PhaseVerify, protocol.PhaseRollback, nodejob.PhaseCanary); errors.Is(err, errClaimLost) {
 		return err
 	} else if err != nil {
 		s.tell(Warning, "%s", err)
 	}
-	result, err := s.runUnattended(ctx, StageRollback, s.spec(protocol.PhaseRollback), true, false)
+	spec := s.spec(protocol.PhaseRollback)
+	spec.Attempt = newRun(s.clock.Now())
+	result, err := s.runUnattended(ctx, StageRollback, spec, true, false)
 	if err != nil {
 		return err
 	}

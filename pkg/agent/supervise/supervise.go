@@ -135,7 +135,11 @@ func (s *Supervisor) runPhase(ctx context.Context, tail *tail) (protocol.Result,
 	if err != nil {
 		return protocol.Result{}, err
 	}
-	if err := s.Layout.Ask(s.Spec); err != nil {
+	ask := s.Layout.Ask
+	if s.Spec.Phase == protocol.PhaseRollback && tail.after > 0 {
+		ask = s.Layout.AskAgain // an earlier attempt failed, and this one has no result yet
+	}
+	if err := ask(s.Spec); err != nil {
 		return protocol.Result{}, err
 	}
 	if err := s.Layout.SetCurrent(s.Spec.Run); err != nil {

@@ -433,3 +433,31 @@ func TestRollbackIsAskedForAgain(t *testing.T) {
 	s.Spec.Attempt = "a3"
 	run(protocol.OutcomeSucceeded, 2, 4) // what succeeded is not repeated
 }
+
+// TestRefusedRequestLeavesNoTrace: a rollback that is refused because of another run is not done later, when the host next has something to do.
+func TestRefusedRequestLeavesNoTrace(t *testing.T) {
+	s, _ := newSupervisor(t, &hostUnit{})
+	s.Spec.Phase, s.Spec.Attempt = protocol.PhaseRollback, "a2"
+	dir := s.Layout.RunDir("r1")
+	openPhase(t, dir, "r1", protocol.PhasePrepare)
+	j, err := journal.Open(dir, journal.Identity{Run: "r1", Node: "node-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := journal.Record{Kind: journal.KindClose, Phase: protocol.PhasePrepare, Result: success.Result}
+	if err := errors.Join(j.Append(closed), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	report(t, s, protocol.Event{Phase: protocol.PhaseRollback, Result: &protocol.Result{Outcome: protocol.OutcomeRefused}})
+	openPhase(t, s.Layout.RunDir("r2"), "r2", protocol.PhaseCutover)
+	if err := s.Layout.SetCurrent("r2"); err != nil {
+		t.Fatal(err)
+	}
+	result, err := s.Run(context.Background())
+	if err != nil || result.Outcome != protocol.OutcomeRefused || !strings.Contains(result.Message, "run r2 of this node is not over") {
+		t.Errorf("%+v %v", result, err)
+	}
+	if !host.Absent(filepath.Join(dir, "rollback-again")) {
+		t.Error("the rollback is still asked for")
+	}
+}

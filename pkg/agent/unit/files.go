@@ -160,10 +160,15 @@ func (l Layout) AskRollback(run string) error {
 		return fmt.Errorf("roll back run %s: it has no spec", run)
 	}
 	spec.Phase = protocol.PhaseRollback
+	return l.AskAgain(spec)
+}
+
+// AskAgain asks for a rollback also where an earlier one of the run failed or was refused.
+func (l Layout) AskAgain(spec protocol.Spec) error {
 	if err := l.Ask(spec); err != nil {
 		return err
 	}
-	return host.Replace(l.againPath(run), nil, 0o600)
+	return host.Replace(l.againPath(spec.Run), nil, 0o600)
 }
 
 // forwardPath is there while the open phase may go forward. To remove it needs no space, so that a phase can be condemned when the
@@ -183,7 +188,7 @@ type attempt struct {
 }
 
 // Attempt takes note of a rollback's attempt and returns the number of the last event that belongs to earlier ones. failed is the
-// number of the event that says that a rollback failed, 0 without one: a new attempt then asks for it once more.
+// number of the event that says that a rollback failed, 0 without one.
 func (l Layout) Attempt(run, id string, failed int64) (after int64, err error) {
 	path := filepath.Join(l.RunDir(run), "rollback-attempt.json")
 	var last attempt
@@ -196,12 +201,6 @@ func (l Layout) Attempt(run, id string, failed int64) (after int64, err error) {
 	}
 	if err == nil && last.ID == id {
 		return last.After, nil
-	}
-	if failed > 0 {
-		// First, since an attempt that is noted without it would wait for a rollback that nobody asked for.
-		if err := host.Replace(l.againPath(run), nil, 0o600); err != nil {
-			return 0, err
-		}
 	}
 	if data, err = json.Marshal(attempt{ID: id, After: failed}); err != nil {
 		return 0, fmt.Errorf("write attempt: %w", err)

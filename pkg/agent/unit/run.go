@@ -183,12 +183,14 @@ func (u *Unit) node(run string) (string, error) {
 }
 
 // next returns what is to be done: the phase that is open, or the first one that has no result yet. Once a rollback was asked for,
-// no other phase begins any more.
+// no other phase begins any more, unless that rollback was refused and the refusal was reported: then the request is over.
 func (u *Unit) next(run string, j *journal.Journal, events *events) (protocol.Spec, bool, error) {
 	order := phases
+	rollback, reported := events.Result(protocol.PhaseRollback)
+	refused := reported && rollback.Outcome == protocol.OutcomeRefused && host.Absent(u.Layout.againPath(run))
 	if _, ok, err := u.Layout.Spec(run, protocol.PhaseRollback); err != nil {
 		return protocol.Spec{}, false, err
-	} else if ok {
+	} else if ok && !refused {
 		order = phases[len(phases)-1:]
 	}
 	open, anyOpen := engine.Open(j.Records())
@@ -218,6 +220,11 @@ func (u *Unit) phase(ctx context.Context, spec protocol.Spec, j *journal.Journal
 	// Without the unit a reboot would end the phase; one that is open already has to be brought to its end all the same.
 	if err := u.Layout.Install(ctx, u.Systemd, u.Program); err != nil && !anyOpen {
 		return err
+	}
+	if spec.Phase == protocol.PhaseRollback && !anyOpen {
+		if err := u.withdrawPending(spec.Run, j.Records()); err != nil {
+			return err
+		}
 	}
 	var refuse error
 	spare := u.Layout.spare(spec.Run)
@@ -261,6 +268,20 @@ func (u *Unit) phase(ctx context.Context, spec protocol.Spec, j *journal.Journal
 		}
 		return events.Append(protocol.Event{Phase: spec.Phase, Result: &result})
 	})
+}
+
+// withdrawPending takes back what was asked for before a rollback and has not begun. Nobody waits for it any more, and a rollback that is
+// refused would leave it as the next thing to do.
+func (u *Unit) withdrawPending(run string, records []journal.Record) error {
+	for _, phase := range []protocol.Phase{protocol.PhaseCutover, protocol.PhaseVerify} {
+		if _, done := engine.Result(records, phase); done {
+			continue
+		}
+		if err := host.Remove(u.Layout.specPath(run, phase)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // persist tries until it succeeds: what has come to its end on the host is to be seen, too.

@@ -194,8 +194,9 @@ func isFinding(err error) bool {
 	return errors.As(err, &f)
 }
 
-// awaitRuntime waits until the node is Ready on a runtime, with a heartbeat newer than the last one on the other runtime.
-func (s *session) awaitRuntime(ctx context.Context, runtime string, after time.Time) error {
+// awaitRuntime waits until the node is Ready on a runtime, with another heartbeat than the last one on the other runtime. It is not asked to be a later one:
+// the node's clock may have been set back.
+func (s *session) awaitRuntime(ctx context.Context, runtime string, last time.Time) error {
 	return s.await(ctx, "node Ready on "+runtime, func(ctx context.Context) (bool, error) {
 		node, err := s.getNode(ctx, s.name)
 		if err != nil {
@@ -203,7 +204,7 @@ func (s *session) awaitRuntime(ctx context.Context, runtime string, after time.T
 		}
 		row := inventory.FromNode(node)
 		version := node.Status.NodeInfo.ContainerRuntimeVersion
-		if row.Runtime == runtime && isNodeReady(node) && heartbeat(node).After(after) {
+		if row.Runtime == runtime && isNodeReady(node) && !heartbeat(node).Equal(last) {
 			s.report.To = version
 			return true, nil
 		}
@@ -212,11 +213,11 @@ func (s *session) awaitRuntime(ctx context.Context, runtime string, after time.T
 }
 
 func (s *session) checkNode(ctx context.Context) error {
-	after := s.beat
+	last := s.beat
 	if s.before == nil {
-		after = time.Time{} // nobody looked before the cutover: the heartbeat that was seen may be the new runtime's
+		last = time.Time{} // nobody looked before the cutover: the heartbeat that was seen may be the new runtime's
 	}
-	if err := s.awaitRuntime(ctx, s.target, after); err != nil {
+	if err := s.awaitRuntime(ctx, s.target, last); err != nil {
 		return err
 	}
 	s.tell(Info, "node is Ready on %s", s.report.To)

@@ -30,7 +30,7 @@ func (s *session) canaryAhead(ctx context.Context) (end func()) {
 		defer close(ended)
 		_ = s.poll(ctx, func() (bool, error) {
 			node, err := s.client.CoreV1().Nodes().Get(ctx, s.name, metav1.GetOptions{})
-			if err != nil || inventory.FromNode(node).Runtime != s.target || !heartbeat(node).After(s.beat) {
+			if err != nil || inventory.FromNode(node).Runtime != s.target || heartbeat(node).Equal(s.beat) {
 				return ctx.Err() != nil, err
 			}
 			// Not cut off in the middle: whether there is a pod should be known.

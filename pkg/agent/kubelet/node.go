@@ -34,8 +34,11 @@ type Node struct {
 	Ready bool
 	// ReadyMessage is what the kubelet says about the condition Ready.
 	ReadyMessage string
-	// Heartbeat is when the kubelet last sent the node's status or renewed its Lease, whichever is later, on its own clock.
-	Heartbeat time.Time
+	// Reported is when the kubelet last sent the node's status, Renewed when it last renewed its Lease, both on its own clock. Reported is in
+	// whole seconds. Renewed is zero where there is no Lease that can be read.
+	Reported, Renewed time.Time
+	// BootID is that of the boot in which the status was sent.
+	BootID string
 	// RuntimeVersion is nodeInfo.containerRuntimeVersion: "containerd://1.6.20~ds1".
 	RuntimeVersion string
 }
@@ -154,22 +157,21 @@ func (a *API) Node(ctx context.Context, name string) (Node, error) {
 				Type, Status, Message string
 				LastHeartbeatTime     time.Time
 			}
-			NodeInfo struct{ ContainerRuntimeVersion string }
+			NodeInfo struct{ ContainerRuntimeVersion, BootID string }
 		}
 	}
 	if err := a.get(ctx, "/api/v1/nodes/"+url.PathEscape(name), &object); err != nil {
 		return Node{}, fmt.Errorf("get node %s: %w", name, err)
 	}
-	node := Node{RuntimeVersion: object.Status.NodeInfo.ContainerRuntimeVersion}
+	node := Node{RuntimeVersion: object.Status.NodeInfo.ContainerRuntimeVersion, BootID: object.Status.NodeInfo.BootID}
 	for _, c := range object.Status.Conditions {
 		if c.Type == "Ready" {
-			node.Ready, node.ReadyMessage, node.Heartbeat = c.Status == "True", c.Message, c.LastHeartbeatTime
+			node.Ready, node.ReadyMessage, node.Reported = c.Status == "True", c.Message, c.LastHeartbeatTime
 		}
 	}
 	var lease struct{ Spec struct{ RenewTime time.Time } }
-	err := a.get(ctx, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/"+url.PathEscape(name), &lease)
-	if err == nil && lease.Spec.RenewTime.After(node.Heartbeat) {
-		node.Heartbeat = lease.Spec.RenewTime
+	if err := a.get(ctx, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/"+url.PathEscape(name), &lease); err == nil {
+		node.Renewed = lease.Spec.RenewTime
 	}
 	return node, nil
 }

@@ -18,7 +18,7 @@ import (
 
 const nodeJSON = `{"status":{"conditions":[{"type":"MemoryPressure","status":"False"},
 	{"type":"Ready","status":"True","message":"kubelet is posting ready status","lastHeartbeatTime":"2026-01-02T03:04:05Z"}],
-	"nodeInfo":{"containerRuntimeVersion":"containerd://1.6.20~ds1"}}}`
+	"nodeInfo":{"containerRuntimeVersion":"containerd://1.6.20~ds1","bootID":"b1"}}}`
 
 // TestNode reads a node over TLS with a client certificate as kubelets keep it, certificate and key in one file, and with a token.
 func TestNode(t *testing.T) {
@@ -80,7 +80,10 @@ users:
 			t.Fatalf("%s: %v", name, err)
 		}
 		node, err := api.Node(context.Background(), "node-1")
-		want := Node{Ready: true, ReadyMessage: "kubelet is posting ready status", RuntimeVersion: "containerd://1.6.20~ds1", Heartbeat: time.Date(2026, 1, 2, 3, 4, 9, 123456000, time.UTC)}
+		want := Node{
+			Ready: true, ReadyMessage: "kubelet is posting ready status", RuntimeVersion: "containerd://1.6.20~ds1", BootID: "b1",
+			Reported: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Renewed: time.Date(2026, 1, 2, 3, 4, 9, 123456000, time.UTC),
+		}
 		if err != nil || node != want {
 			t.Errorf("%s: %+v %v", name, node, err)
 		}
@@ -90,7 +93,7 @@ users:
 		t.Fatal(err)
 	}
 	lease = ""
-	if node, err := api.Node(context.Background(), "node-1"); err != nil || node.Heartbeat.Second() != 5 {
+	if node, err := api.Node(context.Background(), "node-1"); err != nil || !node.Renewed.IsZero() || node.Reported.Second() != 5 {
 		t.Errorf("without a Lease: %+v %v", node, err)
 	}
 	api.token = "wrong"

@@ -104,8 +104,8 @@ func TestTooEarlyStatus(t *testing.T) {
 				asked++
 			}))
 			defer server.Close()
-			h := &Host{Spec: protocol.Spec{Node: "node-1"}, Systemd: host.Systemd{Run: unitsSay{kubelet.Unit: "NRestarts=0\nActiveState=active\n"}}}
-			wait := readyWait{runtime: "containerd://", since: time.Now().Add(-time.Minute), startAgain: func(context.Context) error { again++; return nil }}
+			h := &Host{Spec: protocol.Spec{Node: "node-1"}, Systemd: host.Systemd{Run: unitsSay{kubelet.Unit: kubeletSince(t, time.Minute)}}}
+			wait := readyWait{runtime: "containerd://", startAgain: func(context.Context) error { again++; return nil }}
 			if err := h.waitReady(t.Context(), inventory{Kubeconfig: kubeconfig(t, server.URL)}, wait, quiet{}); err != nil {
 				t.Fatal(err)
 			}
@@ -114,4 +114,14 @@ func TestTooEarlyStatus(t *testing.T) {
 			}
 		})
 	}
+}
+
+// kubeletSince is what systemd shows of a kubelet that was started some time ago.
+func kubeletSince(t *testing.T, ago time.Duration) string {
+	t.Helper()
+	up, err := uptime()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("NRestarts=0\nMainPID=1\nExecMainStartTimestampMonotonic=%d\n", (up - ago).Microseconds())
 }

@@ -113,12 +113,18 @@ const steady = 3 * time.Second
 type exits struct {
 	systemd host.Systemd
 	first   int // systemd's count when it was looked at first, -1 before
+	// started is when the kubelet that runs now was started, in time since the boot; zero if none runs.
+	started time.Duration
 }
 
 func (e *exits) check(ctx context.Context) error {
-	p, err := e.systemd.Show(ctx, kubelet.Unit, "NRestarts", "ActiveState")
+	p, err := e.systemd.Show(ctx, kubelet.Unit, "NRestarts", "MainPID", "ExecMainStartTimestampMonotonic")
 	if err != nil {
 		return err
+	}
+	e.started = 0
+	if micros, err := strconv.ParseInt(p["ExecMainStartTimestampMonotonic"], 10, 64); err == nil && p["MainPID"] != "" && p["MainPID"] != "0" {
+		e.started = time.Duration(micros) * time.Microsecond
 	}
 	// systemd before 235 does not count; the deadline then decides.
 	restarts, err := strconv.Atoi(p["NRestarts"])
@@ -185,13 +191,12 @@ func kubeletStop(h *Host) engine.Step {
 					return fmt.Errorf("the kubelet stays down: %w", err)
 				}
 			}
-			started := time.Now()
 			if err := h.release(ctx, found, steady, report); err != nil {
 				return err
 			}
 			// The node is back whether or not the API server can be asked.
 			err = within(ctx, time.Minute, func(ctx context.Context) error {
-				return h.waitReady(ctx, found, readyWait{runtime: "docker://", since: started}, report)
+				return h.waitReady(ctx, found, readyWait{runtime: "docker://"}, report)
 			})
 			if err != nil {
 				report.Warn("the kubelet is healthy again, but the API server does not show the node as Ready on Docker yet: " + err.Error())
@@ -346,5 +351,3 @@ func removeDockerLogLinks(dir string) error {
 	}
 	return nil
 }
-
-// nodeReady waits until the API server shows the node as Ready on the new runtime.

@@ -35,7 +35,7 @@ func nodeReady(h *Host) engine.Step {
 					return err
 				}
 			}
-			wait := readyWait{runtime: "containerd://", since: start.Started, startAgain: func(ctx context.Context) error {
+			wait := readyWait{runtime: "containerd://", startAgain: func(ctx context.Context) error {
 				return h.startAgain(ctx, found, report)
 			}}
 			return h.whileAnswering(ctx, found, func(ctx context.Context) error {
@@ -53,7 +53,13 @@ const containerWait = time.Minute
 
 // waitContainer waits until the kubelet has started a container: a node is Ready in the API before its runtime has done anything for it. At
 // least this run's own pod is to come back; where the Job was deleted and the node has no other pod either, that is a warning.
+//
+// A container counts that was made since kubelet-start, or since the start of the kubelet that runs now: after the clock was set back, the
+// first of these lies ahead. None of an earlier boot runs.
 func (h *Host) waitContainer(ctx context.Context, found inventory, since time.Time, report engine.Report) error {
+	if started, err := h.kubeletStarted(ctx); err == nil && started.Before(since) {
+		since = started
+	}
 	report.Progress("wait until the kubelet has started a container", 0, 0, "")
 	err := within(ctx, containerWait, func(ctx context.Context) error {
 		return host.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error {
@@ -83,9 +89,8 @@ const noLookYet = "pleg has yet to be successful"
 
 // readyWait is what to wait for.
 type readyWait struct {
-	// runtime is how the node's containerRuntimeVersion begins, since when the kubelet was started.
+	// runtime is how the node's containerRuntimeVersion begins.
 	runtime string
-	since   time.Time
 	// startAgain, if set, starts the kubelet once more, once, where it has reported too early. One of 1.23 or 1.24 sends its first status a tenth
 	// of a second after its start, and the next one after nodeStatusUpdateFrequency, 10 s: longer than a start takes.
 	startAgain func(context.Context) error
@@ -96,12 +101,13 @@ func (w *readyWait) isTooEarly(node kubelet.Node) bool {
 	return !node.Ready && strings.HasPrefix(node.RuntimeVersion, w.runtime) && strings.Contains(node.ReadyMessage, noLookYet)
 }
 
-// waitReady waits until the API server shows the node Ready on a runtime, and has heard of it since.
+// waitReady waits until the API server shows the node Ready on a runtime, as the kubelet that runs now has reported it.
 func (h *Host) waitReady(ctx context.Context, found inventory, wait readyWait, report engine.Report) error {
 	if found.Kubeconfig == "" {
 		return nil
 	}
 	exits := &exits{systemd: h.Systemd, first: -1}
+	fresh := newFreshness()
 	var version, said string
 	err := host.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error {
 		if err := exits.check(ctx); err != nil {
@@ -124,13 +130,18 @@ func (h *Host) waitReady(ctx context.Context, found inventory, wait readyWait, r
 				return err
 			}
 		}
+		up, err := uptime()
+		if err != nil {
+			return err
+		}
+		err = fresh.check(node, exits.started, up, time.Now())
 		switch {
 		case !strings.HasPrefix(version, wait.runtime):
 			err = fmt.Errorf("node %s still reports %s", h.Spec.Node, version)
+		case err != nil:
+			err = fmt.Errorf("node %s: %w", h.Spec.Node, err)
 		case !node.Ready:
 			err = fmt.Errorf("node %s is not Ready: %s", h.Spec.Node, node.ReadyMessage)
-		case node.Heartbeat.Before(wait.since.Truncate(time.Second)):
-			err = fmt.Errorf("node %s has sent nothing since %s", h.Spec.Node, node.Heartbeat.UTC().Format(time.RFC3339))
 		}
 		if err != nil && err.Error() != said {
 			said = err.Error()
@@ -142,6 +153,19 @@ func (h *Host) waitReady(ctx context.Context, found inventory, wait readyWait, r
 		report.Progress("Ready on "+version, 0, 0, "")
 	}
 	return err
+}
+
+// kubeletStarted is when the kubelet that runs now was started, on the clock as it is set now.
+func (h *Host) kubeletStarted(ctx context.Context) (time.Time, error) {
+	exits := &exits{systemd: h.Systemd, first: -1}
+	if err := exits.check(ctx); err != nil {
+		return time.Time{}, err
+	}
+	up, err := uptime()
+	if err == nil && exits.started == 0 {
+		err = errors.New("the kubelet does not run")
+	}
+	return timeOfDay(exits.started, up, time.Now()), err
 }
 
 // startAgain restarts the kubelet and waits until it is healthy.

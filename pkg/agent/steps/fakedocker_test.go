@@ -59,6 +59,8 @@ func (d *fakeDocker) serve(w http.ResponseWriter, r *http.Request) {
 	switch action := path[len(path)-1]; {
 	case action == "_ping":
 		return
+	case action == "info":
+		answer = map[string]any{"ServerVersion": "20.10.24"}
 	case strings.HasSuffix(r.URL.Path, "/containers/json"):
 		list := []map[string]any{}
 		for _, c := range d.containers {

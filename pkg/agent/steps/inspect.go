@@ -54,6 +54,8 @@ type inventory struct {
 	ContainerdAddress string `json:"containerdAddress"`
 	// Install is how a containerd comes to a host that has none that fits; nil where it has.
 	Install *installation `json:"install,omitempty"`
+	// Kernel are the settings that Docker may have made; nil in what an older agent found.
+	Kernel *kernelSettings `json:"kernel,omitempty"`
 	// RestrictOOM is set on hosts that cannot lower oom_score_adj.
 	RestrictOOM bool `json:"restrictOOM,omitempty"`
 }
@@ -203,6 +205,8 @@ func (i *inspection) lookAtDocker(ctx context.Context) error {
 		}
 		i.Facts.DockerVersion, i.Facts.DockerRoot = info.Version, info.Root
 		i.info = info
+		settings := readKernel(readSysctl) // while Docker runs
+		i.Kernel = &settings
 		if info.CgroupDriver != i.Facts.CgroupDriver {
 			i.warn("Docker's cgroup driver is %s, the kubelet's setting is %s: containerd is set up with the kubelet's", info.CgroupDriver, i.Facts.CgroupDriver)
 		}

@@ -104,7 +104,7 @@ func TestKeepFor(t *testing.T) {
 		{"no bridge module", map[string]string{wantedSysctls[0]: "1"}, wantedSysctls[:1], []string{"overlay"}},
 		{"off stays off", map[string]string{wantedSysctls[0]: "0", wantedSysctls[1]: "0"}, nil, []string{"overlay", "br_netfilter"}},
 	} {
-		sysctls, modules := keepFor(func(name string) (string, bool) { value, ok := test.set[name]; return value, ok })
+		sysctls, modules := readKernel(func(name string) (string, bool) { value, ok := test.set[name]; return value, ok }).files()
 		var want string
 		for _, name := range test.sysctls {
 			want += name + " = 1\n"

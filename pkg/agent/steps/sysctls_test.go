@@ -1,0 +1,92 @@
+package steps
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// inNetworkNamespace gives the test the settings of a network of its own, all as after a boot.
+func inNetworkNamespace(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	runtime.LockOSThread() // for good: the thread ends with the test
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestSysctlsOutliveAReboot: a node that loses its power between docker-stop and node-sysctls boots without Docker, and with the kernel's defaults.
+func TestSysctlsOutliveAReboot(t *testing.T) {
+	inNetworkNamespace(t)
+	const forward = "net.ipv4.ip_forward"
+	if err := host.SetSysctl(forward, "1"); err != nil { // as dockerd does
+		t.Fatal(err)
+	}
+	d := startFakeDocker(t, &fakeContainer{name: "pause", kind: "podsandbox"})
+	i := &inspection{h: &Host{}, report: quiet{}, inventory: inventory{DockerSocket: "unix://" + d.socket}}
+	_ = i.lookAtDocker(t.Context()) // what it says of images does not matter here
+	raw, err := json.Marshal(i.inventory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i.Kernel == nil {
+		t.Fatal("the inspection does not tell what Docker set")
+	}
+	var found inventory
+	if err := json.Unmarshal(raw, &found); err != nil {
+		t.Fatal(err)
+	}
+	if err := host.SetSysctl(forward, "0"); err != nil { // the reboot
+		t.Fatal(err)
+	}
+
+	if got := keptSysctls(t, found); !strings.Contains(got, "\n"+forward+" = 1\n") {
+		t.Errorf("for the next boot: %q", got)
+	}
+	h := hostWith(t, found, protocol.Spec{})
+	h.setKernel(t.Context(), *found.Kernel, quiet{})
+	if value, _ := readSysctl(forward); value != "1" {
+		t.Errorf("%s is %s until the next boot", forward, value)
+	}
+
+	if err := host.SetSysctl(forward, "0"); err != nil {
+		t.Fatal(err)
+	}
+	found.Kernel = nil
+	if got := keptSysctls(t, found); strings.Contains(got, forward) {
+		t.Errorf("by the journal of an older agent: %q", got)
+	}
+}
+
+// keptSysctls is what node-sysctls would write for the next boot.
+func keptSysctls(t *testing.T, found inventory) string {
+	t.Helper()
+	for _, step := range List(hostWith(t, found, protocol.Spec{}))[protocol.PhaseCutover] {
+		if step.ID() != "node-sysctls" {
+			continue
+		}
+		files, err := step.(interface {
+			planFiles(ctx context.Context) ([]plannedFile, error)
+		}).planFiles(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			if file.path == sysctlFile {
+				return string(file.new)
+			}
+		}
+	}
+	return ""
+}

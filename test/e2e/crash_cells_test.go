@@ -144,6 +144,8 @@ func otherCells() []cell {
 		{what: "disk full: /etc/systemd/system", at: before("docker-stop"), strike: fill("/etc/systemd/system"), setup: unitsSetup, cleanup: unitsCleanup},
 		{what: "disk full: /etc/containerd", at: before("containerd-config"), strike: fill("/etc/containerd"), setup: configSetup, cleanup: configCleanup},
 		{what: "disk full: /var/lib/containerd", at: before("images"), strike: fill("/var/lib/containerd"), setup: imagesSetup, cleanup: imagesCleanup},
+		{what: "containerd hangs", at: before("images"), strike: hang("containerd")},
+		{what: "containerd hangs", at: before("rehearsal"), strike: hang("containerd")},
 		{what: "containerd hangs", at: before("smoke-test"), strike: hang("containerd")},
 		{what: "containerd hangs", at: before("kubelet-start"), strike: hang("containerd")},
 		{what: "containerd hangs", at: before("node-ready"), strike: hang("containerd")},

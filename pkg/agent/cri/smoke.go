@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 )
 
 // SmokeOptions say what Smoke runs.
@@ -88,7 +90,7 @@ func (c *Client) Smoke(ctx context.Context, o SmokeOptions) (err error) {
 		return fmt.Errorf("remove an earlier smoke test: %w", err)
 	}
 	defer func() {
-		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		cleanup, cancel := host.Outlive(ctx, cleanupTimeout)
 		defer cancel()
 		o.Stage("remove the sandbox")
 		err = errors.Join(err, s.remove(cleanup))

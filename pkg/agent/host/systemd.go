@@ -207,7 +207,7 @@ func (s Systemd) job(ctx context.Context, verb, unit string) error {
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	return &UnitError{Unit: unit, Err: err, Log: s.Log(context.WithoutCancel(ctx), unit)}
+	return &UnitError{Unit: unit, Err: err, Log: s.Log(ctx, unit)}
 }
 
 // Stop stops units, at once and in the order that they ask for, and waits for them; a unit that is not up is fine.
@@ -371,9 +371,9 @@ func (s Systemd) Stopping(ctx context.Context) bool {
 	return strings.TrimSpace(out) == "stopping"
 }
 
-// Log returns the last lines that a unit logged.
+// Log returns the last lines that a unit logged, also if ctx has ended.
 func (s Systemd) Log(ctx context.Context, unit string) string {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := Outlive(ctx, 5*time.Second)
 	defer cancel()
 	out, err := s.Run.Run(ctx, "journalctl", "--no-pager", "--quiet", "--lines=30", "--output=cat", "--unit="+unit)
 	if err != nil {

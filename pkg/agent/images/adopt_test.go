@@ -192,7 +192,7 @@ func startWith(t *testing.T, release agenttest.Release, more string) node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.Close() })
-	return node{client: c, cri: r, address: daemon.Address}
+	return node{client: c, cri: r, address: daemon.Address, daemon: daemon}
 }
 
 // adoptAll imports by adoption and fails the test for what was not adopted.

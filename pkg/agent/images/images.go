@@ -12,13 +12,11 @@ import (
 	"io"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -98,20 +96,11 @@ func Import(ctx context.Context, d Source, c *client.Client, refs []string, repo
 	for _, opt := range opts {
 		opt(i)
 	}
-	// Until a record refers to it, only the lease keeps what was written. What an interrupted run left goes with that run's.
-	if err := dropLease(ctx, c); err != nil {
-		return nil, err
-	}
-	lease, err := c.LeasesService().Create(ctx, leases.WithID(leaseID), leases.WithExpiration(leaseTime))
-	if err != nil {
-		return nil, fmt.Errorf("create lease: %w", err)
-	}
-	defer func() {
-		if derr := dropLease(context.WithoutCancel(ctx), c); err == nil {
-			err = derr
-		}
-	}()
-	ctx = leases.WithLease(ctx, lease.ID)
+	err = underLease(ctx, c, func(ctx context.Context) error { return i.importAll(ctx, refs, report) })
+	return i.added, err
+}
+
+func (i *importer) importAll(ctx context.Context, refs []string, report func(done, total int64, ref string)) error {
 	limit := 1
 	if i.open(ctx); i.adopter != nil {
 		defer i.store.Close()
@@ -137,8 +126,7 @@ func Import(ctx context.Context, d Source, c *client.Client, refs []string, repo
 			return nil
 		})
 	}
-	err = group.Wait()
-	return i.added, err
+	return group.Wait()
 }
 
 // together is how many images are adopted at once. Most of their time, they wait for containerd, which writes its database out for each step.
@@ -192,21 +180,6 @@ func (i *importer) bringRef(ctx context.Context, ref string) error {
 func foreign(image docker.Image) bool {
 	platform, err := platforms.Parse(image.Platform)
 	return err == nil && !platforms.Default().Match(platform)
-}
-
-// leaseID names the one lease of this package: one agent works on a node at a time.
-const (
-	leaseID   = "kubectl-runtime-images"
-	leaseTime = 24 * time.Hour
-)
-
-// dropLease ends the lease and waits until what it alone kept is collected. That there is none is fine.
-func dropLease(ctx context.Context, c *client.Client) error {
-	err := c.LeasesService().Delete(ctx, leases.Lease{ID: leaseID}, leases.SynchronousDelete)
-	if err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("end the lease on images: %w", err)
-	}
-	return nil
 }
 
 // bring shares or adopts the image, or streams and unpacks it.

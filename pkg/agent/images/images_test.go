@@ -28,6 +28,7 @@ type node struct {
 	client  *client.Client
 	cri     *cri.Client
 	address string
+	daemon  *agenttest.Daemon
 }
 
 func start(t *testing.T, release agenttest.Release) node {
@@ -49,7 +50,7 @@ func start(t *testing.T, release agenttest.Release) node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.Close() })
-	return node{client: c, cri: r, address: daemon.Address}
+	return node{client: c, cri: r, address: daemon.Address, daemon: daemon}
 }
 
 func (n node) names(t *testing.T) []string {

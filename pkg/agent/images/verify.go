@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/leases"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images/adopt"
@@ -55,31 +54,20 @@ func VerifyShared(ctx context.Context, d Source, c *client.Client, namespace str
 }
 
 // verifyEach calls verify, under a lease, for each of refs that Docker has.
-func verifyEach(ctx context.Context, d Source, c *client.Client, refs []string, report func(done, total int64, ref string), verify func(context.Context, docker.Image) error) (err error) {
-	if err := dropLease(ctx, c); err != nil {
-		return err
-	}
-	lease, err := c.LeasesService().Create(ctx, leases.WithID(leaseID), leases.WithExpiration(leaseTime))
-	if err != nil {
-		return fmt.Errorf("create lease: %w", err)
-	}
-	defer func() {
-		if derr := dropLease(context.WithoutCancel(ctx), c); err == nil {
-			err = derr
-		}
-	}()
-	ctx = leases.WithLease(ctx, lease.ID)
-	for n, ref := range refs {
-		found, err := d.Image(ctx, ref)
-		if err != nil && !docker.IsNotFound(err) {
-			return err
-		}
-		if err == nil {
-			if err := verify(ctx, found); err != nil {
-				return fmt.Errorf("verify image %s: %w", ref, err)
+func verifyEach(ctx context.Context, d Source, c *client.Client, refs []string, report func(done, total int64, ref string), verify func(context.Context, docker.Image) error) error {
+	return underLease(ctx, c, func(ctx context.Context) error {
+		for n, ref := range refs {
+			found, err := d.Image(ctx, ref)
+			if err != nil && !docker.IsNotFound(err) {
+				return err
 			}
+			if err == nil {
+				if err := verify(ctx, found); err != nil {
+					return fmt.Errorf("verify image %s: %w", ref, err)
+				}
+			}
+			report(int64(n+1), int64(len(refs)), ref)
 		}
-		report(int64(n+1), int64(len(refs)), ref)
-	}
-	return nil
+		return nil
+	})
 }

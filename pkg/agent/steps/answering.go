@@ -10,12 +10,11 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 )
 
-// silence is how long containerd may answer nothing while the kubelet starts on it: longer than a restart of its takes, and far
-// less than the cutover may, whose rest is for the undoing.
+// silence is how long containerd may answer nothing: longer than a restart of its takes, and far less than the cutover may take,
+// whose rest is for the undoing.
 const silence = 45 * time.Second
 
-// whileAnswering does what waits for the kubelet, which does not say that its runtime hangs: when containerd has been silent too
-// long, that is the failure.
+// whileAnswering does what may wait for a containerd that hangs: when that has been silent too long, that is the failure.
 func (h *Host) whileAnswering(ctx context.Context, found inventory, do func(ctx context.Context) error) error {
 	ask := func(ctx context.Context) error {
 		c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
@@ -26,7 +25,7 @@ func (h *Host) whileAnswering(ctx context.Context, found inventory, do func(ctx 
 	}
 	silent, err := watched(ctx, ask, silence, do)
 	if silent {
-		err = &host.UnitError{Unit: containerdUnit, Err: err, Log: h.Systemd.Log(context.WithoutCancel(ctx), containerdUnit)}
+		err = &host.UnitError{Unit: containerdUnit, Err: err, Log: h.Systemd.Log(ctx, containerdUnit)}
 	}
 	return err
 }

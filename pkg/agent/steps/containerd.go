@@ -345,7 +345,7 @@ func (h *Host) waitForCRI(ctx context.Context, found inventory, ready func(cri.R
 		})
 	})
 	if err != nil {
-		return check, &host.UnitError{Unit: containerdUnit, Err: err, Log: h.Systemd.Log(context.WithoutCancel(ctx), containerdUnit)}
+		return check, &host.UnitError{Unit: containerdUnit, Err: err, Log: h.Systemd.Log(ctx, containerdUnit)}
 	}
 	if check.CgroupDriver != "" && check.CgroupDriver != found.Facts.CgroupDriver {
 		return check, fmt.Errorf("containerd says that its cgroup driver is %s, the kubelet's is %s", check.CgroupDriver, found.Facts.CgroupDriver)

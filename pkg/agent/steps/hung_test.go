@@ -2,22 +2,24 @@ package steps
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/containerd/containerd/v2/client"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 // TestHungContainerd stops the process of a real containerd while it runs a pod: CRI says nothing any more, nobody can restart it, and
@@ -41,8 +43,6 @@ func TestHungContainerd(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = c.Close() }()
-			pid := daemonPID(t, daemon.Address)
-			defer func() { _ = unix.Kill(pid, syscall.SIGCONT) }()
 			t.Cleanup(removeHungCgroups) // a container that is killed leaves its own
 			looked := false
 			_ = c.Smoke(ctx, cri.SmokeOptions{ // its pod is killed half way
@@ -54,11 +54,11 @@ func TestHungContainerd(t *testing.T) {
 						return
 					}
 					looked = true
-					if err := unix.Kill(pid, syscall.SIGSTOP); err != nil {
+					if err := daemon.Hang(); err != nil {
 						t.Error(err)
 					}
 					stopHungPods(t, daemon.Address)
-					if err := unix.Kill(pid, syscall.SIGCONT); err != nil {
+					if err := daemon.Resume(); err != nil {
 						t.Error(err)
 					}
 					cancel()
@@ -66,6 +66,54 @@ func TestHungContainerd(t *testing.T) {
 			})
 			if !looked {
 				t.Error("no pod ran")
+			}
+		})
+	}
+}
+
+// TestUndoImagesOfHungContainerd: a containerd that hangs when the images are to be removed is restarted first.
+func TestUndoImagesOfHungContainerd(t *testing.T) {
+	for _, release := range agenttest.Releases(t) {
+		t.Run(release.Name, func(t *testing.T) {
+			config, err := containerd.Render([]byte(agenttest.Isolated), containerd.Settings{Snapshotter: "native"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			daemon := agenttest.Start(t, release, string(config), "")
+			importTestImage(t, daemon.Address)
+			memo, err := json.Marshal(inventory{ContainerdAddress: daemon.Address, Facts: protocol.Facts{NewEndpoint: "unix://" + daemon.Address}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			systemd := &hooked{units: newUnits(t, containerdUnit), on: func(verb string) error {
+				if verb == "restart" { // systemd sends SIGCONT after SIGTERM
+					return daemon.Resume()
+				}
+				return nil
+			}}
+			h := &Host{Spec: protocol.Spec{Run: "run"}, Systemd: host.Systemd{Run: systemd, Dir: t.TempDir()}, Records: func() []journal.Record {
+				return []journal.Record{{Kind: journal.KindIntent, Phase: protocol.PhasePrepare, Step: inspectID, Memo: memo}}
+			}}
+			if err := daemon.Hang(); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := importImages(h).Revert(ctx, []byte(`{}`), quiet{}); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Contains(systemd.verbs, "restart") {
+				t.Errorf("systemctl was asked to %v", systemd.verbs)
+			}
+			err = withContainerd(inventory{ContainerdAddress: daemon.Address}, func(c *client.Client) error {
+				left, err := imageNames(ctx, c)
+				if len(left) > 0 {
+					t.Errorf("%v are left", left)
+				}
+				return err
+			})
+			if err != nil {
+				t.Error(err)
 			}
 		})
 	}
@@ -105,21 +153,6 @@ func stopHungPods(t *testing.T, address string) {
 	}
 }
 
-func daemonPID(t *testing.T, address string) int {
-	t.Helper()
-	processes, err := host.FindProcesses(proc, "containerd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range processes {
-		if slices.Contains(p.Args, address) {
-			return p.PID
-		}
-	}
-	t.Fatal("containerd does not run")
-	return 0
-}
-
 func importTestImage(t *testing.T, address string) {
 	t.Helper()
 	c, err := containerd.Dial(address)
@@ -129,7 +162,7 @@ func importTestImage(t *testing.T, address string) {
 	defer func() { _ = c.Close() }()
 	docker, program := &agenttest.Docker{}, agenttest.Program(t)
 	docker.Add(t, agenttest.Legacy, []string{"test/pause:1", "test/agent:1"}, nil, map[string][]byte{"program": program, "runtime-agent": program})
-	if _, err := images.Import(t.Context(), docker, c, []string{"test/pause:1"}, nil, images.WithSnapshotter("native")); err != nil {
+	if _, err := images.Import(t.Context(), docker, c, []string{"test/pause:1"}, nil, images.WithSnapshotter("native"), images.WithRun("run")); err != nil {
 		t.Fatal(err)
 	}
 	client, err := cri.Dial(t.Context(), address)

@@ -80,9 +80,11 @@ func importImages(h *Host) engine.Step {
 			if err != nil {
 				return importMemo{}, err
 			}
-			err = withContainerd(found, func(c *client.Client) error {
-				memo.Before, err = imageNames(ctx, c)
-				return err
+			err = within(ctx, silence, func(ctx context.Context) error {
+				return withContainerd(found, func(c *client.Client) error {
+					memo.Before, err = imageNames(ctx, c)
+					return err
+				})
 			})
 			return memo, err
 		},
@@ -91,15 +93,20 @@ func importImages(h *Host) engine.Step {
 			if err != nil {
 				return err
 			}
-			return h.docker(found, func(d *docker.Client) error {
-				return withContainerd(found, func(c *client.Client) error {
-					return h.bringImages(ctx, found, memo.Refs, d, c, report)
+			return h.whileAnswering(ctx, found, func(ctx context.Context) error {
+				return h.docker(found, func(d *docker.Client) error {
+					return withContainerd(found, func(c *client.Client) error {
+						return h.bringImages(ctx, found, memo.Refs, d, c, report)
+					})
 				})
 			})
 		},
-		revert: func(ctx context.Context, memo importMemo, _ engine.Report) error {
+		revert: func(ctx context.Context, memo importMemo, report engine.Report) error {
 			found, err := h.found()
 			if err != nil {
+				return err
+			}
+			if err := h.wakeContainerd(ctx, report); err != nil {
 				return err
 			}
 			return withContainerd(found, func(c *client.Client) error {
@@ -318,7 +325,7 @@ func smoke(h *Host, id, title string) engine.Step {
 					Stage:        func(stage string) { report.Progress(stage, 0, 0, "") },
 				})
 				if err != nil {
-					return &host.UnitError{Unit: containerdUnit, Err: err, Log: h.Systemd.Log(context.WithoutCancel(ctx), containerdUnit)}
+					return &host.UnitError{Unit: containerdUnit, Err: err, Log: h.Systemd.Log(ctx, containerdUnit)}
 				}
 				report.Progress("a pod ran on containerd "+found.Facts.ContainerdVersion, 0, 0, "")
 				return nil

@@ -95,7 +95,7 @@ func (h *Host) release(ctx context.Context, found inventory, lasting time.Durati
 	}
 	report.Progress("wait until the kubelet is healthy", 0, 0, "")
 	if err := h.waitHealthy(ctx, found.HealthzURL, lasting); err != nil {
-		return &host.UnitError{Unit: kubelet.Unit, Err: err, Log: h.Systemd.Log(context.WithoutCancel(ctx), kubelet.Unit)}
+		return &host.UnitError{Unit: kubelet.Unit, Err: err, Log: h.Systemd.Log(ctx, kubelet.Unit)}
 	}
 	report.Progress("the kubelet is healthy", 0, 0, "")
 	return nil

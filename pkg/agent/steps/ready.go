@@ -40,7 +40,7 @@ func nodeReady(h *Host) engine.Step {
 			}}
 			return h.whileAnswering(ctx, found, func(ctx context.Context) error {
 				if err := h.waitReady(ctx, found, wait, report); err != nil {
-					return &host.UnitError{Unit: kubelet.Unit, Err: err, Log: h.Systemd.Log(context.WithoutCancel(ctx), kubelet.Unit)}
+					return &host.UnitError{Unit: kubelet.Unit, Err: err, Log: h.Systemd.Log(ctx, kubelet.Unit)}
 				}
 				return h.waitContainer(ctx, found, start.Started, report)
 			})

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
@@ -22,6 +23,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 )
 
 // Snapshotter is the only one whose snapshots have the form of overlay2's layers.
@@ -340,9 +343,14 @@ func move(from, to string) error {
 	return finish(from, to, "/", stat)
 }
 
+// cleanupTimeout bounds the removal of a snapshot that is not needed, whatever became of the caller's context.
+const cleanupTimeout = 10 * time.Second
+
 // discard removes a snapshot that is not needed. One that stays goes with the lease.
 func (a *Adopter) discard(ctx context.Context, key string) {
-	_ = a.snapshots.Remove(context.WithoutCancel(ctx), key)
+	ctx, cancel := host.Outlive(ctx, cleanupTimeout)
+	defer cancel()
+	_ = a.snapshots.Remove(ctx, key)
 }
 
 // write stores config and manifest. Labels make the garbage collector keep what they refer to: the manifest keeps the config, the

@@ -21,6 +21,8 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 )
 
 // Namespace is Docker's image store where that is a namespace of the containerd that Kubernetes is to use: Docker's feature
@@ -342,7 +344,9 @@ func layerDirs(ctx context.Context, service snapshots.Snapshotter, image digest.
 	if err != nil {
 		return nil, err
 	}
-	if err := service.Remove(context.WithoutCancel(ctx), key); err != nil && !errdefs.IsNotFound(err) {
+	cleanup, cancel := host.Outlive(ctx, cleanupTimeout)
+	defer cancel()
+	if err := service.Remove(cleanup, key); err != nil && !errdefs.IsNotFound(err) {
 		return nil, err
 	}
 	lower, err := lowers(mounts)

@@ -73,8 +73,8 @@ func (v *Verifier) layer(ctx context.Context, layer Layer) (err error) {
 	if err != nil {
 		return fmt.Errorf("view snapshot %s: %w", layer.ChainID, err)
 	}
-	defer func() {
-		if rerr := snapshots.Remove(context.WithoutCancel(ctx), key); err == nil && rerr != nil {
+	defer func() { // where ctx has ended, the view goes with the lease
+		if rerr := snapshots.Remove(ctx, key); err == nil && rerr != nil {
 			err = fmt.Errorf("remove snapshot %s: %w", key, rerr)
 		}
 	}()

@@ -150,7 +150,14 @@ type Daemon struct {
 	Dir     string
 	// Log is the path of its output.
 	Log string
+	PID int
 }
+
+// Hang stops the daemon without ending it, as a deadlock would. Resume ends that, as the end of the test does.
+func (d *Daemon) Hang() error { return syscall.Kill(d.PID, syscall.SIGSTOP) }
+
+// Resume has a daemon that hangs go on.
+func (d *Daemon) Resume() error { return syscall.Kill(d.PID, syscall.SIGCONT) }
 
 // Start runs release with config, in which DIR stands for the daemon's own directory, until the test ends. Shims and runc (its
 // full path, may be empty) are in its PATH. It waits until the socket is there.
@@ -176,8 +183,10 @@ func Start(t *testing.T, release Release, config, runc string) *Daemon {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	d.PID = cmd.Process.Pid
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Process.Signal(syscall.SIGCONT)
 		_ = cmd.Wait()
 		_ = log.Close()
 		if t.Failed() {

@@ -35,6 +35,8 @@ func barriers() []barrier {
 		`printf '\357\273\277{"debug": true}\n' > /etc/docker/daemon.json`)
 	add(barrier{name: "daemon.json with a key that Docker does not know", want: []string{"/etc/docker/daemon.json:1:2", "frobnicate"}},
 		`printf '{"frobnicate": true}\n' > /etc/docker/daemon.json`)
+	add(barrier{name: "daemon.json with a key that Docker knows no longer", want: []string{"/etc/docker/daemon.json:2:3", "changed since dockerd started", "cluster-store"}, profile: lab.CRIDockerd},
+		`printf '{\n  "cluster-store": "consul://127.0.0.1"\n}\n' > /etc/docker/daemon.json`)
 	return append(list,
 		barrier{
 			name:    "containers that Kubernetes does not manage",

@@ -11,16 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 const (
@@ -38,68 +33,6 @@ func isCarried(path string) bool {
 	base := filepath.Base(path)
 	return path == containerdDropIn || filepath.Dir(path) == wrapperDir || base == "hosts.toml" ||
 		slices.Contains([]string{".crt", ".cert", ".key"}, filepath.Ext(base))
-}
-
-// lookAtDockerConfig reads how Docker was set up, from daemon.json and from the process that runs.
-func (i *inspection) lookAtDockerConfig(ctx context.Context) error {
-	in := translate.Input{Version: i.Facts.DockerVersion}
-	var started time.Time
-	p, err := i.h.Systemd.Show(ctx, dockerUnit, "MainPID")
-	if err != nil {
-		return err
-	}
-	if pid, _ := strconv.Atoi(p["MainPID"]); pid > 0 {
-		process, err := host.ReadProcess(proc, pid)
-		if err != nil {
-			return err
-		}
-		environ, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "environ"))
-		if err != nil {
-			return fmt.Errorf("read dockerd's environment: %w", err)
-		}
-		in.Args, in.Environ = process.Args, strings.Split(string(environ), "\x00")
-		if started, err = host.Started(proc, pid); err != nil {
-			return err
-		}
-	}
-	in.File = translate.ConfigFile(in.Args)
-	if in.Data, err = readFile(in.File); err != nil {
-		return err
-	}
-	if in.Edited, err = changedSince(in.File, started); err != nil {
-		return err
-	}
-	if in.Edited {
-		i.warn("%s was changed since dockerd started: what it says now counts, also where dockerd has not read it", in.File)
-	}
-	settings, findings, err := translate.Docker(in)
-	if err != nil {
-		return refuse("correct it, and restart Docker", "dockerd would not start with its configuration again, and there would be no way back: %v", err)
-	}
-	settings.Insecure = append(settings.Insecure, i.insecureIn(ctx, settings.InsecureNetworks)...)
-	i.Docker = settings
-	for _, finding := range findings {
-		if finding.Verdict == translate.Warned {
-			i.warn("Docker's %s: %s", finding.Key, finding.Text)
-		} else {
-			i.note(protocol.CheckSetting, "%s: %s: %s", finding.Key, finding.Verdict, finding.Text)
-		}
-	}
-	return nil
-}
-
-// changedSince looks at the inode's time, which a copy or a rename sets anew and nobody can set back; a file that does not exist has
-// not changed.
-func changedSince(path string, when time.Time) (bool, error) {
-	var stat unix.Stat_t
-	err := unix.Stat(path, &stat)
-	if errors.Is(err, fs.ErrNotExist) || when.IsZero() {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("look at %s: %w", path, err)
-	}
-	return time.Unix(stat.Ctim.Unix()).After(when), nil
 }
 
 // lookAtCarried tries what containerd-config will do, so that what cannot be done refuses the switch and warnings come first.
@@ -151,16 +84,7 @@ func carrySettings(s *containerd.Settings, found inventory, old []byte) error {
 // unprivilegedNetwork tells whether Docker gave each container ip_unprivileged_port_start=0 and an open ping_group_range, as 20.10 and
 // later do (moby daemon/oci_linux.go, WithCommonOptions). containerd refuses to do so on a Linux before 4.11.
 func unprivilegedNetwork(docker, kernel string) bool {
-	return atLeast(docker, 20, 10) && atLeast(kernel, 4, 11)
-}
-
-// atLeast compares the first two numbers of a version.
-func atLeast(version string, major, minor int) bool {
-	var is [2]int
-	if n, _ := fmt.Sscanf(version, "%d.%d", &is[0], &is[1]); n < 2 {
-		return false
-	}
-	return is[0] > major || is[0] == major && is[1] >= minor
+	return translate.AtLeast(docker, 20, 10) && translate.AtLeast(kernel, 4, 11)
 }
 
 // carriedSnapshotter is the one that stands for Docker's storage driver; empty where containerd's config, or its default, decides.

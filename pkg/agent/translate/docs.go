@@ -11,8 +11,10 @@ func Markdown() string {
 
 Before anything is changed, the agent reads daemon.json, the flags of the running dockerd and its environment. Each setting
 gets one verdict. Warnings are reported with the node; a key that is not in this table is a warning, too. A daemon.json
-that dockerd itself would refuse (not JSON, a key twice, a wrong type, the same setting as a flag) refuses the switch: Docker
-would not start again, and there would be no way back.
+that dockerd itself would refuse (not JSON, a wrong type, the same setting as a flag) refuses the switch: Docker would not start
+again, and there would be no way back. From 23.0 on dockerd judges by itself: the agent runs the program of the running one with
+its arguments, its environment and --validate, which starts nothing. Before 23.0 the agent judges, by the rules of 20.10. A key
+that is in the file twice is a warning: dockerd takes the later value, of two objects what either holds, and so does the agent.
 
 Beside daemon.json: /etc/docker/certs.d is copied to containerd's certs.d; HTTP_PROXY, HTTPS_PROXY and NO_PROXY of
 docker.service go to a drop-in of containerd.service; credentials with which Docker's side of the kubelet pulls a private

@@ -13,8 +13,6 @@ type FlagError struct{ Flag, Reason string }
 
 func (e *FlagError) Error() string { return "flag of dockerd " + e.Flag + ": " + e.Reason }
 
-const fromFlags = "dockerd's command line"
-
 // plain are flags that stand for no key: those of daemon.json itself, and the three that the key proxies holds.
 var plain = map[string]kind{
 	"config-file": text, "validate": boolean, "version": boolean, "restart": boolean, "http-proxy": text, "https-proxy": text, "no-proxy": text,
@@ -139,9 +137,9 @@ func readFlags(args []string) ([]setting, error) {
 }
 
 func flagSetting(key Key, raw []byte) setting {
-	return setting{key, fromFlags, func(format string, args ...any) error {
+	return setting{key, "dockerd's flag --" + flagOf(key), func(format string, args ...any) error {
 		return &FlagError{"--" + flagOf(key), fmt.Sprintf(format, args...)}
-	}, raw}
+	}, raw, false}
 }
 
 func flagJSON(k Key, values []string) ([]byte, error) {

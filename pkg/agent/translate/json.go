@@ -5,10 +5,13 @@ package translate
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -46,64 +49,105 @@ type file struct {
 }
 
 func (f file) fail(offset int, format string, args ...any) error {
-	before := f.data[:min(max(offset, 0), len(f.data))]
-	return &SyntaxError{
-		File: f.name, Line: bytes.Count(before, []byte("\n")) + 1, Column: len(before) - (bytes.LastIndexByte(before, '\n') + 1) + 1,
-		Reason: fmt.Sprintf(format, args...),
-	}
+	line, column := f.place(offset)
+	return &SyntaxError{File: f.name, Line: line, Column: column, Reason: fmt.Sprintf(format, args...)}
 }
 
-// readObject reads a JSON object strictly: encoding/json alone would let a repeated key pass, and replace what is not UTF-8.
-func (f file) readObject() ([]entry, error) {
+func (f file) place(offset int) (line, column int) {
+	before := f.data[:min(max(offset, 0), len(f.data))]
+	return bytes.Count(before, []byte("\n")) + 1, len(before) - (bytes.LastIndexByte(before, '\n') + 1) + 1
+}
+
+// decode returns the text of the file as dockerd reads it (daemon/config, getConflictFreeConfiguration): up to 20.10 byte by byte, from 23.0
+// on with a byte order mark of UTF-8 or UTF-16, and nothing that is not UTF-8.
+func (f file) decode(before23 bool) (file, error) {
 	if len(f.data) > maxFile {
-		return nil, f.fail(0, "the file has %d bytes; no daemon.json has more than %d", len(f.data), maxFile)
+		return f, f.fail(0, "the file has %d bytes; no daemon.json has more than %d", len(f.data), maxFile)
 	}
-	if bytes.HasPrefix(f.data, []byte("\xff\xfe")) || bytes.HasPrefix(f.data, []byte("\xfe\xff")) {
-		return nil, f.fail(0, "the file is UTF-16: save it as UTF-8")
+	marked := slices.ContainsFunc([]string{byteOrderMark, "\xff\xfe", "\xfe\xff"}, func(mark string) bool { return bytes.HasPrefix(f.data, []byte(mark)) })
+	switch {
+	case before23 && marked:
+		return f, f.fail(0, "the file begins with a byte order mark, which Docker takes from 23.0 on")
+	case before23 && len(bytes.TrimSpace(f.data)) == 0 && f.data != nil:
+		return f, f.fail(0, "the file is empty, which Docker takes from 23.0 on")
+	case before23:
+		f.data = bytes.ToValidUTF8(f.data, []byte("\ufffd"))
+		return f, nil
 	}
+	if marked && !bytes.HasPrefix(f.data, []byte(byteOrderMark)) {
+		f.data = fromUTF16(f.data)
+	}
+	f.data = bytes.TrimPrefix(f.data, []byte(byteOrderMark))
 	for i := 0; i < len(f.data); {
 		r, size := utf8.DecodeRune(f.data[i:])
 		if r == utf8.RuneError && size == 1 {
-			return nil, f.fail(i, "byte 0x%02x is not UTF-8", f.data[i])
+			return f, f.fail(i, "byte 0x%02x is not UTF-8", f.data[i])
 		}
 		i += size
 	}
-	start := len(f.data) - len(bytes.TrimPrefix(f.data, []byte(byteOrderMark)))
-	if len(bytes.TrimSpace(f.data[start:])) == 0 {
-		return nil, nil // an empty file is one without settings
+	return f, nil
+}
+
+// fromUTF16 decodes a text that begins with UTF-16's byte order mark.
+func fromUTF16(data []byte) []byte {
+	var order binary.ByteOrder = binary.LittleEndian
+	if data[0] == 0xfe {
+		order = binary.BigEndian
 	}
-	w := walker{file: f, start: start, decoder: json.NewDecoder(bytes.NewReader(f.data[start:]))}
+	var units []uint16
+	for data = data[2:]; len(data) >= 2; data = data[2:] {
+		units = append(units, order.Uint16(data))
+	}
+	return []byte(string(utf16.Decode(units)))
+}
+
+// duplicate is a key that an object has twice.
+type duplicate struct {
+	name         string
+	first, again int // lines
+}
+
+// readObject reads the file's object with its places, and lists the keys that are in it, or in an object below it, twice: dockerd takes these
+// without a word. What follows the object is an error from Docker 23.0 on, and is not read by earlier ones.
+func (f file) readObject(before23 bool) ([]entry, []duplicate, error) {
+	if len(bytes.TrimSpace(f.data)) == 0 {
+		return nil, nil, nil // an empty file is one without settings
+	}
+	w := walker{file: f, decoder: json.NewDecoder(bytes.NewReader(f.data))}
 	w.decoder.UseNumber()
 	at := w.next()
 	token, err := w.token()
 	if err != nil {
-		return nil, err
-	}
-	if token != json.Delim('{') {
-		return nil, f.fail(at, "the file does not hold an object")
+		return nil, nil, err
 	}
 	var entries []entry
-	err = w.object(1, func(name string, offset, from, to int) {
-		entries = append(entries, entry{name, offset, f.data[from:to]})
-	})
-	if err != nil {
-		return nil, err
+	switch token {
+	case nil: // null is an object without keys to encoding/json
+	case json.Delim('{'):
+		err = w.object(1, func(name string, offset, from, to int) {
+			entries = append(entries, entry{name, offset, f.data[from:to]})
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+	default:
+		return nil, nil, f.fail(at, "the file does not hold an object")
 	}
-	if rest := w.next(); rest < len(f.data) {
-		return nil, f.fail(rest, "there is something after the object")
+	if rest := w.next(); rest < len(f.data) && !before23 {
+		return nil, nil, f.fail(rest, "there is something after the object")
 	}
-	return entries, nil
+	return entries, w.twice, nil
 }
 
 type walker struct {
 	file
-	start   int
 	decoder *json.Decoder
+	twice   []duplicate
 }
 
 // next is the offset of the next token.
 func (w *walker) next() int {
-	i := w.start + int(w.decoder.InputOffset())
+	i := int(w.decoder.InputOffset())
 	for i < len(w.data) && bytes.IndexByte([]byte(" \t\r\n,:"), w.data[i]) >= 0 {
 		i++
 	}
@@ -120,7 +164,7 @@ func (w *walker) token() (json.Token, error) {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, w.fail(len(w.data), "the file ends too early")
 	case errors.As(err, &syntax):
-		return nil, w.fail(max(at, w.start+int(syntax.Offset)-1), "%v", err)
+		return nil, w.fail(max(at, int(syntax.Offset)-1), "%v", err)
 	default:
 		return nil, w.fail(at, "%v", err)
 	}
@@ -128,7 +172,7 @@ func (w *walker) token() (json.Token, error) {
 
 // object reads on after a brace.
 func (w *walker) object(depth int, visit func(name string, offset, from, to int)) error {
-	seen := map[string]bool{}
+	seen := map[string]int{} // the lines
 	for w.decoder.More() {
 		at := w.next()
 		token, err := w.token()
@@ -139,15 +183,16 @@ func (w *walker) object(depth int, visit func(name string, offset, from, to int)
 		if !ok {
 			return w.fail(at, "a key has to be a string")
 		}
-		if seen[name] {
-			return w.fail(at, "the key %q is there twice", name)
+		line, _ := w.place(at)
+		if first, ok := seen[name]; ok {
+			w.twice = append(w.twice, duplicate{name, first, line})
 		}
-		seen[name] = true
+		seen[name] = line
 		from := w.next()
 		if err := w.value(depth); err != nil {
 			return err
 		}
-		visit(name, at, from, w.start+int(w.decoder.InputOffset()))
+		visit(name, at, from, int(w.decoder.InputOffset()))
 	}
 	_, err := w.token()
 	return err

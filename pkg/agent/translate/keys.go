@@ -23,7 +23,7 @@ const (
 	list
 	texts  // object of strings
 	object // anything else that is an object or a list of objects
-	size   // a string such as "64m", or a number
+	size   // a string such as "64m", never null
 )
 
 // Key is a key of daemon.json in any Docker from 18.09 to 29.
@@ -47,6 +47,15 @@ const (
 	onlyDaemon = "dockerd's own files and messages"
 	onlyBuild  = "building and pushing images"
 )
+
+// flat are the keys whose objects hold no keys of their own (daemon/config, flatOptions of 20.10).
+var flat = []string{"builder", "cluster-store-opts", "default-ulimits", "features", "log-opts", "runtimes"}
+
+// since23 are the keys that no dockerd up to 20.10 takes.
+var since23 = []string{
+	"allow-direct-routing", "bip6", "cdi-spec-dirs", "containerd-plugin-namespace", "default-init", "default-network-opts", "host-gateway-ips", "http-proxy",
+	"https-proxy", "ip-forward-no-drop", "log-format", "no-proxy", "proxies", "resolv-conf", "swarm-raft-election-tick", "swarm-raft-heartbeat-tick",
+}
 
 // Keys returns the table, in alphabetical order.
 func Keys() []Key { return slices.Clone(keys) }
@@ -80,7 +89,7 @@ var keys = []Key{
 	{Name: "default-init", Verdict: Warned, Becomes: "CRI adds no init process to containers"},
 	{Name: "default-ipc-mode", Verdict: Irrelevant, Becomes: "the kubelet sets it for each pod"},
 	{Name: "default-network-opts", Verdict: Irrelevant, Becomes: onlyBridge, kind: object, flag: "default-network-opt"},
-	{Name: "default-runtime", Verdict: Carried, Becomes: "default_runtime_name"},
+	{Name: "default-runtime", Verdict: Carried, Becomes: "default_runtime_name; the name of a shim that is not among runtimes, as Docker takes it from 23.0 on, becomes a handler of that name"},
 	{Name: "default-shm-size", Verdict: Irrelevant, Becomes: "pods have 64 MiB on both", kind: size},
 	{Name: "default-ulimits", Verdict: Carried, Becomes: "rlimits in a base_runtime_spec of each handler that runs runc or a program like it", kind: object, flag: "default-ulimit"},
 	{Name: "deprecated-key-path", Verdict: Irrelevant, Becomes: onlyDaemon},

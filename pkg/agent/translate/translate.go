@@ -1,8 +1,6 @@
 package translate
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
@@ -19,6 +17,8 @@ type Input struct {
 	Data []byte
 	// Edited tells that the file was changed since dockerd started: that dockerd runs is then no proof that it takes the file.
 	Edited bool
+	// Accepted tells that dockerd itself has taken the file as it is now (docker.Validate).
+	Accepted bool
 	// Version is dockerd's, such as "20.10.24"; empty if it is not known.
 	Version string
 	// Args are the running dockerd's, the program first; systemd has put $DOCKER_OPTS and the like in already.
@@ -64,6 +64,8 @@ type Runtime struct {
 	// Type is a containerd shim's, instead of Path; Options are that shim's.
 	Type    string         `json:"type,omitempty"`
 	Options map[string]any `json:"options,omitempty"`
+	// Where is the place that sets it, for people: FILE:LINE:COLUMN, or a flag.
+	Where string `json:"-"`
 }
 
 // Limit is a ulimit, by its name in ulimit(1)'s manner ("nofile"); -1 means none.
@@ -79,50 +81,13 @@ type Finding struct {
 	Text    string
 }
 
-// setting is a value that is in force.
-type setting struct {
-	Key
-	source string // where it was set, for people
-	fail   func(format string, args ...any) error
-	raw    json.RawMessage
-}
-
-func (s setting) decode(to any) error {
-	if err := json.Unmarshal(s.raw, to); err != nil {
-		return s.fail("the value of %s is of the wrong type", s.Name)
-	}
-	return nil
-}
-
 // Docker reads all settings. An error is a place that dockerd would not take: it would not start again, and there would be
 // no way back.
 func Docker(in Input) (Settings, []Finding, error) {
-	f := file{in.File, in.Data}
-	if bytes.HasPrefix(in.Data, []byte(byteOrderMark)) && in.before23() {
-		return Settings{}, nil, f.fail(0, "the file begins with a byte order mark, which Docker takes from 23.0 on")
-	}
-	entries, err := f.readObject()
+	t := &translation{}
+	set, err := t.readFile(in)
 	if err != nil {
 		return Settings{}, nil, err
-	}
-	t := &translation{}
-	var set []setting
-	for _, e := range entries {
-		key, ok := keyNamed(e.name)
-		if !ok && in.Edited {
-			return Settings{}, nil, f.fail(e.offset, "unknown key %q; the file was changed since dockerd started, and dockerd does not start with a key that it does not know", e.name)
-		}
-		if !ok {
-			t.find(e.name, Warned, "unknown key in "+in.File+": what it does for pods is not known")
-			continue
-		}
-		s := setting{key, in.File, func(format string, args ...any) error { return f.fail(e.offset, format, args...) }, e.raw}
-		if err := s.check(); err != nil {
-			return Settings{}, nil, err
-		}
-		if string(e.raw) != "null" {
-			set = append(set, s)
-		}
 	}
 	flags, err := readFlags(in.Args)
 	if err != nil {
@@ -141,51 +106,10 @@ func Docker(in Input) (Settings, []Finding, error) {
 			return Settings{}, nil, err
 		}
 	}
+	if err := t.resolveDefaultRuntime(in, append(set, flags...)); err != nil {
+		return Settings{}, nil, err
+	}
 	return t.Settings, t.findings, nil
-}
-
-// before23 tells whether dockerd is one that reads daemon.json byte by byte (daemon/config of 20.10 and 23.0).
-func (in Input) before23() bool {
-	major, _, _ := strings.Cut(in.Version, ".")
-	n, err := strconv.Atoi(major)
-	return err == nil && n < 23
-}
-
-// check tells whether the value is of the type that dockerd takes.
-func (s setting) check() error {
-	var to any
-	switch s.kind {
-	case text:
-		to = new(string)
-	case boolean:
-		to = new(bool)
-	case number:
-		to = new(int64)
-	case list:
-		to = new([]string)
-	case texts:
-		to = new(map[string]string)
-	case object, size:
-		to = new(any)
-	}
-	if err := s.decode(to); err != nil {
-		return err
-	}
-	if v, ok := to.(*any); ok {
-		switch (*v).(type) {
-		case string, float64:
-			if s.kind == object {
-				return s.fail("the value of %s is of the wrong type", s.Name)
-			}
-		case map[string]any, []any:
-			if s.kind == size {
-				return s.fail("the value of %s is of the wrong type", s.Name)
-			}
-		case bool:
-			return s.fail("the value of %s is of the wrong type", s.Name)
-		}
-	}
-	return nil
 }
 
 type translation struct {
@@ -350,11 +274,34 @@ func (t *translation) takeRuntimes(s setting) error {
 		if name == "runc" {
 			return s.fail("the name runc is Docker's own")
 		}
+		if r.Path == "" && r.RuntimeType == "" && s.before23 {
+			t.find(s.Name, Warned, "runtime "+name+" has neither path nor runtimeType, and runs nothing")
+			continue
+		}
 		if r.Path == "" && r.RuntimeType == "" {
 			return s.fail("runtime %s has neither path nor runtimeType", name)
 		}
-		t.Runtimes = append(t.Runtimes, Runtime{name, r.Path, r.RuntimeArgs, r.RuntimeType, r.Options})
+		t.Runtimes = append(t.Runtimes, Runtime{Name: name, Path: r.Path, Args: r.RuntimeArgs, Type: r.RuntimeType, Options: r.Options, Where: s.where})
 	}
+	return nil
+}
+
+// stockRuntimes are dockerd's own names of the runc that it comes with.
+var stockRuntimes = []string{"", "runc", "io.containerd.runc.v2", "io.containerd.runtime.v1.linux"}
+
+// resolveDefaultRuntime finds what the default runtime is. One that is not among runtimes is a shim, whose program containerd finds by its
+// name (moby daemon/runtime_unix.go, isPermissibleC8dRuntimeName).
+func (t *translation) resolveDefaultRuntime(in Input, set []setting) error {
+	name := t.DefaultRuntime
+	i := slices.IndexFunc(set, func(s setting) bool { return s.Name == "default-runtime" })
+	if i < 0 || slices.Contains(stockRuntimes, name) || slices.ContainsFunc(t.Runtimes, func(r Runtime) bool { return r.Name == name }) {
+		return nil
+	}
+	prefix, _, dotted := strings.Cut(name, ".")
+	if in.before23() || strings.Contains(name, "/") || !dotted || prefix == "" {
+		return set[i].fail("the default runtime %q is not among runtimes", name)
+	}
+	t.Runtimes = append(t.Runtimes, Runtime{Name: name, Type: name, Where: set[i].where})
 	return nil
 }
 

@@ -120,18 +120,65 @@ func debian(t *testing.T) string {
 	if _, err := os.Stat(filepath.Join(dir, "usr/bin/containerd")); err == nil {
 		return dir
 	}
+	return fetch(t, dir, "usr/bin/containerd", `apt-get download -qq containerd runc containernetworking-plugins docker.io`)
+}
+
+// trixie returns the root of Debian 13's package docker.io, as debian does; its programs run on Debian 12, too.
+func trixie(t *testing.T) string {
+	t.Helper()
+	release, _ := os.ReadFile("/etc/os-release")
+	if !strings.Contains(string(release), "VERSION_CODENAME=bookworm") {
+		return ""
+	}
+	dir := filepath.Join(cache(), "debian-13-docker")
+	if _, err := os.Stat(filepath.Join(dir, "usr/sbin/dockerd")); err == nil {
+		return dir
+	}
+	return fetch(t, dir, "usr/sbin/dockerd", `mkdir -p lists/partial archives/partial && echo "deb http://deb.debian.org/debian trixie main" >sources.list &&
+		set -- "$1" "$2" "$3" -qq -o Dir::Etc::SourceList="$PWD/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State::Lists="$PWD/lists" -o Dir::Cache="$PWD" -o APT::Sandbox::User=root &&
+		(shift 3 && apt-get update "$@" && apt-get download "$@" docker.io)`)
+}
+
+// fetch keeps in dir what the packages hold that the shell command download puts into the working directory. program is one of their files.
+func fetch(t *testing.T, dir, program, download string) string {
+	t.Helper()
 	tmp, err := os.MkdirTemp("", "agenttest-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
-	script := `cd "$1" && apt-get download -qq containerd runc containernetworking-plugins docker.io && for deb in *.deb; do dpkg -x "$deb" root; done &&
-		mkdir -p "$(dirname "$2")" && (mv -T root "$2" || [ -e "$2/usr/bin/containerd" ])`
-	if out, err := exec.Command("sh", "-c", script, "sh", tmp, dir).CombinedOutput(); err != nil {
-		t.Logf("fetch Debian's containerd: %v\n%s", err, out)
+	script := `cd "$1" && { ` + download + `; } && for deb in *.deb; do dpkg -x "$deb" root; done &&
+		mkdir -p "$(dirname "$2")" && (mv -T root "$2" || [ -e "$2/$3" ])`
+	if out, err := exec.Command("sh", "-c", script, "sh", tmp, dir, program).CombinedOutput(); err != nil {
+		t.Logf("fetch Debian's packages for %s: %v\n%s", dir, err, out)
 		return ""
 	}
 	return dir
+}
+
+// Dockerd is a Docker daemon's program that is not started.
+type Dockerd struct {
+	// Version is "20.10.24" or the like.
+	Version string
+	Binary  string
+}
+
+// Dockerds returns Debian's dockerd of 20.10 and 26.1, those that the lab's nodes run, and skips the test, saying how to get them, if it is
+// not root or they are missing.
+func Dockerds(t *testing.T) []Dockerd {
+	t.Helper()
+	needRoot(t)
+	var found []Dockerd
+	for _, root := range []string{debian(t), trixie(t)} {
+		binary := filepath.Join(root, "usr/sbin/dockerd")
+		out, err := exec.Command(binary, "--version").CombinedOutput()
+		fields := strings.FieldsFunc(string(out), func(r rune) bool { return r == ' ' || r == '+' || r == ',' })
+		if root == "" || err != nil || len(fields) < 3 {
+			t.Skipf("no dockerd of 20.10 and 26.1 to test with (%s: %v): run on Debian 12, with access to its packages", binary, err)
+		}
+		found = append(found, Dockerd{Version: fields[2], Binary: binary})
+	}
+	return found
 }
 
 // Isolated is the config that keeps a daemon off the machine's own directories and sockets. DIR is replaced by Start.

@@ -27,6 +27,12 @@ func StartEngine(t *testing.T) *Engine {
 // StartEngineOn is StartEngine with another storage driver.
 func StartEngineOn(t *testing.T, driver string) *Engine {
 	t.Helper()
+	return StartEngineWith(t, driver, `{"live-restore":true}`)
+}
+
+// StartEngineWith is StartEngineOn with another daemon.json.
+func StartEngineWith(t *testing.T, driver, daemonJSON string) *Engine {
+	t.Helper()
 	needRoot(t)
 	deb := debian(t)
 	if deb == "" {
@@ -40,7 +46,7 @@ func StartEngineOn(t *testing.T, driver string) *Engine {
 		t.Fatal(err)
 	}
 	config := filepath.Join(dir, "daemon.json")
-	if err := os.WriteFile(config, []byte(`{"live-restore":true}`), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(daemonJSON), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	e := &Engine{t: t, Socket: "unix://" + filepath.Join(dir, "d.sock"), Root: filepath.Join(dir, "root"), cli: filepath.Join(bin, "docker")}

@@ -1,0 +1,134 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+// lookAtDockerConfig reads how Docker was set up, from daemon.json and from the process that runs.
+func (i *inspection) lookAtDockerConfig(ctx context.Context) error {
+	in := translate.Input{Version: i.Facts.DockerVersion}
+	var started time.Time
+	p, err := i.h.Systemd.Show(ctx, dockerUnit, "MainPID")
+	if err != nil {
+		return err
+	}
+	dockerd := ""
+	if pid, _ := strconv.Atoi(p["MainPID"]); pid > 0 {
+		process, err := host.ReadProcess(proc, pid)
+		if err != nil {
+			return err
+		}
+		environ, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "environ"))
+		if err != nil {
+			return fmt.Errorf("read dockerd's environment: %w", err)
+		}
+		in.Args, in.Environ = process.Args, strings.Split(string(environ), "\x00")
+		if started, err = host.Started(proc, pid); err != nil {
+			return err
+		}
+		if dockerd = process.Exe; host.Absent(dockerd) {
+			dockerd = filepath.Join(proc, strconv.Itoa(pid), "exe")
+		}
+	}
+	in.File = translate.ConfigFile(in.Args)
+	if in.Data, err = readFile(in.File); err != nil {
+		return err
+	}
+	if in.Edited, err = changedSince(in.File, started); err != nil {
+		return err
+	}
+	if in.Edited {
+		i.warn("%s was changed since dockerd started: what it says now counts, also where dockerd has not read it", in.File)
+	}
+	settings, findings, err := i.translate(ctx, dockerd, in)
+	if err != nil {
+		return err
+	}
+	settings.Insecure = append(settings.Insecure, i.insecureIn(ctx, settings.InsecureNetworks)...)
+	i.Docker = settings
+	for _, finding := range findings {
+		if finding.Verdict == translate.Warned {
+			i.warn("Docker's %s: %s", finding.Key, finding.Text)
+		} else {
+			i.note(protocol.CheckSetting, "%s: %s: %s", finding.Key, finding.Verdict, finding.Text)
+		}
+	}
+	return nil
+}
+
+// translate refuses what dockerd does not take, and what cannot be translated. dockerd is a program to ask, empty if there is none.
+func (i *inspection) translate(ctx context.Context, dockerd string, in translate.Input) (translate.Settings, []translate.Finding, error) {
+	if err := i.askDockerd(ctx, dockerd, &in); err != nil {
+		return translate.Settings{}, nil, err
+	}
+	settings, findings, err := translate.Docker(in)
+	if err != nil {
+		err = refuseConfig(in, in.Accepted || !in.Edited && len(in.Args) > 0, err)
+	}
+	return settings, findings, err
+}
+
+// askDockerd has dockerd itself judge its configuration, where it can (from 23.0 on). What a refusal says of the place is ours.
+func (i *inspection) askDockerd(ctx context.Context, dockerd string, in *translate.Input) error {
+	if dockerd == "" || !translate.AtLeast(in.Version, 23, 0) {
+		return nil
+	}
+	err := docker.Validate(ctx, dockerd, in.Args, in.Environ)
+	var refused *docker.RefusedError
+	switch {
+	case err == nil:
+		in.Accepted = true
+	case errors.As(err, &refused):
+		if _, _, ours := translate.Docker(*in); ours != nil {
+			return refuseConfig(*in, false, fmt.Errorf("%w (dockerd %s: %v)", ours, in.Version, refused))
+		}
+		return refuseConfig(*in, false, fmt.Errorf("%s: %w", translate.Place(*in, refused.Reason), refused))
+	case ctx.Err() != nil:
+		return err
+	default:
+		i.warn("dockerd could not be asked whether it takes its configuration, which is judged without it: %v", err)
+	}
+	return nil
+}
+
+// refuseConfig refuses a configuration of Docker's that cannot be translated, or, unless it is taken, that dockerd does not start with.
+func refuseConfig(in translate.Input, taken bool, err error) error {
+	const hint = "correct it, and restart Docker"
+	switch {
+	case taken:
+		return refuse(hint, "Docker's configuration cannot be carried over: %v", err)
+	case in.Edited:
+		return refuse(hint, "%s was changed since dockerd started, and dockerd would not start with it, so that there would be no way back: %v", in.File, err)
+	default:
+		return refuse(hint, "dockerd would not start with its configuration again, and there would be no way back: %v", err)
+	}
+}
+
+// changedSince looks at the inode's time, which a copy or a rename sets anew and nobody can set back; a file that does not exist has
+// not changed.
+func changedSince(path string, when time.Time) (bool, error) {
+	var stat unix.Stat_t
+	err := unix.Stat(path, &stat)
+	if errors.Is(err, fs.ErrNotExist) || when.IsZero() {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at %s: %w", path, err)
+	}
+	return time.Unix(stat.Ctim.Unix()).After(when), nil
+}

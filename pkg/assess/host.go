@@ -26,6 +26,8 @@ var hostChecks = []Check{
 		"that unit is what is stopped, held and started again", "have systemd run Docker as docker.service"),
 	hostCheck(protocol.CheckDockerConfig, Blocker, "Docker would not start with its configuration again",
 		"there would be no way back", "correct it, and restart Docker"),
+	hostCheck(protocol.CheckRuntimes, Blocker, "containerd does not find the program of Docker's default runtime",
+		"no pod would start, or pods would lose the isolation that gVisor or Kata gives them", "put the program into a directory of containerd's PATH"),
 	{
 		ID: protocol.CheckForeign, Category: Node, Severity: Blocker, OnHost: true, flag: "--keep-docker",
 		Title: "Docker runs containers that Kubernetes does not manage", Why: "they would stop with Docker",

@@ -20,6 +20,7 @@ const (
 	CheckDocker         = "host-docker"
 	CheckDockerUnit     = "host-docker-unit"
 	CheckDockerConfig   = "host-docker-config"
+	CheckRuntimes       = "host-docker-runtimes"
 	CheckForeign        = "host-foreign-containers"
 	CheckSwarm          = "host-swarm"
 	CheckDockerUse      = "host-docker-use"
@@ -46,7 +47,7 @@ const (
 // HostChecks are all of them.
 func HostChecks() []string {
 	return []string{
-		CheckSystemd, CheckKubelet, CheckSecondKubelet, CheckKubeletFiles, CheckLogRotation, CheckDocker, CheckDockerUnit, CheckDockerConfig,
+		CheckSystemd, CheckKubelet, CheckSecondKubelet, CheckKubeletFiles, CheckLogRotation, CheckDocker, CheckDockerUnit, CheckDockerConfig, CheckRuntimes,
 		CheckForeign, CheckSwarm, CheckDockerUse, CheckSettingLost, CheckSetting, CheckCgroupDriver, CheckContainerd, CheckMayInstall, CheckInstall,
 		CheckContainerdFile, CheckCarried, CheckNetwork, CheckUnits, CheckHold, CheckDependents, CheckFileSystem, CheckSpace, CheckDisk, CheckAPI, CheckVersions, CheckNote,
 	}

@@ -24,13 +24,18 @@ type node struct {
 	leases string
 }
 
-func start(t *testing.T, release agenttest.Release) node {
+func start(t *testing.T, release agenttest.Release, runtimes ...containerd.Runtime) node {
 	t.Helper()
 	runc, plugins := agenttest.Runc(t), agenttest.CNIPlugins(t)
-	config, err := containerd.Render([]byte(agenttest.Isolated), containerd.Settings{
+	settings := containerd.Settings{
 		CgroupDriver: "cgroupfs", SandboxImage: "test/pause:1", Snapshotter: "native", CNIBinDirs: plugins, CNIConfDir: "DIR/net.d",
 		RestrictOOMScoreAdj: true, // test machines may lack CAP_SYS_RESOURCE
-	})
+		Runtimes:            runtimes,
+	}
+	if len(runtimes) > 0 {
+		settings.DefaultRuntime = runtimes[0].Name
+	}
+	config, err := containerd.Render([]byte(agenttest.Isolated), settings)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,6 +170,33 @@ func TestSmoke(t *testing.T) {
 			}
 			n.expectNothingLeft(t)
 		})
+	}
+}
+
+// A handler that is called as its shim, as Docker's default runtime may be, runs pods that name none; so does one with the shim's path.
+func TestSmokeOnAnotherShim(t *testing.T) {
+	for _, release := range agenttest.Releases(t) {
+		for name, kind := range map[string]string{"name": "io.containerd.lab.v1", "path": "DIR/containerd-shim-lab-v1"} {
+			t.Run(release.Name+"/"+name, func(t *testing.T) {
+				dir := t.TempDir()
+				said := filepath.Join(dir, "said")
+				shim := "#!/bin/sh\necho \"$*\" >>" + said + "\nexec " + filepath.Join(release.Dir, "containerd-shim-runc-v2") + " \"$@\"\n"
+				if err := os.WriteFile(filepath.Join(dir, "containerd-shim-lab-v1"), []byte(shim), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				release := release
+				release.Dir = dir + ":" + release.Dir
+				kind := strings.ReplaceAll(kind, "DIR", dir)
+				n := start(t, release, containerd.Runtime{Name: "io.containerd.lab.v1", Type: kind})
+				if err := n.Smoke(t.Context(), n.options()); err != nil {
+					t.Fatal(err)
+				}
+				if out, err := os.ReadFile(said); err != nil || !strings.Contains(string(out), "start") {
+					t.Errorf("the shim was asked %q, %v", out, err)
+				}
+				n.expectNothingLeft(t)
+			})
+		}
 	}
 }
 

@@ -29,6 +29,7 @@ func looks() []look {
 		{protocol.CheckDockerUnit, protocol.CheckNote, kubelet, (*inspection).lookAtDockerd},
 		{protocol.CheckDockerConfig, protocol.CheckSettingLost, nil, (*inspection).lookAtDockerConfig},
 		{protocol.CheckContainerd, protocol.CheckNote, kubelet, (*inspection).lookAtContainerd},
+		{protocol.CheckRuntimes, protocol.CheckSettingLost, []string{protocol.CheckDockerConfig, protocol.CheckContainerd}, (*inspection).lookAtRuntimes},
 		{protocol.CheckNetwork, protocol.CheckNote, kubelet, (*inspection).lookAtNetwork},
 		{protocol.CheckCarried, protocol.CheckContainerdFile, []string{protocol.CheckDocker, protocol.CheckDockerConfig, protocol.CheckContainerd, protocol.CheckNetwork}, (*inspection).lookAtCarried},
 		{protocol.CheckUnits, protocol.CheckDependents, nil, (*inspection).lookAtUnits},

@@ -107,7 +107,7 @@ func superviseIn(ctx context.Context, root string, spec protocol.Spec, wait bool
 	if err != nil {
 		return fmt.Errorf("open the agent's program: %w", err)
 	}
-	// Where the pod has one; the event on the standard output is what counts.
+	// Where the pod has one. It is read where the pod's log cannot be.
 	termination, terminationErr := os.OpenFile("/dev/termination-log", os.O_WRONLY, 0)
 	if err := enter(root); err != nil {
 		return err
@@ -116,13 +116,13 @@ func superviseIn(ctx context.Context, root string, spec protocol.Spec, wait bool
 		Spec: spec, Layout: unit.Layout{Root: "/"}, Systemd: host.Systemd{Run: host.Exec{}},
 		Program: program, Size: info.Size(), Out: out, Err: errOut, Wait: wait,
 	}
-	result, err := s.Run(ctx)
+	_, err = s.Run(ctx)
 	if terminationErr == nil {
-		message := result.Message
+		message := s.Termination()
 		if err != nil {
-			message = err.Error()
+			message = []byte(err.Error())
 		}
-		_, _ = termination.WriteString(message)
+		_, _ = termination.Write(message)
 		_ = termination.Close()
 	}
 	return err

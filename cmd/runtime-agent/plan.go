@@ -91,6 +91,30 @@ func readSpec(text string) (protocol.Spec, error) {
 	return spec, spec.Validate()
 }
 
+// sayAlive writes signs of life until the function that it returns is called.
+func sayAlive(spec protocol.Spec, out io.Writer) (end func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		ticker := time.NewTicker(protocol.AliveEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case now := <-ticker.C:
+				if line, err := protocol.StillAlive(spec, now).Encode(); err == nil {
+					_, _ = out.Write(line)
+				}
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+	}
+}
+
 // planTimeout bounds the look at a host: a daemon that hangs must not hold the pod.
 const planTimeout = 2 * time.Minute
 
@@ -101,7 +125,9 @@ func plan(ctx context.Context, spec protocol.Spec, out io.Writer) error {
 		Spec: spec, Runner: host.Exec{}, Systemd: host.Systemd{Run: host.Exec{}},
 		Records: func() []journal.Record { return nil },
 	}
+	quiet := sayAlive(spec, out)
 	survey, err := steps.Look(ctx, h)
+	quiet()
 	events := survey.Events(spec, time.Now())
 	if err != nil {
 		events[len(events)-1].Result = &protocol.Result{Outcome: protocol.OutcomeRefused, Message: err.Error()}

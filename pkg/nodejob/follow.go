@@ -22,6 +22,10 @@ const (
 	// silence ends a log stream that says nothing: its other end may be gone without a word, as after a power loss. The next
 	// stream begins with the first event again.
 	silence = 20 * time.Second
+	// lookTimeout bounds one look at pod and Job: a connection that hangs must not end the wait for the log.
+	lookTimeout = 15 * time.Second
+	// maxUnread is how often the log of a pod that has ended is asked for before its status has to do.
+	maxUnread = 10
 	// maxLine bounds a line of the log in bytes; events are below 16 KiB.
 	maxLine = 1 << 20
 	// keptLines are how many lines that are no events are kept, to show why an agent failed.
@@ -84,18 +88,23 @@ func (f *Follower) Follow(ctx context.Context, spec protocol.Spec, mode Mode, be
 func (f *Follower) FollowIn(ctx context.Context, job protocol.Phase, spec protocol.Spec, mode Mode, begun bool) (*protocol.Result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	host := spec
-	host.Phase = job
-	w := &followed{
-		Follower: f, spec: spec, mode: mode, begun: begun, job: JobName(spec.Node, spec.Run, job), labels: jobLabels(host),
-		lines: make(chan logLine), start: startWatch{client: f.runner.Client},
-		kubelet: kubeletWatch{client: f.runner.Client, node: spec.Node},
-	}
+	w := f.newFollowed(job, spec, mode, begun)
 	result, err := w.run(ctx)
 	if err != nil {
 		return nil, &NoResultError{Phase: spec.Phase, Begun: w.begun, Log: f.other, Cause: err}
 	}
 	return result, nil
+}
+
+func (f *Follower) newFollowed(job protocol.Phase, spec protocol.Spec, mode Mode, begun bool) *followed {
+	host := spec
+	host.Phase = job
+	return &followed{
+		Follower: f, spec: spec, mode: mode, begun: begun, job: JobName(spec.Node, spec.Run, job), labels: jobLabels(host),
+		lines: make(chan logLine), start: startWatch{client: f.runner.Client},
+		kubelet: kubeletWatch{client: f.runner.Client, node: spec.Node},
+		silence: newSilenceWatch(f.runner, spec.Node),
+	}
 }
 
 // logLine is a line of a pod's log, or with end set the end of a stream; whole, if that was the log's end.
@@ -119,11 +128,17 @@ type followed struct {
 	bound bool
 	// heard: the agent has said something of the phase. replaced: its pod was deleted, so that the Job makes another one.
 	heard, replaced bool
+	silence         silenceWatch
 
 	lines   chan logLine
 	reading bool
-	// ended: the pod had ended well before the log was asked for.
-	ended bool
+	// endStream ends the log stream that is being read.
+	endStream context.CancelFunc
+	// ended: the pod had ended well before the log was asked for. message is what it then left in its status.
+	ended   bool
+	message string
+	// unread are the tries to read the log of a pod that has ended.
+	unread int
 	// outage is since when requests fail.
 	outage time.Time
 	// trouble is the last complaint that Unattended puts up with.
@@ -143,8 +158,9 @@ func (w *followed) run(ctx context.Context) (*protocol.Result, error) {
 		case line := <-w.lines:
 			if line.end {
 				w.reading = false
-				if line.whole && w.ended && w.mode == InService {
-					return nil, ErrEnded
+				result, err := w.atEnd(line.whole)
+				if result != nil || err != nil {
+					return result, err
 				}
 				continue
 			}
@@ -179,8 +195,15 @@ func (w *followed) take(line string) (*protocol.Result, error) {
 	if event.Phase == w.spec.Phase {
 		w.begun, w.heard = true, true
 	}
+	if event.Alive {
+		if w.silence.alive(event.Time, w.runner.Clock.Now()) {
+			w.OnNote("another pod has found the run: the host is still at work")
+		}
+		return nil, nil
+	}
 	if event.Seq > w.seen {
 		w.seen = event.Seq
+		w.silence.broken(w.runner.Clock.Now())
 		w.OnEvent(event)
 	}
 	if event.Result != nil && event.Phase == w.spec.Phase {
@@ -189,10 +212,31 @@ func (w *followed) take(line string) (*protocol.Result, error) {
 	return nil, nil
 }
 
+// atEnd judges a log that has ended, whole or not. The status of a pod that has ended also holds its result, for logs that cannot be read.
+func (w *followed) atEnd(whole bool) (*protocol.Result, error) {
+	if !w.ended {
+		return nil, nil
+	}
+	if w.unread++; !whole && w.unread < maxUnread {
+		return nil, nil
+	}
+	for line := range strings.Lines(w.message) {
+		if result, err := w.take(line); result != nil || err != nil {
+			return result, err
+		}
+	}
+	if whole && w.mode == InService {
+		return nil, ErrEnded
+	}
+	return nil, nil
+}
+
 // look asks for pod and Job, and begins to read the log where there is one.
-func (w *followed) look(ctx context.Context) error {
+func (w *followed) look(following context.Context) error {
+	ctx, cancel := context.WithTimeout(following, lookTimeout)
+	defer cancel()
 	pod, err := w.runner.Pod(ctx, w.labels)
-	if ctx.Err() != nil {
+	if following.Err() != nil {
 		return nil // run says why
 	}
 	if err != nil {
@@ -200,6 +244,7 @@ func (w *followed) look(ctx context.Context) error {
 	}
 	if !w.outage.IsZero() {
 		w.outage = time.Time{}
+		w.silence.broken(w.runner.Clock.Now()) // the outage explains it
 		w.OnNote("the API server answers again")
 	}
 	if pod != nil && HasStarted(pod) {
@@ -207,8 +252,10 @@ func (w *followed) look(ctx context.Context) error {
 	}
 	// The status tells of the container late: kubelets up to 1.26 send five requests a second, two for each pod that changes.
 	if pod != nil && !w.reading {
-		w.reading, w.ended = true, pod.Status.Phase == corev1.PodSucceeded
-		go w.read(ctx, pod.Name)
+		w.reading, w.ended, w.message = true, pod.Status.Phase == corev1.PodSucceeded, terminationMessage(pod)
+		stream, end := context.WithCancel(following)
+		w.endStream = end
+		go w.read(following, stream, end, pod.Name)
 	}
 	w.bound = w.bound || pod != nil
 	if w.mode == Unattended && w.bound && !w.begun {
@@ -216,7 +263,12 @@ func (w *followed) look(ctx context.Context) error {
 	}
 	if err := w.start.check(ctx, w.runner.Clock.Now(), w.job, pod); err != nil {
 		if w.mode == InService && w.heard && !w.replaced && pod != nil {
-			return w.replace(ctx, pod.Name, err)
+			w.replaced = true
+			w.OnNote(fmt.Sprintf("%v; trying with another pod", err))
+			if deleteErr := w.replace(ctx, pod.Name); deleteErr != nil {
+				return fmt.Errorf("%w; %w", err, deleteErr)
+			}
+			return nil
 		}
 		return w.notStarted(ctx, err)
 	}
@@ -225,7 +277,7 @@ func (w *followed) look(ctx context.Context) error {
 	if pod == nil || pod.Status.Phase == corev1.PodFailed {
 		return w.checkJob(ctx)
 	}
-	return nil
+	return w.lookIntoSilence(ctx, pod)
 }
 
 // failed puts up with a failed request for a while.
@@ -284,22 +336,23 @@ func (w *followed) notStarted(ctx context.Context, err error) error {
 	return nil
 }
 
-// replace has the Job make another pod in place of one that ran and cannot be started again. After a power cut Docker can take the
+// replace has the Job make another pod in place of one that cannot be started again, or that says nothing. After a power cut Docker can take the
 // sandboxes of before for running ones, and then starts no container in them (seen with Docker 26.1: "is in Running state but has no
 // containerd Task").
-func (w *followed) replace(ctx context.Context, pod string, why error) error {
-	w.OnNote(fmt.Sprintf("%v; trying with another pod", why))
-	w.replaced, w.start = true, startWatch{client: w.runner.Client}
+func (w *followed) replace(ctx context.Context, pod string) error {
+	w.start = startWatch{client: w.runner.Client}
+	if w.endStream != nil {
+		w.endStream()
+	}
 	err := w.runner.Client.CoreV1().Pods(Namespace).Delete(ctx, pod, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)})
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("%w; delete pod %s, to have another one: %w", why, pod, err)
+		return fmt.Errorf("delete pod %s, to have another one: %w", pod, err)
 	}
 	return nil
 }
 
-// read sends the lines of one stream of the pod's log, and then its end.
-func (w *followed) read(ctx context.Context, pod string) {
-	streamCtx, cancel := context.WithCancel(ctx)
+// read sends the lines of one stream of the pod's log, and then its end. cancel ends streamCtx.
+func (w *followed) read(ctx, streamCtx context.Context, cancel context.CancelFunc, pod string) {
 	defer cancel()
 	send := func(line logLine) bool {
 		select {

@@ -93,10 +93,7 @@ func TestNotStarted(t *testing.T) {
 			if test.inService {
 				mode = InService
 			}
-			w := &followed{
-				Follower: runner.NewFollower(func(protocol.Event) {}, func(string) {}), spec: spec, mode: mode, job: "job",
-				start: startWatch{client: client}, kubelet: kubeletWatch{client: client, node: spec.Node},
-			}
+			w := runner.NewFollower(func(protocol.Event) {}, func(string) {}).newFollowed(spec.Phase, spec, mode, false)
 			var err error
 			at := 0
 			for ; at < 60 && err == nil; at++ {

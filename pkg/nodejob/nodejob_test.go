@@ -356,7 +356,7 @@ func TestIsTransient(t *testing.T) {
 // TestTake keeps events once and in order, whatever a pod's log repeats, and knows a result that it has seen before.
 func TestTake(t *testing.T) {
 	var seqs []int64
-	f := (&Runner{}).NewFollower(func(e protocol.Event) { seqs = append(seqs, e.Seq) }, func(string) {})
+	f := (&Runner{Clock: clock.RealClock{}}).NewFollower(func(e protocol.Event) { seqs = append(seqs, e.Seq) }, func(string) {})
 	w := &followed{Follower: f, spec: testSpec()}
 	line := func(seq int64, phase protocol.Phase, result bool) string {
 		e := protocol.Event{Version: protocol.Version, Seq: seq, Run: w.spec.Run, Phase: phase}

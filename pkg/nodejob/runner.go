@@ -37,6 +37,8 @@ type Runner struct {
 	// Config is for exec, which is no plain request.
 	Config *rest.Config
 	Clock  clock.WithTicker
+	// SilencePatience is how long a pod that runs may say nothing; zero means a minute.
+	SilencePatience time.Duration
 }
 
 // Ensure creates the Job, or finds the same one that is there. One that failed, that cannot tell its result any more, that has another

@@ -141,10 +141,10 @@ const (
 	OutcomeBroken Outcome = "broken"
 )
 
-// Event is one line of the agent's report. Exactly one of Step, Facts, Log, Result and of the plan's Finding, PlanStep and FileChange is set.
+// Event is one line of the agent's report. Exactly one of Step, Facts, Log, Result, Alive and of the plan's Finding, PlanStep and FileChange is set.
 type Event struct {
 	Version int `json:"v"`
-	// Seq counts from 1 within a run, without gaps, over all its phases and restarts of the agent.
+	// Seq counts from 1 within a run, without gaps, over all its phases and restarts of the agent. It is 0 for Alive alone.
 	Seq int64 `json:"seq"`
 	// Time is UTC, on the node's clock.
 	Time  time.Time `json:"time"`
@@ -155,10 +155,20 @@ type Event struct {
 	Facts  *Facts  `json:"facts,omitempty"`
 	Log    *Log    `json:"log,omitempty"`
 	Result *Result `json:"result,omitempty"`
+	// Alive: the pod is there, and has nothing new to say. It is in the pod's log every AliveEvery, and not in the file on the host.
+	Alive bool `json:"alive,omitempty"`
 
 	Finding    *Finding    `json:"finding,omitempty"`
 	PlanStep   *PlanStep   `json:"planStep,omitempty"`
 	FileChange *FileChange `json:"fileChange,omitempty"`
+}
+
+// AliveEvery is how often a pod that follows the host says so. It is less than the time after which a reader takes a stream for dead.
+const AliveEvery = 15 * time.Second
+
+// StillAlive is the event that says so.
+func StillAlive(spec Spec, now time.Time) Event {
+	return Event{Version: Version, Time: now.UTC(), Run: spec.Run, Phase: spec.Phase, Alive: true}
 }
 
 // Step is a change of a step's state.
@@ -247,7 +257,7 @@ var ErrNotEvent = errors.New("not an event")
 // DecodeEvent reads one line. An event of another version is an error that names both versions.
 func DecodeEvent(line []byte) (Event, error) {
 	var e Event
-	if err := json.Unmarshal(line, &e); err != nil || e.Seq == 0 {
+	if err := json.Unmarshal(line, &e); err != nil || e.Seq == 0 && !e.Alive {
 		return Event{}, ErrNotEvent
 	}
 	if e.Version != Version {

@@ -212,6 +212,30 @@ func TestPodReplacedInPrepare(t *testing.T) {
 	nothingLeft(t, s, "replaced")
 }
 
+// TestSilentPodInPrepare has a pod whose container is dead, which its kubelet does not know: another pod finds the run, and the host has gone on.
+func TestSilentPodInPrepare(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	h := newHollow(t, s, "silent")
+	ctx, first := t.Context(), true
+	h.script[protocol.PhasePrepare] = func(h *hollow, spec protocol.Spec) {
+		if first {
+			first = false
+			<-ctx.Done()
+			return
+		}
+		h.succeed(spec)
+	}
+	seen := &recorder{}
+	if _, err := quickly(newRollout(s, seen)).Switch(ctx, "silent"); err != nil {
+		t.Fatal(err)
+	}
+	if !seen.said("is shown as running but has said nothing for 1m0s; looking with another pod") {
+		t.Error("it was not said that another pod looks")
+	}
+	nothingLeft(t, s, "silent")
+}
+
 // TestDiesInPrepare has a node that dies in the middle of the preparation: its pod stays Running, and no log comes.
 func TestDiesInPrepare(t *testing.T) {
 	t.Parallel()

@@ -37,8 +37,13 @@ type Supervisor struct {
 	Out, Err io.Writer
 	// Interval is the pause between two looks at the event file; zero means 200 ms.
 	Interval time.Duration
+	// AliveEvery is the pause between two signs of life; zero means protocol.AliveEvery.
+	AliveEvery time.Duration
 	// Wait: the phase is not asked for before Ask was called, in this pod or any other on this host.
 	Wait bool
+
+	// unfiled is a result that no file on the host holds.
+	unfiled *protocol.Event
 }
 
 const (
@@ -54,6 +59,9 @@ const (
 func (s *Supervisor) Run(ctx context.Context) (protocol.Result, error) {
 	if s.Interval == 0 {
 		s.Interval = 200 * time.Millisecond
+	}
+	if s.AliveEvery == 0 {
+		s.AliveEvery = protocol.AliveEvery
 	}
 	if !host.Booted(s.Layout.Root) {
 		return s.refuse("this host does not run systemd", "replace the node: the switch needs systemd on it", nil)
@@ -252,34 +260,6 @@ func (s *Supervisor) eachEvent(do func(protocol.Event)) error {
 	return nil
 }
 
-func (s *Supervisor) refuse(message, hint string, cause error) (protocol.Result, error) {
-	return s.report(protocol.OutcomeRefused, message, hint, cause)
-}
-
-// report reports a result that no file on the host holds.
-func (s *Supervisor) report(outcome protocol.Outcome, message, hint string, cause error) (protocol.Result, error) {
-	result := protocol.Result{Outcome: outcome, Message: message, Hint: hint}
-	var detail interface {
-		error
-		Detail() string
-	}
-	if errors.As(cause, &detail) {
-		result.Detail = detail.Detail()
-	}
-	event := protocol.Event{Version: protocol.Version, Seq: s.lastSeq() + 1, Time: time.Now().UTC(), Run: s.Spec.Run, Phase: s.Spec.Phase, Result: &result}
-	line, err := event.Encode()
-	if err == nil {
-		_, err = s.Out.Write(line)
-	}
-	return result, err
-}
-
-func (s *Supervisor) lastSeq() int64 {
-	var seq int64
-	_ = s.eachEvent(func(event protocol.Event) { seq = event.Seq }) // what cannot be read is refused without a number
-	return seq
-}
-
 const (
 	// lookEvery is how often the unit is looked at, and started if it does not run although the phase has no result.
 	lookEvery = 3 * time.Second
@@ -292,6 +272,7 @@ func (s *Supervisor) follow(ctx context.Context, t *tail, program string) (proto
 	ticker := time.NewTicker(s.Interval)
 	defer ticker.Stop()
 	var looked time.Time
+	said := time.Now()
 	starts, seen := 0, t.offset
 	for {
 		result, err := t.copy(s.Out)
@@ -314,6 +295,12 @@ func (s *Supervisor) follow(ctx context.Context, t *tail, program string) (proto
 			}
 			if ctx.Err() == nil && (err != nil || starts > maxStarts) {
 				return s.notRunning(ctx, err)
+			}
+		}
+		if time.Since(said) >= s.AliveEvery {
+			said = time.Now()
+			if err := s.write(protocol.StillAlive(s.Spec, said)); err != nil {
+				return protocol.Result{}, err
 			}
 		}
 		select {

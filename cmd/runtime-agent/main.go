@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/unit"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 // version is set by the linker.
@@ -28,8 +29,10 @@ func main() {
 		error
 		Detail() string
 	}
-	if errors.As(err, &detail) && detail.Detail() != "" {
-		fmt.Fprintln(os.Stderr, detail.Detail())
+	if errors.As(err, &detail) {
+		if text := protocol.Excerpt(detail.Detail()); text != "" {
+			fmt.Fprintln(os.Stderr, text)
+		}
 	}
 	var hint interface {
 		error

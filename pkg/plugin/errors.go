@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"syscall"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 // The exit codes; README.md tells users.
@@ -30,7 +32,7 @@ const (
 type ExitError struct {
 	Code int
 	Err  error
-	// Detail is captured output of what failed, printed as it is below the error.
+	// Detail is captured output of what failed. What tells most of it is printed below the error, see protocol.Excerpt.
 	Detail string
 	// Hint is what the user can do, preferably a command that can be pasted: see Factory.Command.
 	Hint string
@@ -95,8 +97,8 @@ func printError(w io.Writer, err error) {
 	fmt.Fprintf(&text, "error: %s\n", strings.TrimRight(err.Error(), "\n"))
 	var exit *ExitError
 	if errors.As(err, &exit) {
-		if exit.Detail != "" {
-			fmt.Fprintf(&text, "%s\n", strings.TrimRight(exit.Detail, "\n"))
+		if detail := protocol.Excerpt(exit.Detail); detail != "" {
+			fmt.Fprintf(&text, "%s\n", detail)
 		}
 		if exit.Hint != "" {
 			fmt.Fprintf(&text, "hint: %s\n", exit.Hint)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -57,6 +58,19 @@ func TestPrintError(t *testing.T) {
 		if out.String() != test.want {
 			t.Errorf("printed %q, want %q", out.String(), test.want)
 		}
+	}
+}
+
+// TestPrintErrorIsShort: whatever a daemon has logged, at most ten lines of it are between the error and the hint.
+func TestPrintErrorIsShort(t *testing.T) {
+	var out bytes.Buffer
+	printError(&out, &ExitError{
+		Err: errors.New("rehearsal failed"), Hint: "try `x`",
+		Detail: `level=error msg="this is why"` + "\n" + strings.Repeat("level=info msg=\"loading plugin\"\n", 29),
+	})
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(lines) != 12 || lines[0] != "error: rehearsal failed" || !strings.Contains(lines[2], "this is why") || lines[11] != "hint: try `x`" {
+		t.Errorf("%d lines: %s", len(lines), out.String())
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,7 +38,7 @@ func (s *session) gather(ctx context.Context, failure error) []EvidenceFile {
 	ctx, cancel := context.WithTimeoutCause(ctx, evidenceTimeout, fmt.Errorf("not done after %s", evidenceTimeout))
 	defer cancel()
 	s.tell(Info, "gathering evidence of why it failed")
-	files := []EvidenceFile{{"error.txt", []byte(failure.Error() + "\n")}}
+	files := []EvidenceFile{{"error.txt", []byte(failureText(failure))}}
 	add := func(name string, data []byte, err error) {
 		if err != nil {
 			name, data = name+".missing", []byte(err.Error()+"\n")
@@ -64,6 +65,16 @@ func (s *session) gather(ctx context.Context, failure error) []EvidenceFile {
 	progress := bytes.Clone(s.progress.Bytes())
 	s.mu.Unlock()
 	return append(files, EvidenceFile{"progress.txt", progress})
+}
+
+// failureText is a failure with all of its captured output: a terminal shows an excerpt.
+func failureText(failure error) string {
+	text := failure.Error() + "\n"
+	var failed *Error
+	if errors.As(failure, &failed) && failed.Detail != "" {
+		text += "\n" + strings.TrimRight(failed.Detail, "\n") + "\n"
+	}
+	return text
 }
 
 // nodeEvidence is the Node without what only makes it long.

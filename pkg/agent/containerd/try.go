@@ -33,18 +33,22 @@ const (
 
 // TryError tells why a throw-away daemon did not serve CRI.
 type TryError struct {
-	// Reason is one sentence.
-	Reason string
+	// Reason is one sentence, Why the daemon's own last error, if it logged one.
+	Reason, Why string
 	// Lines are the daemon's own errors, or the last it said.
 	Lines []string
 }
 
 func (e *TryError) Error() string {
-	if len(e.Lines) == 0 {
-		return "containerd refuses the config: " + e.Reason
+	text := "containerd refuses the config: " + e.Reason
+	if e.Why != "" {
+		text += ": " + e.Why
 	}
-	return "containerd refuses the config: " + e.Reason + "\n" + strings.Join(e.Lines, "\n")
+	return text
 }
+
+// Detail returns the daemon's lines.
+func (e *TryError) Detail() string { return strings.Join(e.Lines, "\n") }
 
 // Try starts a throw-away daemon of binary with config (as Render returns it) and returns nil once it answers CRI's Version
 // call: neither a running containerd nor `containerd config dump` tells whether CRI loads. What the config imports is read, too;
@@ -230,8 +234,11 @@ func (d *daemon) failure(reason string) error {
 			telling = append(telling, line)
 		}
 	}
-	if len(telling) == 0 {
+	why := ""
+	if n := len(telling); n > 0 {
+		why = telling[n-1]
+	} else {
 		telling = all
 	}
-	return &TryError{Reason: reason, Lines: telling[max(0, len(telling)-maxLines):]}
+	return &TryError{Reason: reason, Why: why, Lines: telling[max(0, len(telling)-maxLines):]}
 }

@@ -67,7 +67,7 @@ endpoint = ["https://mirror.example"]
 				config := strings.Replace(c.config, "version = 2\n", "version = 2\nroot = \""+root+"\"\n", 1)
 				err := containerd.Try(t.Context(), release.Binary, []byte(config))
 				var tryErr *containerd.TryError
-				if !errors.As(err, &tryErr) || !strings.Contains(err.Error(), c.want) {
+				if !errors.As(err, &tryErr) || !strings.Contains(err.Error()+tryErr.Detail(), c.want) || strings.Contains(err.Error(), "\n") {
 					t.Fatalf("got %v, want a TryError with %q", err, c.want)
 				}
 				assertNothingLeft(t, root)

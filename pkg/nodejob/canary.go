@@ -28,7 +28,9 @@ const (
 // CanaryParams is what a canary pod is made from.
 type CanaryParams struct {
 	Node, Run, Image string
-	PullPolicy       corev1.PullPolicy
+	// Attempt tells this canary from others of the run. A pod of the same name may never go: see Runner.Remove.
+	Attempt    string
+	PullPolicy corev1.PullPolicy
 	// Started: StartCanary has made the pod.
 	Started bool
 }
@@ -47,7 +49,7 @@ func Canary(p CanaryParams) *corev1.Pod {
 	probe := corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(canaryPort)}}
 	return &corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: "runtime-canary-" + hash(p.Node, p.Run, PhaseCanary), Labels: set},
+		ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: "runtime-canary-" + hash(p.Node, p.Run, PhaseCanary, p.Attempt), Labels: set},
 		Spec: corev1.PodSpec{
 			NodeName:                      p.Node,
 			Tolerations:                   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},

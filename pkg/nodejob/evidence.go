@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -52,7 +51,7 @@ func (r *Runner) Evidence(ctx context.Context, p EvidenceParams) ([]byte, error)
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 		defer cancel()
 		// What is left is removed with the run's other pods when the next run begins.
-		_ = pods.Delete(undo, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)})
+		_ = pods.Delete(undo, pod.Name, atOnce())
 	}()
 	start := startWatch{client: r.Client}
 	for {

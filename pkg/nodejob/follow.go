@@ -13,7 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -344,7 +343,7 @@ func (w *followed) replace(ctx context.Context, pod string) error {
 	if w.endStream != nil {
 		w.endStream()
 	}
-	err := w.runner.Client.CoreV1().Pods(Namespace).Delete(ctx, pod, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)})
+	err := w.runner.Client.CoreV1().Pods(Namespace).Delete(ctx, pod, atOnce())
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete pod %s, to have another one: %w", pod, err)
 	}

@@ -55,7 +55,11 @@ func (r *Runner) Prove(ctx context.Context, p CanaryParams, note func(string)) e
 	ctx, cancel := context.WithTimeoutCause(ctx, canaryTimeout, fmt.Errorf("no report after %s", canaryTimeout))
 	defer cancel()
 	pod := Canary(p)
-	if !p.Started || !r.isAlive(ctx, pod) {
+	if p.Started && !r.isAlive(ctx, pod) {
+		p.Started, p.Attempt = false, p.Attempt+"-again"
+		pod = Canary(p)
+	}
+	if !p.Started {
 		if err := r.replacePod(ctx, pod); err != nil {
 			return fmt.Errorf("create canary pod: %w", err)
 		}
@@ -83,7 +87,7 @@ func (r *Runner) isAlive(ctx context.Context, pod *corev1.Pod) bool {
 	return err == nil && now.DeletionTimestamp == nil && now.Status.Phase != corev1.PodFailed && now.Status.Phase != corev1.PodSucceeded
 }
 
-// replacePod creates a pod in the place of one that an earlier try left.
+// replacePod creates a pod in the place of one that an earlier try left. That one goes at once: see Remove.
 func (r *Runner) replacePod(ctx context.Context, pod *corev1.Pod) error {
 	pods := r.Client.CoreV1().Pods(pod.Namespace)
 	for {
@@ -95,7 +99,7 @@ func (r *Runner) replacePod(ctx context.Context, pod *corev1.Pod) error {
 			return err
 		}
 		if apierrors.IsAlreadyExists(err) {
-			if err := pods.Delete(ctx, pod.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) && !IsTransient(err) {
+			if err := pods.Delete(ctx, pod.Name, atOnce()); err != nil && !apierrors.IsNotFound(err) && !IsTransient(err) {
 				return err
 			}
 		}

@@ -132,7 +132,9 @@ func (r *Runner) PhasePod(ctx context.Context, spec protocol.Spec) (*corev1.Pod,
 	return r.Pod(ctx, jobLabels(spec))
 }
 
-// Remove deletes the Jobs and canaries of a node, their pods with them, without waiting for these. With phases, only those of these.
+// Remove deletes the Jobs and canaries of a node, and their pods. With phases, only those of these. The pods are gone from the API at once, and the
+// kubelet ends their containers: a pod that is still being deleted when its kubelet changes runtimes may stay for good (see rollout, awaitLeaving), and
+// these pods hold nothing.
 func (r *Runner) Remove(ctx context.Context, node string, phases ...protocol.Phase) error {
 	selectors := []map[string]string{NodeLabels(node)}
 	if len(phases) > 0 {
@@ -175,21 +177,23 @@ func (r *Runner) remove(ctx context.Context, selector string) error {
 			errs = append(errs, err)
 		}
 	}
-	// Pods of Jobs go with them, the canary is nobody's.
+	// Pods of Jobs would go with them, but with the grace of their own.
 	pods, err := r.Client.CoreV1().Pods(Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
 	for i := range pods.Items {
-		if metav1.GetControllerOf(&pods.Items[i]) != nil {
-			continue
-		}
-		err := r.Client.CoreV1().Pods(Namespace).Delete(ctx, pods.Items[i].Name, metav1.DeleteOptions{})
+		err := r.Client.CoreV1().Pods(Namespace).Delete(ctx, pods.Items[i].Name, atOnce())
 		if err != nil && !apierrors.IsNotFound(err) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// atOnce removes a pod from the API without waiting for its kubelet.
+func atOnce() metav1.DeleteOptions {
+	return metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}
 }
 
 // pause waits for the next look, or returns the cause of ctx's end.

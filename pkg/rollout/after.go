@@ -111,6 +111,7 @@ func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.
 
 // verify proves the new runtime from outside the host. What fails is in s.disproved, to be undone.
 func (s *session) verify(ctx context.Context) error {
+	s.noteLeaving(ctx)
 	err := s.checkNode(ctx)
 	if err == nil {
 		err = s.checkAtOnce(ctx, s.checkOwnPod, s.checkResidents, s.checkCanary, s.checkHost)
@@ -408,6 +409,7 @@ func (s *session) rolledBack(ctx context.Context, stage Stage, cause error, resu
 		return stuck(err)
 	}
 	s.serviced(cordoned)
+	s.endLeaving(undo)
 	failed.State = fmt.Sprintf("the node is back on %s and serves", s.report.To)
 	if cordoned {
 		failed.State = fmt.Sprintf("the node is back on %s and cordoned, as before", s.report.To)
@@ -431,6 +433,7 @@ func (s *session) giveBack(ctx context.Context) error {
 		return err
 	}
 	s.serviced(cordoned)
+	s.endLeaving(ctx)
 	s.checkMetrics(ctx)
 	if err := s.remove(ctx); err != nil {
 		s.tell(Warning, "%s", err)

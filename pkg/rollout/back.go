@@ -192,6 +192,7 @@ func (s *session) giveBackOld(ctx context.Context) error {
 		return err
 	}
 	s.serviced(cordoned)
+	s.endLeaving(ctx)
 	s.checkMetrics(ctx)
 	if err := s.remove(ctx); err != nil {
 		s.tell(Warning, "%s", err)

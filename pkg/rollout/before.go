@@ -120,6 +120,9 @@ func (s *session) drain(ctx context.Context) error {
 	}
 	err = drain.New(s.client, options, &drainReport{session: s}, s.clock.Now).Drain(ctx, s.name)
 	if err == nil {
+		err = s.awaitLeaving(ctx)
+	}
+	if err == nil {
 		return nil
 	}
 	outcome := s.failedOrInterrupted(ctx)

@@ -15,7 +15,7 @@ const canaryRequest = 5 * time.Second
 
 func (s *session) canaryParams() nodejob.CanaryParams {
 	return nodejob.CanaryParams{
-		Node: s.name, Run: s.run, Image: s.options.CanaryImage, PullPolicy: s.options.PullPolicy, Started: s.canaryStarted,
+		Node: s.name, Run: s.run, Attempt: s.canary, Image: s.options.CanaryImage, PullPolicy: s.options.PullPolicy, Started: s.canaryStarted,
 	}
 }
 

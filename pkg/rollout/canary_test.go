@@ -6,7 +6,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
@@ -16,14 +15,15 @@ import (
 
 // canaryOf is the canary's pod of a hollow's node, nil after a wait in which there was none.
 func canaryOf(h *hollow, spec protocol.Spec, wait time.Duration) *corev1.Pod {
-	name := nodejob.Canary(nodejob.CanaryParams{Node: spec.Node, Run: spec.Run}).Name
+	set := nodejob.NodeLabels(spec.Node)
+	set[nodejob.LabelRun], set[nodejob.LabelPhase] = spec.Run, nodejob.PhaseCanary
 	for deadline := time.Now().Add(wait); ; time.Sleep(20 * time.Millisecond) {
-		pod, err := h.client.CoreV1().Pods(nodejob.Namespace).Get(context.Background(), name, metav1.GetOptions{})
-		if err == nil {
-			return pod
-		}
-		if !apierrors.IsNotFound(err) {
+		pod, err := (&nodejob.Runner{Client: h.client}).Pod(context.Background(), set)
+		if err != nil {
 			h.t.Error(err)
+		}
+		if pod != nil {
+			return pod
 		}
 		if time.Now().After(deadline) {
 			return nil

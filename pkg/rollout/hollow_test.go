@@ -55,6 +55,8 @@ type hollow struct {
 	oldAgent bool
 	// deaf: a pod that waits cannot be told.
 	deaf bool
+	// canaryHangs: the kubelet never reports a canary as gone.
+	canaryHangs bool
 	// silent, if set, is what the host does in the cutover while the kubelet is asleep and has not reported the container.
 	silent func(*hollow)
 
@@ -69,10 +71,14 @@ type hollow struct {
 	asked    map[string]bool // the pods that wait and were told to go on
 	// waitedCordoned: a pod that waits was started while the node was cordoned.
 	waitedCordoned bool
+	canaries       map[string]bool  // the names of those that were started
 	started        []string         // the agent's arguments in the pods that were started, but for folder and spec
 	phases         []protocol.Phase // that were asked for, in order
 	cordons        []bool
 }
+
+// neverEnds is the annotation of a pod that the kubelet never reports as gone.
+const neverEnds = "test/never-ends"
 
 // newHollow creates a node on Docker and plays it until the test ends.
 func newHollow(t *testing.T, s *apiserver.Server, name string, change ...func(*corev1.Node)) *hollow {
@@ -81,7 +87,7 @@ func newHollow(t *testing.T, s *apiserver.Server, name string, change ...func(*c
 		t: t, name: name, client: s.Client(), runtime: dockerVersion,
 		script: map[protocol.Phase]func(*hollow, protocol.Spec){},
 		checks: []nodejob.CanaryCheck{{Name: "dns", OK: true}, {Name: "volume", OK: true}},
-		begun:  map[string]bool{}, ended: map[string]bool{}, asked: map[string]bool{},
+		begun:  map[string]bool{}, ended: map[string]bool{}, asked: map[string]bool{}, canaries: map[string]bool{},
 	}
 	kubelet := httptest.NewTLSServer(http.HandlerFunc(h.serve))
 	t.Cleanup(kubelet.Close)
@@ -145,6 +151,7 @@ func (h *hollow) reconcile(ctx context.Context) {
 		}
 		orphan := isJobs && !slices.ContainsFunc(jobs.Items, func(job batchv1.Job) bool { return job.UID == owner.UID })
 		switch {
+		case pod.DeletionTimestamp != nil && (pod.Annotations[neverEnds] != "" || h.canaryHangs && pod.Labels[nodejob.LabelPhase] == nodejob.PhaseCanary):
 		case pod.DeletionTimestamp != nil || orphan:
 			err := h.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)})
 			if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
@@ -152,7 +159,7 @@ func (h *hollow) reconcile(ctx context.Context) {
 			}
 		case pod.Namespace == nodejob.Namespace && pod.Status.Phase == corev1.PodPending:
 			h.startPod(ctx, pod)
-		case owner != nil && owner.Kind == "DaemonSet" && !runsOn(pod, h.kind()) && time.Now().After(h.settled()):
+		case owner != nil && owner.Kind == "DaemonSet" && pod.DeletionTimestamp == nil && !runsOn(pod, h.kind()) && time.Now().After(h.settled()):
 			h.setStatus(ctx, pod, corev1.PodRunning, h.running(pod, 0))
 		}
 	}
@@ -219,6 +226,9 @@ func (h *hollow) startPod(ctx context.Context, pod *corev1.Pod) {
 	h.mu.Lock()
 	begun := h.begun[pod.Name]
 	h.begun[pod.Name] = true
+	if pod.Labels[nodejob.LabelPhase] == nodejob.PhaseCanary {
+		h.canaries[pod.Name] = true
+	}
 	h.mu.Unlock()
 	h.setStatus(ctx, pod, corev1.PodRunning, h.running(pod, 0))
 	if begun || pod.Labels[nodejob.LabelPhase] == nodejob.PhaseCanary {

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
@@ -43,12 +44,15 @@ type session struct {
 	oldEnd   string // the old runtime's
 	old      string // the old runtime's name
 	// before are the DaemonSets and static pods that were ready on the node before the cutover; nil where nobody looked.
-	before     map[string]bool
+	before map[string]bool
+	// leaving are the pods that were being deleted on the node before the cutover; nil where nobody looked.
+	leaving    map[types.UID]bool
 	beat       time.Time // the last heartbeat that was seen before the cutover
 	cordonedAt time.Time
 	// parked: the cutover's pod waits on the node.
 	parked bool
-	// canaryStarted: the canary's pod was made before the verification.
+	// canary tells this session's canary from every other, canaryStarted that its pod was made before the verification.
+	canary        string
 	canaryStarted bool
 	// disproved is why the verification failed.
 	disproved error
@@ -263,7 +267,7 @@ func (s *session) takeAndMark(ctx context.Context, mark func(context.Context) er
 	if err := s.ensureNamespace(ctx); err != nil {
 		return nil, err
 	}
-	s.run = newRun(s.clock.Now())
+	s.run, s.canary = newRun(s.clock.Now()), newRun(s.clock.Now())
 	operation := operationSwitch
 	if s.back != nil {
 		operation = operationRollback

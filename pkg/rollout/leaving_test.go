@@ -1,0 +1,108 @@
+package rollout
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+)
+
+// deleteDaemonPod has a DaemonSet's pod in a phase, and deletes it. Never says that its kubelet does not end it.
+func deleteDaemonPod(t *testing.T, s *apiserver.Server, node, name string, phase corev1.PodPhase, never bool) {
+	t.Helper()
+	createDaemonPod(t, s, node, name)
+	pods := s.Client().CoreV1().Pods("default")
+	pod, err := pods.Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if never {
+		pod.Annotations = map[string]string{neverEnds: "true"}
+		if pod, err = pods.Update(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pod.Status.Phase = phase
+	if _, err := pods.UpdateStatus(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := pods.Delete(t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](1)}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func exists(t *testing.T, s *apiserver.Server, name string) bool {
+	t.Helper()
+	_, err := s.Client().CoreV1().Pods("default").Get(context.Background(), name, metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+// TestPodsThatAreLeaving: a cutover waits until pods that are being deleted are gone, for as long as they may take. What has ended and is not taken
+// out of the API by the kubelet is removed afterwards; what has not ended is the kubelet's.
+func TestPodsThatAreLeaving(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	h := newHollow(t, s, "leaving")
+	for name, never := range map[string]bool{"leaving-soon": false, "leaving-ended": true, "leaving-runs": true} {
+		phase := corev1.PodSucceeded
+		if name == "leaving-runs" {
+			phase = corev1.PodRunning
+		}
+		deleteDaemonPod(t, s, "leaving", name, phase, never)
+	}
+	h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+		if exists(t, s, "leaving-soon") {
+			t.Error("the cutover did not wait for a pod that was being deleted")
+		}
+		h.succeed(spec)
+	}
+	seen := &recorder{}
+	began := time.Now()
+	if _, err := quickly(newRollout(s, seen)).Switch(t.Context(), "leaving"); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took < (leavingMargin+time.Second)/10 { // by the quick clock
+		t.Errorf("it did not wait for pods that had time left: %s", took)
+	}
+	if !seen.said("waiting for pods that are being deleted: default/leaving-ended") {
+		t.Error("it was not said what is waited for")
+	}
+	if exists(t, s, "leaving-ended") || !seen.said("pod default/leaving-ended was being deleted before the runtime changed") {
+		t.Error("a pod that had ended is left in the API")
+	}
+	if !exists(t, s, "leaving-runs") {
+		t.Error("a pod that had not ended was removed")
+	}
+	nothingLeft(t, s, "leaving")
+}
+
+// TestOwnPodsGoAtOnce: a canary whose kubelet never says that it is gone does not outlast its run, and the next canary has a name of its own.
+func TestOwnPodsGoAtOnce(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	h := newHollow(t, s, "canaries")
+	h.canaryHangs = true
+	if _, err := newRollout(s, &recorder{}).Switch(t.Context(), "canaries"); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s, "canaries")
+	if _, err := newRollout(s, &recorder{}).Rollback(t.Context(), "canaries"); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s, "canaries")
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.canaries) != 2 {
+		t.Errorf("canaries %v", h.canaries)
+	}
+}

@@ -3,7 +3,9 @@
 package cri
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -198,8 +200,9 @@ func (c *Client) Started(ctx context.Context, since time.Time) (bool, error) {
 
 // StopAll stops all running containers, each with its pod's grace, at most limit, before it is killed, and then all pod sandboxes, ready or not, so that
 // CNI DEL runs and host ports are free. Pods on the host's network come last, all of them: among them may be what CNI DEL needs, such as the network's
-// own agent or the API server. It removes nothing, and goes on after a failure; the error joins all of them.
-func (c *Client) StopAll(ctx context.Context, limit time.Duration) error {
+// own agent or the API server. Where that is down, DEL may fail or hang: for all pods together it gets detach. StopAll removes nothing, and goes on
+// after a failure; the error joins the first of them.
+func (c *Client) StopAll(ctx context.Context, limit, detach time.Duration) error {
 	containers, err := c.runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
 		State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
 	}})
@@ -209,6 +212,10 @@ func (c *Client) StopAll(ctx context.Context, limit time.Duration) error {
 	sandboxes, err := c.Sandboxes(ctx)
 	errs := []error{err}
 	onHost := c.onHostNetwork(ctx, sandboxes)
+	stop := func(ctx context.Context, sandbox Sandbox) error {
+		_, err := c.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: sandbox.ID})
+		return call(fmt.Sprintf("StopPodSandbox %s (%s/%s)", sandbox.ID, sandbox.Pod.Namespace, sandbox.Pod.Name), ignoreNotFound(err))
+	}
 	for _, last := range []bool{false, true} {
 		var stops []func() error
 		for _, container := range containers.GetContainers() {
@@ -220,20 +227,73 @@ func (c *Client) StopAll(ctx context.Context, limit time.Duration) error {
 				return call(fmt.Sprintf("StopContainer %s (%s)", container.GetId(), container.GetMetadata().GetName()), ignoreNotFound(err))
 			})
 		}
-		errs = append(errs, inParallel(stops, parallel))
+		errs = append(errs, allInParallel(stops, parallel)...)
 		stops = nil
-		for _, sandbox := range sandboxes {
-			if onHost[sandbox.ID] != last {
-				continue
-			}
-			stops = append(stops, func() error {
-				_, err := c.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: sandbox.ID})
-				return call(fmt.Sprintf("StopPodSandbox %s (%s/%s)", sandbox.ID, sandbox.Pod.Namespace, sandbox.Pod.Name), ignoreNotFound(err))
-			})
+		sandboxCtx, cancel := ctx, context.CancelFunc(func() {})
+		if !last {
+			sandboxCtx, cancel = context.WithTimeout(ctx, detach)
 		}
-		errs = append(errs, inParallel(stops, parallel))
+		for _, sandbox := range sandboxes {
+			if onHost[sandbox.ID] == last {
+				stops = append(stops, func() error { return stop(sandboxCtx, sandbox) })
+			}
+		}
+		errs = append(errs, allInParallel(stops, parallel)...)
+		cancel()
+	}
+	return JoinSome(errs)
+}
+
+// shown is how many errors of a kind are told.
+const shown = 3
+
+// JoinSome joins the first few of many errors that are much the same, and says how many there are besides. Nil ones do not count.
+func JoinSome(errs []error) error {
+	errs = slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
+	if len(errs) > shown {
+		errs = append(errs[:shown:shown], fmt.Errorf("and %d more", len(errs)-shown))
 	}
 	return errors.Join(errs...)
+}
+
+// NetworkNamespaces returns the paths of the network namespaces that containerd made for its sandboxes, by sandbox, whether they still exist or
+// not. A sandbox on the host's network has none.
+func (c *Client) NetworkNamespaces(ctx context.Context) (map[string]string, error) {
+	sandboxes, err := c.Sandboxes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	paths := map[string]string{}
+	for _, sandbox := range sandboxes {
+		answer, err := c.runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: sandbox.ID, Verbose: true})
+		if ignoreNotFound(err) != nil {
+			return paths, call("PodSandboxStatus "+sandbox.ID, err)
+		}
+		// internal/cri/server/podsandbox/types, SandboxInfo: the specification from 1.6 on, the metadata from 2.0 on, also without a task.
+		var info struct {
+			RuntimeSpec struct {
+				Linux struct {
+					Namespaces []struct{ Type, Path string }
+				}
+			}
+			SandboxMetadata struct {
+				Metadata struct{ NetNSPath string }
+			}
+		}
+		if err := json.Unmarshal([]byte(answer.GetInfo()["info"]), &info); err != nil {
+			continue
+		}
+		path := info.SandboxMetadata.Metadata.NetNSPath
+		for _, namespace := range info.RuntimeSpec.Linux.Namespaces {
+			if namespace.Type == "network" {
+				path = cmp.Or(path, namespace.Path)
+			}
+		}
+		if path != "" {
+			paths[sandbox.ID] = path
+		}
+	}
+	return paths, nil
 }
 
 // kubeletLabel is on each sandbox that a kubelet made (kubelettypes.KubernetesPodUIDLabel).
@@ -296,6 +356,11 @@ func graceSeconds(container *runtimeapi.Container, limit time.Duration) int64 {
 
 // inParallel runs all of them, so many at a time, and joins their errors in order.
 func inParallel(tasks []func() error, atOnce int) error {
+	return errors.Join(allInParallel(tasks, atOnce)...)
+}
+
+// allInParallel is inParallel with each task's error by itself.
+func allInParallel(tasks []func() error, atOnce int) []error {
 	errs := make([]error, len(tasks))
 	slots := make(chan struct{}, atOnce)
 	var wait sync.WaitGroup
@@ -309,7 +374,7 @@ func inParallel(tasks []func() error, atOnce int) error {
 		}()
 	}
 	wait.Wait()
-	return errors.Join(errs...)
+	return errs
 }
 
 func ignoreNotFound(err error) error {

@@ -278,7 +278,7 @@ func TestStopAll(t *testing.T) {
 				if err != nil || len(sandboxes) != 1 || !sandboxes[0].Ready || sandboxes[0].Pod != o.Pod {
 					t.Errorf("while it runs: %+v, %v", sandboxes, err)
 				}
-				if err := n.StopAll(t.Context(), time.Second); err != nil {
+				if err := n.StopAll(t.Context(), time.Second, time.Minute); err != nil {
 					t.Error(err)
 				}
 				sandboxes, err = n.Sandboxes(t.Context())
@@ -293,7 +293,7 @@ func TestStopAll(t *testing.T) {
 				t.Error("the sandbox was not stopped")
 			}
 			n.expectNothingLeft(t)
-			if err := n.StopAll(t.Context(), time.Second); err != nil {
+			if err := n.StopAll(t.Context(), time.Second, time.Minute); err != nil {
 				t.Errorf("with nothing to stop: %v", err)
 			}
 		})

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -18,7 +19,7 @@ import (
 func TestStopAllInOrder(t *testing.T) {
 	for _, mute := range []bool{false, true} {
 		r := &ordered{mute: mute}
-		if err := (&Client{runtime: r}).StopAll(t.Context(), time.Second); err != nil {
+		if err := (&Client{runtime: r}).StopAll(t.Context(), time.Second, time.Minute); err != nil {
 			t.Error(err)
 		}
 		want := []string{"container of web", "sandbox web", "container of cilium", "sandbox cilium"}
@@ -33,10 +34,38 @@ func TestStopAllInOrder(t *testing.T) {
 	}
 }
 
+// TestStopAllWithoutDetach: a CNI DEL that never ends keeps nothing else from being stopped.
+func TestStopAllWithoutDetach(t *testing.T) {
+	r := &ordered{stuck: "web"}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	err := (&Client{runtime: r}).StopAll(ctx, time.Second, 100*time.Millisecond)
+	if err == nil || !strings.Contains(err.Error(), "StopPodSandbox web (") || ctx.Err() != nil {
+		t.Errorf("%v, %v", err, ctx.Err())
+	}
+	if want := []string{"container of web", "container of cilium", "sandbox cilium"}; !slices.Equal(r.stopped, want) {
+		t.Errorf("stopped: %s", strings.Join(r.stopped, ", "))
+	}
+}
+
+func TestJoinSome(t *testing.T) {
+	errs := []error{nil, errors.New("a"), nil, errors.New("b"), errors.New("c"), errors.New("d"), errors.New("e")}
+	if err := JoinSome(errs); err == nil || err.Error() != "a\nb\nc\nand 2 more" {
+		t.Errorf("%v", err)
+	}
+	if err := JoinSome(errs[:3]); err == nil || err.Error() != "a" {
+		t.Errorf("%v", err)
+	}
+	if err := JoinSome(errs[:1]); err != nil {
+		t.Errorf("%v", err)
+	}
+}
+
 // ordered runs two pods, the network's agent first, and notes what is stopped.
 type ordered struct {
 	runtimeapi.RuntimeServiceClient
-	mute bool // it does not tell a sandbox's status
+	stuck string // the sandbox whose stop does not end
+	mute  bool   // it does not tell a sandbox's status
 
 	mu      sync.Mutex
 	stopped []string
@@ -73,7 +102,11 @@ func (r *ordered) StopContainer(_ context.Context, q *runtimeapi.StopContainerRe
 	return &runtimeapi.StopContainerResponse{}, nil
 }
 
-func (r *ordered) StopPodSandbox(_ context.Context, q *runtimeapi.StopPodSandboxRequest, _ ...grpc.CallOption) (*runtimeapi.StopPodSandboxResponse, error) {
+func (r *ordered) StopPodSandbox(ctx context.Context, q *runtimeapi.StopPodSandboxRequest, _ ...grpc.CallOption) (*runtimeapi.StopPodSandboxResponse, error) {
+	if q.PodSandboxId == r.stuck {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	r.note("sandbox " + q.PodSandboxId)
 	return &runtimeapi.StopPodSandboxResponse{}, nil
 }

@@ -118,15 +118,36 @@ func stopByCRI(ctx context.Context, d *docker.Client, endpoint string, report en
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	if err := c.StopAll(ctx, maxGrace); err != nil {
-		report.Warn("cri-dockerd did not stop all pods, so Docker is asked to: " + err.Error())
-		left, err := podsLeft(ctx, d)
-		if err != nil {
-			return err
-		}
-		stopContainers(ctx, d, left, maxGrace, report)
+	stop := c.StopAll(ctx, maxGrace, detachTime(ctx))
+	if stop == nil {
+		return nil
 	}
+	left, err := podsLeft(ctx, d)
+	if err != nil {
+		return err
+	}
+	if len(left) == 0 { // cri-dockerd stops a sandbox also where CNI DEL fails (core/sandbox_stop.go)
+		report.Warn(notDetached + stop.Error())
+		return nil
+	}
+	report.Warn("cri-dockerd did not stop all pods, so Docker is asked to: " + stop.Error())
+	stopContainers(ctx, d, left, maxGrace, report)
 	return nil
+}
+
+// notDetached begins a warning of pods that are stopped, while their network may hold something for them: the network's agent is asked to free it, but
+// does not run where a reboot came in between. It looks for what is gone when it starts.
+const notDetached = "CNI DEL failed for pods that are stopped; what the network itself still holds for them is left to its agent: "
+
+// maxDetach bounds CNI DEL for all pods together. A plugin whose agent is down may hang until it is killed.
+const maxDetach = time.Minute
+
+// detachTime is maxDetach, or less where less than three times of it is left.
+func detachTime(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return min(maxDetach, time.Until(deadline)/3)
+	}
+	return maxDetach
 }
 
 // podsLeft lists the containers of pods that run.
@@ -213,21 +234,22 @@ func stopDockershimPods(ctx context.Context, d *docker.Client, found inventory, 
 
 // detachAll runs CNI DEL for sandboxes, some at a time: a plugin whose server does not answer takes as long as it is given.
 func detachAll(ctx context.Context, network cni.Network, sandboxes []docker.Container, report engine.Report) {
-	var mu sync.Mutex
+	ctx, cancel := context.WithTimeout(ctx, detachTime(ctx))
+	defer cancel()
+	errs := make([]error, len(sandboxes))
 	var group errgroup.Group
 	group.SetLimit(16)
-	for _, c := range sandboxes {
+	for n, c := range sandboxes {
 		group.Go(func() error {
-			if err := detach(ctx, network, c); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				// As in dockershim: a plugin that fails must not keep the pod from going. What host-local holds is freed afterwards.
-				report.Warn(err.Error())
-			}
+			errs[n] = detach(ctx, network, c)
 			return nil
 		})
 	}
 	_ = group.Wait() // none of them fails
+	// As in dockershim: a plugin that fails must not keep the pod from going. What host-local holds is freed afterwards.
+	if err := cri.JoinSome(errs); err != nil {
+		report.Warn(notDetached + err.Error())
+	}
 }
 
 func detach(ctx context.Context, network cni.Network, c docker.Container) error {

@@ -1,6 +1,7 @@
 package steps
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
@@ -81,5 +83,48 @@ func TestDockershimPodsInOrder(t *testing.T) {
 	want := []string{"stop dns", "stop web", "DEL dns-pause", "DEL web-pause", "stop dns-pause", "stop web-pause", "stop agent", "stop agent-pause"}
 	if !slices.Equal(lines, want) {
 		t.Errorf("%q", lines)
+	}
+}
+
+// TestDockershimPodsWithoutAgent: a CNI DEL that fails, or hangs, since the network's agent does not run keeps no pod from being stopped.
+func TestDockershimPodsWithoutAgent(t *testing.T) {
+	for name, plugin := range map[string]string{
+		"it fails": "#!/bin/sh\necho '{\"cniVersion\":\"0.4.0\",\"code\":11,\"msg\":\"is the agent running?\"}'; exit 1\n",
+		"it hangs": "#!/bin/sh\nexec sleep 1000\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, confDir := t.TempDir(), t.TempDir()
+			for path, content := range map[string]string{
+				filepath.Join(confDir, "10-net.conflist"): `{"cniVersion":"0.4.0","name":"needy","plugins":[{"type":"needy"}]}`,
+				filepath.Join(dir, "needy"):               plugin,
+			} {
+				if err := os.WriteFile(path, []byte(content), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var containers []*fakeContainer
+			for n := range 20 {
+				containers = append(containers, &fakeContainer{name: fmt.Sprintf("pause-%d", n), kind: "podsandbox", uid: fmt.Sprint(n), ownNetwork: true})
+			}
+			d := startFakeDocker(t, containers...)
+			found := inventory{DockerSocket: "unix://" + d.socket, CNIConfDir: confDir, CNIBinDir: dir}
+			found.Facts.OldEndpoint = kubelet.Dockershim
+			h := hostWith(t, found, protocol.Spec{})
+			h.Systemd = newUnits(t, "docker.service").systemd
+			ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second) // for all of the cutover
+			defer cancel()
+			heard := &warned{}
+			if err := dockerPods(h).Apply(ctx, json.RawMessage("{}"), heard); err != nil {
+				t.Error(err)
+			}
+			for _, c := range containers {
+				if c.up || c.killed {
+					t.Errorf("%s: up %t, killed %t", c.name, c.up, c.killed)
+				}
+			}
+			if len(heard.warnings) != 1 || !strings.Contains(heard.warnings[0], "CNI DEL failed") || strings.Count(heard.warnings[0], "\n") > 4 {
+				t.Errorf("warnings: %q", heard.warnings)
+			}
+		})
 	}
 }

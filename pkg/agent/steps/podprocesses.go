@@ -2,6 +2,7 @@ package steps
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -30,8 +31,8 @@ type podProcesses struct {
 	// cgroups are those of containers, as lines of /proc/<pid>/cgroup without the hierarchy's number. They are kept when their shim
 	// is gone.
 	cgroups []string
-	// sandboxes are the IDs of all pods found.
-	sandboxes []string
+	// sandboxes are all pods found, by ID, with the paths of their network namespaces; empty where it is not known.
+	sandboxes map[string]string
 }
 
 func killProcess(pid int) error { return unix.Kill(pid, unix.SIGKILL) }
@@ -108,8 +109,11 @@ func (p *podProcesses) find() (shims, containers []host.Process, err error) {
 	for _, process := range all {
 		if p.isShim(process) {
 			shims, pids = append(shims, process), append(pids, process.PID)
-			if id := kubelet.FlagOf(process.Args, "id"); !slices.Contains(p.sandboxes, id) {
-				p.sandboxes = append(p.sandboxes, id)
+			if p.sandboxes == nil {
+				p.sandboxes = map[string]string{}
+			}
+			if id := kubelet.FlagOf(process.Args, "id"); p.sandboxes[id] == "" {
+				p.sandboxes[id] = networkNamespace(filepath.Join(p.proc, strconv.Itoa(process.PID), "cwd"))
 			}
 		}
 	}
@@ -155,6 +159,28 @@ func (p *podProcesses) list() ([]host.Process, error) {
 		}
 	}
 	return all, nil
+}
+
+// networkNamespace is the path of that of a container, by its bundle, in which its shim runs.
+func networkNamespace(bundle string) string {
+	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return ""
+	}
+	var spec struct {
+		Linux struct {
+			Namespaces []struct{ Type, Path string }
+		}
+	}
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return ""
+	}
+	for _, namespace := range spec.Linux.Namespaces {
+		if namespace.Type == "network" {
+			return namespace.Path
+		}
+	}
+	return ""
 }
 
 func (p *podProcesses) isShim(process host.Process) bool {

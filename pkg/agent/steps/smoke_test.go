@@ -1,13 +1,17 @@
 package steps
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -43,6 +47,75 @@ func TestSmokeTestWithoutNetwork(t *testing.T) {
 			}
 			if err := run(protocol.PhaseCutover, smokeTestID); err != nil {
 				t.Errorf("smoke test without a CNI configuration: %v", err)
+			}
+		})
+	}
+}
+
+// TestStopPodsWithoutAgent: on the way back, CNI DEL fails where the network's agent does not run. Nothing of the pods stays behind, and
+// containerd can remove them later.
+func TestStopPodsWithoutAgent(t *testing.T) {
+	for _, release := range agenttest.Releases(t) {
+		t.Run(release.Name, func(t *testing.T) {
+			network := agenttest.NewNetwork(t, "10.253.93.0/24")
+			endAgent := network.StartAgent(t)
+			address := startOn(t, release, network)
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+			defer cancel()
+			c, err := cri.Dial(ctx, address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = c.Close() }()
+			looked := false
+			smoke := func(stage func(string)) error {
+				return c.Smoke(ctx, cri.SmokeOptions{
+					SandboxImage: "test/pause:1", Image: "test/agent:1", CgroupDriver: "cgroupfs", CgroupParent: hungCgroup, LeaseDir: network.Leases,
+					Command: []string{"/program", "sleep"}, Exec: []string{"/program", "version"},
+					Pod: cri.Pod{Namespace: "kubectl-runtime", Name: "job", UID: "uid"}, LogDir: filepath.Join(t.TempDir(), "logs"), Stage: stage,
+				})
+			}
+			t.Cleanup(removeHungCgroups)
+			_ = smoke(func(stage string) { // its pod is stopped half way
+				if !strings.Contains(stage, "statistics") {
+					return
+				}
+				looked = true
+				endAgent()
+				namespaces, err := c.NetworkNamespaces(ctx)
+				if err != nil || len(namespaces) != 1 || len(network.Held()) != 1 {
+					t.Errorf("namespaces %v, %v; leases %v", namespaces, err, network.Held())
+				}
+				p := newPodStopper(&Host{Systemd: newUnits(t, containerdUnit).systemd}, inventory{ContainerdAddress: address})
+				p.endpoint, p.leases = "unix://"+address, network.Leases
+				heard := &warned{}
+				if err := p.stop(ctx, heard); err != nil {
+					t.Error(err)
+				}
+				if text := strings.Join(heard.warnings, "\n"); !strings.Contains(text, "taken down without CNI DEL") {
+					t.Errorf("warnings: %s", text)
+				}
+				for _, path := range namespaces {
+					if !host.Absent(path) {
+						t.Errorf("%s is still there", path)
+					}
+				}
+				if held := network.Held(); len(held) != 0 {
+					t.Errorf("leases left: %v", held)
+				}
+				if shims, containers, err := p.pods.find(); err != nil || len(shims)+len(containers) != 0 {
+					t.Errorf("%d shims and %d processes are left, %v", len(shims), len(containers), err)
+				}
+				network.StartAgent(t)
+			})
+			if !looked {
+				t.Fatal("no pod ran")
+			}
+			if err := smoke(nil); err != nil {
+				t.Errorf("with its agent back: %v", err)
+			}
+			if left, err := c.Sandboxes(ctx); err != nil || len(left) != 0 {
+				t.Errorf("%v, %v", left, err)
 			}
 		})
 	}

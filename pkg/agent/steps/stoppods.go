@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cni"
@@ -20,6 +22,8 @@ type podStopper struct {
 	endpoint string
 	pods     *podProcesses
 	limits   stopLimits
+	// leases is where host-local keeps the pods' addresses; empty for the default.
+	leases string
 }
 
 // stopLimits add up to less than the engine gives one attempt to undo a step, so that the last resort is always reached.
@@ -41,7 +45,7 @@ func newPodStopper(h *Host, found inventory) podStopper {
 			proc: proc, address: found.ContainerdAddress, namespace: podNamespace,
 			freezer: host.Freezer, kill: killProcess,
 		},
-		limits: stopLimits{ask: 10 * time.Second, stop: time.Minute, again: 30 * time.Second, restart: 20 * time.Second, kill: 15 * time.Second},
+		limits: stopLimits{ask: 10 * time.Second, stop: time.Minute, again: 20 * time.Second, restart: 20 * time.Second, kill: 15 * time.Second},
 	}
 }
 
@@ -57,11 +61,40 @@ func (p podStopper) stop(ctx context.Context, report engine.Report) error {
 	if err := p.end(ctx, left != nil); err != nil {
 		return errors.Join(err, left)
 	}
-	if left == nil || len(p.pods.sandboxes) == 0 {
+	if left == nil {
 		return nil
 	}
-	report.Warn(fmt.Sprintf("%v: what ran of its pods was killed, and CNI DEL did not run for them. Host ports of theirs may not work before the node is rebooted", left))
-	released, err := cni.ReleaseStale("", p.pods.sandboxes)
+	return p.endNetworks(ctx, left, report)
+}
+
+// endNetworks does what it can of CNI DEL where that did not run or failed, which it does where the network's own agent does not run on the
+// node. A network namespace outlives its pod's processes: it goes first, since its address is given to another pod next.
+func (p podStopper) endNetworks(ctx context.Context, left error, report engine.Report) error {
+	namespaces := map[string]string{}
+	maps.Copy(namespaces, p.pods.sandboxes)
+	asked := p.ask(ctx, func(c *cri.Client) error {
+		return within(ctx, p.limits.ask, func(ctx context.Context) error {
+			known, err := c.NetworkNamespaces(ctx)
+			maps.Copy(namespaces, known)
+			return err
+		})
+	})
+	if len(namespaces) == 0 {
+		return nil
+	}
+	report.Warn(fmt.Sprintf("%v: what still ran of containerd's pods was killed, and their network was taken down without CNI DEL. Host ports of theirs may not work before the node is rebooted", left))
+	if asked != nil {
+		report.Warn("what containerd's pods hold of the network may not be known in full: " + asked.Error())
+	}
+	var gone []string
+	for _, id := range slices.Sorted(maps.Keys(namespaces)) {
+		if err := host.RemoveNetworkNamespace(namespaces[id]); err != nil {
+			report.Warn(fmt.Sprintf("containerd's pod %.12s keeps its address until the node is rebooted: %v", id, err))
+			continue
+		}
+		gone = append(gone, id)
+	}
+	released, err := cni.ReleaseStale(p.leases, gone)
 	for _, lease := range released {
 		report.Info(fmt.Sprintf("released %s, which CNI had left to containerd's pod %.12s", lease.IP, lease.ContainerID))
 	}
@@ -98,7 +131,7 @@ func (p podStopper) byCRI(ctx context.Context, report engine.Report) error {
 
 func (p podStopper) stopAll(ctx context.Context, limit, grace time.Duration) error {
 	return p.ask(ctx, func(c *cri.Client) error {
-		return within(ctx, limit, func(ctx context.Context) error { return c.StopAll(ctx, grace) })
+		return within(ctx, limit, func(ctx context.Context) error { return c.StopAll(ctx, grace, detachTime(ctx)) })
 	})
 }
 

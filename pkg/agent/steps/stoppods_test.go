@@ -336,7 +336,7 @@ func TestEndStray(t *testing.T) {
 // kubelet.
 func TestStopLimits(t *testing.T) {
 	l := newPodStopper(&Host{}, inventory{}).limits
-	if sum := 3*l.ask + l.stop + l.again + l.restart + l.kill; sum > 160*time.Second {
+	if sum := 4*l.ask + l.stop + l.again + l.restart + l.kill; sum > 160*time.Second {
 		t.Errorf("%s", sum)
 	}
 	if l.stop <= 2*backGrace {

@@ -53,7 +53,8 @@ func (w *kubeletWatch) look(ctx context.Context) {
 	renewed := lease.Spec.RenewTime.Time
 	if !w.renewed.IsZero() {
 		w.renewals++
-		w.away = w.away || renewed.Sub(w.renewed) > kubeletAway
+		pause := renewed.Sub(w.renewed)
+		w.away = w.away || pause > kubeletAway || pause < 0 // a clock that was set back hides how long the pause was
 	}
 	w.renewed = renewed
 }

@@ -25,6 +25,8 @@ func TestNotStarted(t *testing.T) {
 		// renews tells for a tick whether the Lease is renewed; nil is a cluster without Leases.
 		renews func(tick int) bool
 		change func(tick int, node *corev1.Node)
+		// clock is how far the node's clock is set ahead; nil is one that nobody sets.
+		clock func(tick int) time.Duration
 		// believed and begun are what it comes to within 60 ticks.
 		believed, begun bool
 		// earliest is the tick before which it must not be believed.
@@ -42,6 +44,15 @@ func TestNotStarted(t *testing.T) {
 			},
 		},
 		{name: "kubelet stopped, then back", renews: func(i int) bool { return i == 0 || i > 30 && i%2 == 0 }, begun: true},
+		{
+			name: "kubelet stopped, then back with an earlier clock", renews: func(i int) bool { return i == 0 || i > 30 && i%2 == 0 },
+			clock: func(i int) time.Duration {
+				if i > 30 {
+					return -time.Hour
+				}
+				return 0
+			}, begun: true,
+		},
 		{
 			name: "node boots within a Lease's time", renews: func(i int) bool { return i%2 == 0 },
 			change: func(i int, node *corev1.Node) {
@@ -104,8 +115,11 @@ func TestNotStarted(t *testing.T) {
 					}
 				}
 				if test.renews != nil && test.renews(at) {
-					// The node's clock is an hour late: nothing may rest on its being right.
-					lease.Spec.RenewTime = ptr.To(metav1.NewMicroTime(fakeClock.Now().Add(-time.Hour)))
+					off := -time.Hour // nothing may rest on the node's clock being right
+					if test.clock != nil {
+						off += test.clock(at)
+					}
+					lease.Spec.RenewTime = ptr.To(metav1.NewMicroTime(fakeClock.Now().Add(off)))
 					_, updateErr := client.CoordinationV1().Leases(lease.Namespace).Update(t.Context(), lease.DeepCopy(), metav1.UpdateOptions{})
 					if updateErr != nil {
 						t.Fatal(updateErr)

@@ -59,6 +59,8 @@ type hollow struct {
 	canaryHangs bool
 	// silent, if set, is what the host does in the cutover while the kubelet is asleep and has not reported the container.
 	silent func(*hollow)
+	// clock is how far the node's clock is ahead of ours once the runtime has changed.
+	clock time.Duration
 
 	mu      sync.Mutex
 	events  []protocol.Event // the event file on the host
@@ -443,7 +445,7 @@ func (h *hollow) switchTo(runtime string) {
 	h.mu.Unlock()
 	h.updateNode(func(node *corev1.Node) {
 		node.Status.NodeInfo.ContainerRuntimeVersion = runtime
-		node.Status.Conditions[0].LastHeartbeatTime = metav1.Now()
+		node.Status.Conditions[0].LastHeartbeatTime = metav1.NewTime(time.Now().Add(h.clock))
 	})
 }
 

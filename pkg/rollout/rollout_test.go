@@ -444,3 +444,20 @@ func dropFinalizers(t *testing.T, s *apiserver.Server, pod string) {
 		t.Error(err)
 	}
 }
+
+// TestNodeClockSteps: the node's clock is set while its runtime changes, so that its first heartbeat afterwards is no later than its last.
+func TestNodeClockSteps(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	for name, clock := range map[string]time.Duration{"clock-back": -time.Hour, "clock-ahead": 24 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			newHollow(t, s, name).clock = clock
+			report, err := newRollout(s, &recorder{}).Switch(t.Context(), name)
+			if err != nil || report.To != containerdVersion {
+				t.Errorf("%+v, %v", report, err)
+			}
+			nothingLeft(t, s, name)
+		})
+	}
+}

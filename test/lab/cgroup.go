@@ -133,9 +133,8 @@ func thaw(dir string) {
 	}
 }
 
-// killCgroups sends SIGKILL to all that runs in those cgroups while they are frozen, so that nothing sees another end before itself. What
-// thaws them is removeCgroups.
-func killCgroups(dirs []string) {
+// freezeCgroups stops all that runs in those cgroups. What thaws them is removeCgroups.
+func freezeCgroups(dirs []string) {
 	for _, dir := range dirs {
 		for file, value := range map[string]string{"freezer.state": "FROZEN", "cgroup.freeze": "1"} {
 			if path := filepath.Join(dir, file); exists(path) {
@@ -143,6 +142,10 @@ func killCgroups(dirs []string) {
 			}
 		}
 	}
+}
+
+// killCgroups sends SIGKILL to all that runs in those cgroups.
+func killCgroups(dirs []string) {
 	for _, dir := range dirs {
 		_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 			if err == nil && entry.IsDir() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,7 @@ type Options struct {
 	Name         string    // shown by status; default: the profile's
 	Nodes        int       // default 2
 	CgroupDriver string    // of Docker and the kubelet: systemd (default) or cgroupfs
+	FileSystem   string    // of the nodes' disks: ext4 or xfs; default $KUBECTL_RUNTIME_LAB_FS, or ext4
 	Overlay      string    // folder whose files are copied over every node's root before it boots
 	RegistryAuth bool      // a second registry, with TLS and basic authentication
 	Keep         bool      // leave a lab that failed to come up, to look at it
@@ -56,6 +58,9 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	}
 	if o.CgroupDriver == "" {
 		o.CgroupDriver = "systemd"
+	}
+	if o.FileSystem == "" {
+		o.FileSystem = defaultFileSystem()
 	}
 	if o.Name == "" {
 		o.Name = o.Profile
@@ -96,7 +101,9 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 		Sysctls: readSysctls(sharedSysctls), RegistryAuth: o.RegistryAuth,
 	}
 	for i := range o.Nodes {
-		l.state.Nodes = append(l.state.Nodes, nodeNumbered(i+1, filepath.Join(c.dir, "nodes")))
+		n := nodeNumbered(i+1, filepath.Join(c.dir, "nodes"))
+		n.FileSystem, n.Usr = o.FileSystem, filepath.Join(rootfs, "usr")
+		l.state.Nodes = append(l.state.Nodes, n)
 	}
 	if err := l.up(ctx, rootfs, images); err != nil {
 		if ctx.Err() != nil {
@@ -132,6 +139,9 @@ func (o Options) validate() error {
 	}
 	if o.CgroupDriver != "systemd" && o.CgroupDriver != "cgroupfs" {
 		return fmt.Errorf("cgroup driver %q: not one of systemd, cgroupfs", o.CgroupDriver)
+	}
+	if _, ok := fileSystems[o.FileSystem]; !ok {
+		return fmt.Errorf("file system %q: not one of %s", o.FileSystem, strings.Join(slices.Sorted(maps.Keys(fileSystems)), ", "))
 	}
 	if o.Nodes > 100 {
 		return fmt.Errorf("%d nodes: more than 100", o.Nodes)
@@ -231,6 +241,11 @@ func (l *Lab) up(ctx context.Context, rootfs string, images []image) error {
 	}
 	if err := l.addons(ctx); err != nil {
 		return err
+	}
+	for _, n := range l.state.Nodes {
+		if err := l.Sync(n.Name); err != nil {
+			return err
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -386,7 +401,8 @@ func (l *Lab) Summary() string {
 	if l.state.Ready {
 		ready = "ready"
 	}
-	return fmt.Sprintf("%s: profile %s, cgroup driver %s, %s, since %s", l.state.Name, l.state.Profile, l.state.Driver, ready, l.state.Started.Format(time.DateTime))
+	return fmt.Sprintf("%s: profile %s, cgroup driver %s, disks %s, %s, since %s", l.state.Name, l.state.Profile, l.state.Driver,
+		l.state.Nodes[0].FileSystem, ready, l.state.Started.Format(time.DateTime))
 }
 
 func (l *Lab) node(name string) (*node, error) {

@@ -21,17 +21,23 @@ type node struct {
 	IP      string   `json:"ip"`
 	PodCIDR string   `json:"podCIDR"`
 	Root    string   `json:"root"`
+	Disk    string   `json:"disk"` // where the node's file system is mounted; the root is a folder of it
+	Usr     string   `json:"usr"`  // the original of /usr, which nodes share
 	Cgroups []string `json:"cgroups"`
 	Binds   []string `json:"binds"`  // binaries that are mounted, as systemd-nspawn's --bind-ro takes them
 	Nspawn  process  `json:"nspawn"` // the systemd-nspawn outside
 	Init    process  `json:"init"`   // the systemd inside
+	// FileSystem is that of the disk: ext4 or xfs.
+	FileSystem string `json:"fileSystem"`
 }
 
 // nodeNumbered lays out node-1, node-2 and so on.
 func nodeNumbered(i int, nodesDir string) *node {
 	name := "node-" + strconv.Itoa(i)
+	disk := filepath.Join(nodesDir, name)
 	return &node{
-		Name: name, IP: "10.88.0." + strconv.Itoa(10+i), PodCIDR: fmt.Sprintf("10.244.%d.0/24", i), Root: filepath.Join(nodesDir, name),
+		Name: name, IP: "10.88.0." + strconv.Itoa(10+i), PodCIDR: fmt.Sprintf("10.244.%d.0/24", i),
+		Disk: disk, Root: filepath.Join(disk, "root"),
 	}
 }
 
@@ -88,21 +94,25 @@ func (l *Lab) create(ctx context.Context, n *node, rootfs string) error {
 	return nil
 }
 
-// copyRoot copies a root file system, all but /usr: that is an overlay mount over the original, which saves the disk 400 MB for
-// each node and start. Docker's and containerd's folders are below /var, on the machine's own file system.
+// copyRoot copies a root file system to a new disk, all but /usr: that is an overlay mount over the original, which saves 400 MB for each
+// node and start. What the node writes to it is on its own disk.
 func (n *node) copyRoot(ctx context.Context, rootfs string) error {
-	upper, work, usr := n.Root+".usr/upper", n.Root+".usr/work", filepath.Join(n.Root, "usr")
 	if err := n.remove(); err != nil { // what a lab that was lost left behind
 		return err
 	}
-	if err := errors.Join(os.MkdirAll(usr, 0o755), os.MkdirAll(upper, 0o755), os.MkdirAll(work, 0o755)); err != nil {
+	if err := n.makeDisk(ctx); err != nil {
 		return err
+	}
+	for _, dir := range []string{filepath.Join(n.Root, "usr"), filepath.Join(n.Disk, "usr/upper"), filepath.Join(n.Disk, "usr/work")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
 	}
 	entries, err := os.ReadDir(rootfs)
 	if err != nil {
 		return err
 	}
-	args := []string{"-a", "--reflink=auto"}
+	args := []string{"-a"}
 	for _, entry := range entries {
 		if entry.Name() != "usr" {
 			args = append(args, filepath.Join(rootfs, entry.Name()))
@@ -111,28 +121,7 @@ func (n *node) copyRoot(ctx context.Context, rootfs string) error {
 	if _, err := output(ctx, "cp", append(args, n.Root)...); err != nil {
 		return err
 	}
-	options := "lowerdir=" + filepath.Join(rootfs, "usr") + ",upperdir=" + upper + ",workdir=" + work
-	if err := syscall.Mount("overlay", usr, "overlay", 0, options); err != nil {
-		return fmt.Errorf("mount %s: %w", usr, err)
-	}
-	return nil
-}
-
-// unmountAll unmounts everything below a folder.
-func unmountAll(dir string) error {
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		return fmt.Errorf("list mounts: %w", err)
-	}
-	var errs []error
-	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], dir+"/") {
-			if err := syscall.Unmount(f[1], syscall.MNT_DETACH); err != nil {
-				errs = append(errs, fmt.Errorf("unmount %s: %w", f[1], err))
-			}
-		}
-	}
-	return errors.Join(errs...)
+	return n.mountUsr()
 }
 
 // removeAll is os.RemoveAll while the last writers may still be ending.
@@ -140,17 +129,26 @@ func removeAll(path string) error {
 	return poll(context.Background(), 10*time.Second, func() error { return os.RemoveAll(path) })
 }
 
-// remove removes the node's root and what systemd-nspawn leaves behind of a machine that it did not see end.
+// remove removes the node's disk and what systemd-nspawn leaves behind.
 func (n *node) remove() error {
+	if n.Disk == "" { // a lab of an earlier commit, whose roots are folders of the machine
+		n.Disk = n.Root
+	}
+	err := n.forget()
+	_ = n.losePower() // if there is a disk, to write what is in memory would be of no use
+	return errors.Join(err, n.unmountDisk(), removeAll(n.Disk), removeAll(n.image()), removeAll(n.Disk+".usr"))
+}
+
+// forget removes what systemd-nspawn leaves behind of a machine that it did not see end, but for what is on the node's disk.
+func (n *node) forget() error {
 	left := []string{
-		filepath.Join(filepath.Dir(n.Root), ".#"+n.Name+".lck"),
 		filepath.Join("/run/systemd/nspawn/propagate", n.Name), filepath.Join("/run/systemd/nspawn/unix-export", n.Name),
 	}
 	var root syscall.Stat_t
 	if err := syscall.Stat(n.Root, &root); err == nil {
 		left = append(left, fmt.Sprintf("/run/systemd/nspawn/locks/inode-%d:%d", root.Dev, root.Ino))
 	}
-	errs := []error{unmountAll(n.Root), removeAll(n.Root), removeAll(n.Root + ".usr")}
+	var errs []error
 	for _, path := range left {
 		errs = append(errs, os.RemoveAll(path))
 	}
@@ -158,11 +156,14 @@ func (n *node) remove() error {
 }
 
 // launcher moves itself into the node's cgroups, which so become the roots of the node's cgroup namespace, before it becomes
-// systemd-nspawn.
+// systemd-nspawn. It does so in a mount namespace without the other nodes' disks: systemd-nspawn keeps what it finds mounted, below the
+// node's root where nobody sees it, and a disk that is mounted anywhere cannot be taken away.
 const launcher = `set -e
 while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs"; shift; done
 shift
-exec "$@"`
+exec unshare --mount /bin/sh -c '
+	cut -d " " -f 2 /proc/self/mounts | grep "^${0%/*}/" | grep -v -e "^$0\$" -e "^$0/" | sort -r | xargs -r umount && exec "$@"
+' "$@"`
 
 // Boot starts a node that is powered off, and waits until systemd there starts services; which ones is up to the node.
 func (l *Lab) Boot(ctx context.Context, name string) error {
@@ -189,7 +190,7 @@ func (l *Lab) Boot(ctx context.Context, name string) error {
 	if err := makeCgroups(dirs); err != nil {
 		return fmt.Errorf("boot %s: %w", name, err)
 	}
-	args := append(append([]string{"-c", launcher, "lab"}, dirs...), "--")
+	args := append(append([]string{"-c", launcher, "lab"}, dirs...), "--", n.Disk)
 	if err := l.spawn(n, append(args, n.nspawnArgs()...)); err != nil {
 		return fmt.Errorf("boot %s: %w", name, err)
 	}
@@ -339,26 +340,35 @@ func (l *Lab) Command(ctx context.Context, name string, args ...string) (*exec.C
 	return cmd, nil
 }
 
-// PowerOff ends a node as a power cut does: every process of it is gone at once, nothing is told to stop.
+// PowerOff ends a node as a power cut does: every process of it is gone at once, nothing is told to stop, and what was not synced is lost.
+// Then the disk is mounted as the node's next boot finds it.
 func (l *Lab) PowerOff(name string) error {
 	n, err := l.node(name)
 	if err != nil {
 		return err
 	}
+	if err := errors.Join(n.forget(), l.cut(n), n.unmountDisk()); err != nil {
+		return fmt.Errorf("power off %s: %w", name, err)
+	}
+	if err := n.mountDisk(); err != nil {
+		return fmt.Errorf("mount the disk of %s again: %w", name, err)
+	}
+	return n.mountUsr()
+}
+
+// cut ends all processes of a node while they are frozen, so that nothing sees the disk fail or another end before itself.
+func (l *Lab) cut(n *node) error {
+	freezeCgroups(n.Cgroups)
+	err := n.losePower()
 	killCgroups(n.Cgroups)
 	n.Init.kill(syscall.SIGKILL)
 	n.Nspawn.kill(syscall.SIGKILL)
-	if err := removeCgroups(n.Cgroups, 30*time.Second); err != nil {
-		return fmt.Errorf("power off %s: %w", name, err)
-	}
-	deadline := time.Now().Add(10 * time.Second)
-	for n.Init.alive() || n.Nspawn.alive() {
-		if time.Now().After(deadline) {
-			return fmt.Errorf("power off %s: process %d lives on", name, n.Nspawn.PID)
+	return errors.Join(err, removeCgroups(n.Cgroups, 30*time.Second), poll(context.Background(), 10*time.Second, func() error {
+		if n.Init.alive() || n.Nspawn.alive() {
+			return fmt.Errorf("process %d lives on", n.Nspawn.PID)
 		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	return nil
+		return nil
+	}))
 }
 
 // LoadImage brings an image to a node's Docker: a `docker save` archive as it is, or the tar of a root file system, which

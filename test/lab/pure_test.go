@@ -113,16 +113,20 @@ func TestValidate(t *testing.T) {
 	for _, o := range []Options{
 		{CgroupDriver: "none"},
 		{CgroupDriver: "systemd", Nodes: 101},
+		{CgroupDriver: "systemd", FileSystem: "vfat"},
 		{CgroupDriver: "systemd", Overlay: "/no/such"},
 		{CgroupDriver: "systemd", Nodes: 2, Overlays: map[string]string{"node-3": t.TempDir()}},
 		{CgroupDriver: "systemd", Nodes: 2, Overlays: map[string]string{"node-01": t.TempDir()}},
 		{CgroupDriver: "systemd", Nodes: 2, Overlays: map[string]string{"node-2": "/no/such"}},
 	} {
+		if o.FileSystem == "" {
+			o.FileSystem = "ext4"
+		}
 		if err := o.validate(); err == nil {
 			t.Errorf("%+v: no error", o)
 		}
 	}
-	if err := (Options{CgroupDriver: "cgroupfs", Nodes: 2, Overlay: t.TempDir(), Overlays: map[string]string{"node-2": t.TempDir()}}).validate(); err != nil {
+	if err := (Options{CgroupDriver: "cgroupfs", FileSystem: "xfs", Nodes: 2, Overlay: t.TempDir(), Overlays: map[string]string{"node-2": t.TempDir()}}).validate(); err != nil {
 		t.Error(err)
 	}
 	if _, err := profileNamed("podman"); err == nil || !strings.Contains(err.Error(), CRIDockerd) {

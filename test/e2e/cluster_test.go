@@ -192,11 +192,12 @@ func (c *cluster) node(t *testing.T, name string) node {
 	return n
 }
 
-// eventually polls until check returns "" and fails with its last word after the deadline.
+// eventually polls until check returns "" and fails with its last word after the deadline. It asks less often the longer it takes, since
+// each kubectl costs the machine a tenth of a second that the nodes could use.
 func eventually(t *testing.T, deadline time.Duration, check func() string) {
 	t.Helper()
 	end := time.Now().Add(deadline)
-	for {
+	for wait := 200 * time.Millisecond; ; wait = min(wait*3/2, 2*time.Second) {
 		last := check()
 		if last == "" {
 			return
@@ -204,7 +205,7 @@ func eventually(t *testing.T, deadline time.Duration, check func() string) {
 		if time.Now().After(end) {
 			t.Fatalf("still after %s: %s", deadline, last)
 		}
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(wait)
 	}
 }
 

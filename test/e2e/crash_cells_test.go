@@ -23,29 +23,43 @@ type moment struct {
 	step string
 	// late is how long after the record the moment is: in the midst of a step.
 	late time.Duration
+	// failed is set for the undo of a phase that failed, in place of a rollback.
+	failed bool
 }
 
-// came returns what tells of each record of a journal, from the first on, whether the moment has come with it. A step with nothing to do
-// on this node has one record for before and after, and the begin of the rollback stands for its undoing.
-func (m moment) came() func(journal.Record) bool {
+// came reports whether the moment has come with the last of a journal's records. A step with nothing to do on this node has one record for
+// before and after, and the start of the rollback is taken for its undo.
+func (m moment) came(records []journal.Record) bool {
 	skipped := false
-	return func(r journal.Record) bool {
+	for _, r := range records {
 		skipped = skipped || r.Step == m.step && r.Kind == journal.KindSkipped
-		if m.kind == journal.KindReverting {
-			return r.Step == m.step && r.Kind == m.kind || skipped && r.Kind == journal.KindOpen && r.Phase == protocol.PhaseRollback
+		if r.Step == m.step && r.Kind == m.kind {
+			return true
 		}
-		return skipped || r.Step == m.step && r.Kind == m.kind
+		if skipped && (m.kind != journal.KindReverting || r.Kind == journal.KindOpen && r.Phase == protocol.PhaseRollback) {
+			return true
+		}
 	}
+	return false
 }
 
 func (m moment) String() string {
+	where := ""
+	if m.kind == journal.KindReverting {
+		where = "in rollback, "
+		if m.failed {
+			where = "in the undo of a phase that failed, "
+		}
+	}
 	switch {
+	case m.late > 0 && where != "":
+		return fmt.Sprintf("%s%s after the undo of %s began", where, m.late, m.step)
 	case m.late > 0:
 		return fmt.Sprintf("%s after %s began", m.late, m.step)
 	case m.kind == journal.KindDone:
 		return "after " + m.step
-	case m.kind == journal.KindReverting:
-		return "in rollback, before " + m.step + " is undone"
+	case where != "":
+		return where + "before " + m.step + " is undone"
 	}
 	return "before " + m.step
 }
@@ -60,8 +74,12 @@ type cell struct {
 	setup, cleanup string
 	// alone is set if other nodes feel it, too.
 	alone bool
-	// killsPlugin has the plugin killed instead.
+	// killsPlugin has the plugin killed, before strike happens, if there is one.
 	killsPlugin bool
+	// outcome is how the host ends the cutover by itself, with the plugin dead, before anyone types another command.
+	outcome protocol.Outcome
+	// args are added to the command.
+	args []string
 }
 
 func (x cell) String() string {
@@ -72,7 +90,7 @@ func (x cell) String() string {
 }
 
 // inRollback reports whether it happens to a rollback from a finished switch.
-func (x cell) inRollback() bool { return x.at.kind == journal.KindReverting }
+func (x cell) inRollback() bool { return x.at.kind == journal.KindReverting && !x.at.failed }
 
 // fastCell is that of every run of the end-to-end tests of a profile.
 func fastCell(profile string) cell {
@@ -83,7 +101,7 @@ func fastCell(profile string) cell {
 }
 
 // allCells are those of the whole matrix: each step of the agent's own list, before it, after it, and before a rollback undoes it; moments
-// of a cutover wherever it is by then; and what else can go wrong.
+// of a cutover, of the steps that write most and of their undo, wherever it is by then; and what else can go wrong.
 func allCells() []cell {
 	cells := append([]cell{{what: "nothing"}}, otherCells()...)
 	list := steps.List(&steps.Host{})
@@ -92,12 +110,35 @@ func allCells() []cell {
 			for _, kind := range []journal.Kind{journal.KindIntent, journal.KindDone, journal.KindReverting} {
 				cells = append(cells, deaths(moment{kind: kind, step: step.ID()})...)
 			}
+			for _, kind := range []journal.Kind{journal.KindIntent, journal.KindReverting} {
+				cells = append(cells, cell{what: "power cut, and again in the recovery", at: moment{kind: kind, step: step.ID()}, strike: cutPowerTwice})
+			}
 		}
 	}
-	for _, late := range []time.Duration{300, 700, 1200, 1800, 2500, 3300} {
-		cells = append(cells, deaths(moment{journal.KindIntent, "kubelet-stop", late * time.Millisecond})...)
+	cells = append(cells, midway("kubelet-stop", journal.KindIntent, 300, 700, 1200, 1800, 2500, 3300)...)
+	cells = append(cells, midway("images", journal.KindIntent, 100, 300, 700, 1500)...)
+	return append(cells, midway("images", journal.KindReverting, 100, 300)...)
+}
+
+// midway are deaths some milliseconds after a record.
+func midway(step string, kind journal.Kind, milliseconds ...time.Duration) []cell {
+	var cells []cell
+	for _, late := range milliseconds {
+		cells = append(cells, deaths(moment{kind: kind, step: step, late: late * time.Millisecond})...)
 	}
 	return cells
+}
+
+// installCells are those of nodes whose containerd is too old, so that packages are kept, installed and brought back.
+func installCells() []cell {
+	const step = "containerd-install"
+	cells := []cell{{what: "nothing"}, {what: "power cut while dpkg unpacks", at: before(step), strike: cutPowerUnderDpkg}}
+	for _, kind := range []journal.Kind{journal.KindIntent, journal.KindReverting} {
+		cells = append(cells, deaths(moment{kind: kind, step: step})...)
+		cells = append(cells, cell{what: "power cut, and again in the recovery", at: moment{kind: kind, step: step}, strike: cutPowerTwice})
+		cells = append(cells, midway(step, kind, 300, 800, 1500, 3000)...)
+	}
+	return append(cells, deaths(moment{kind: journal.KindDone, step: step})...)
 }
 
 // deaths are what has the agent end without a word.
@@ -146,13 +187,19 @@ func otherCells() []cell {
 		{what: "disk full: /var/lib/containerd", at: before("images"), strike: fill("/var/lib/containerd"), setup: imagesSetup, cleanup: imagesCleanup},
 		{what: "containerd hangs", at: before("images"), strike: hang("containerd")},
 		{what: "containerd hangs", at: before("rehearsal"), strike: hang("containerd")},
+		{
+			what: "containerd hangs", at: moment{kind: journal.KindReverting, step: "images", failed: true}, strike: hang("containerd"),
+			setup: "echo '" + brokenNetwork + "' > " + brokenConf, cleanup: "rm -f " + brokenConf,
+		},
 		{what: "containerd hangs", at: before("smoke-test"), strike: hang("containerd")},
 		{what: "containerd hangs", at: before("kubelet-start"), strike: hang("containerd")},
 		{what: "containerd hangs", at: before("node-ready"), strike: hang("containerd")},
+		{what: "kubelet crash-loops on containerd", setup: refuseContainerd, cleanup: acceptContainerd},
 		{
-			what: "kubelet crash-loops on containerd", setup: "mkdir -p " + filepath.Dir(refusal) + " && printf '" + refusingKubelet + "' > " + refusal + " && systemctl daemon-reload",
-			cleanup: "rm " + refusal + " && systemctl daemon-reload",
+			what: "SIGKILL of the plugin, power cut, and the kubelet does not start on containerd any more", at: moment{kind: journal.KindDone, step: "kubelet-start"},
+			killsPlugin: true, strike: cutPowerForKubelet, cleanup: acceptContainerd, outcome: protocol.OutcomeRolledBack, args: []string{"--cutover-timeout", "2m"},
 		},
+		{what: "the Job's container dies, and Docker does not notice", at: before("containerd-config"), strike: onNode(killUnnoticed)},
 	}
 	for _, step := range []string{"kubelet-stop", "kubelet-start"} {
 		cells = append(cells, cell{what: "API server away until the cutover ends", at: before(step), strike: withoutAPIServer, alone: true})
@@ -160,8 +207,29 @@ func otherCells() []cell {
 	return cells
 }
 
+// killUnnoticed ends the container of the Job's pod, and its shim, while containerd is down: Docker goes on saying that it runs. It fails if
+// Docker does not.
+const killUnnoticed = `set -e
+id=$(docker ps -q --no-trunc --filter label=io.kubernetes.pod.namespace=kubectl-runtime --filter label=io.kubernetes.docker.type=container | head -n 1)
+pid=$(docker inspect -f '{{.State.Pid}}' "$id")
+shim=$(pgrep -f "containerd-shim.* -id $id")
+systemctl kill --kill-who=main --signal=KILL containerd
+kill -KILL $shim $pid
+until systemctl -q is-active containerd && docker ps >/dev/null; do sleep 0.2; done
+sleep 3
+docker ps --no-trunc --filter status=running | grep -q "$id" || { echo "Docker has noticed: $(docker ps -a --filter id="$id" --format '{{.Status}}')"; exit 1; }`
+
+// A pod network that no sandbox can be given.
+const (
+	brokenConf    = "/etc/cni/net.d/00-broken.conflist"
+	brokenNetwork = `{"cniVersion":"0.4.0","name":"broken","plugins":[{"type":"bridge","bridge":"cni9","ipam":{"type":"host-local","ranges":[[{"subnet":"10.99.0.0/33"}]]}}]}`
+)
+
 // A kubelet that refuses to start as soon as anything names containerd's endpoint.
 const (
+	refuseContainerd = "mkdir -p $(dirname " + refusal + ") && printf '" + refusingKubelet + "' > " + refusal + " && systemctl daemon-reload"
+	acceptContainerd = "rm -f " + refusal + "; rmdir --ignore-fail-on-non-empty $(dirname " + refusal + "); systemctl daemon-reload"
+
 	refusal         = "/etc/systemd/system/kubelet.service.d/99-refuse.conf"
 	refusingKubelet = `[Service]\nExecStartPre=/bin/sh -c "! grep -qs containerd/containerd.sock /var/lib/kubelet/kubeadm-flags.env /var/lib/kubelet/config.yaml /var/lib/kubelet/instance-config.yaml"\n`
 )
@@ -192,11 +260,43 @@ func signalTo(sig syscall.Signal, program string, argument ...string) func(conte
 	}
 }
 
+// cutPower has a node lose what it has not synced, and boot again.
 func cutPower(ctx context.Context, c *cluster, node string) error {
 	if err := c.PowerOff(node); err != nil {
 		return err
 	}
 	return c.Boot(ctx, node)
+}
+
+// cutPowerTwice cuts the power again with the first record that the agent writes after the boot.
+func cutPowerTwice(ctx context.Context, c *cluster, node string) error {
+	if err := c.PowerOff(node); err != nil {
+		return err
+	}
+	records, err := c.records(node, c.currentRun(node))
+	if err != nil {
+		return err
+	}
+	if err := c.Boot(ctx, node); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	if err := c.waitRecord(ctx, node, "", func(now []journal.Record) bool { return len(now) > len(records) }); err != nil {
+		return fmt.Errorf("the agent did not resume after the first power cut: %w", err)
+	}
+	return cutPower(ctx, c, node)
+}
+
+// cutPowerForKubelet has a kubelet that came up on containerd not do so after a power cut.
+func cutPowerForKubelet(ctx context.Context, c *cluster, node string) error {
+	if err := onNode(refuseContainerd)(ctx, c, node); err != nil {
+		return err
+	}
+	if err := onNode("sync "+refusal+" "+filepath.Dir(refusal))(ctx, c, node); err != nil {
+		return err
+	}
+	return cutPower(ctx, c, node)
 }
 
 // onNode runs a shell line.
@@ -212,21 +312,30 @@ func withoutAPIServer(ctx context.Context, c *cluster, node string) error {
 	if err := c.StopAPIServer(); err != nil {
 		return err
 	}
-	ended := func(r journal.Record) bool { return r.Kind == journal.KindClose && r.Phase == protocol.PhaseCutover }
-	waiting := c.waitRecord(ctx, node, "", ended)
+	waiting := c.waitRecord(ctx, node, "", closed(protocol.PhaseCutover))
 	if err := c.StartAPIServer(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
 	return waiting
 }
 
-// waitRecord waits until the journal of a run other than before has a record. match is asked of each record from the first on, again and again.
-func (c *cluster) waitRecord(ctx context.Context, node, before string, match func(journal.Record) bool) error {
+// closed reports whether a phase has ended.
+func closed(phase protocol.Phase) func([]journal.Record) bool {
+	return func(records []journal.Record) bool {
+		return slices.ContainsFunc(records, func(r journal.Record) bool { return r.Kind == journal.KindClose && r.Phase == phase })
+	}
+}
+
+// waitRecord waits until the journal of a run other than before has the wanted records.
+func (c *cluster) waitRecord(ctx context.Context, node, before string, wanted func([]journal.Record) bool) error {
+	seen := ""
 	for {
 		if run := c.currentRun(node); run != "" && run != before {
-			data, err := os.ReadFile(filepath.Join(c.Root(node), agentDir, "runs", run, journal.FileName))
-			if err == nil && hasRecord(data, match) {
-				return nil
+			if info, err := os.Stat(c.journal(node, run)); err == nil && seen != fmt.Sprint(run, info.Size()) {
+				seen = fmt.Sprint(run, info.Size())
+				if records, err := c.records(node, run); err == nil && wanted(records) {
+					return nil
+				}
 			}
 		}
 		select {
@@ -235,6 +344,26 @@ func (c *cluster) waitRecord(ctx context.Context, node, before string, match fun
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
+}
+
+func (c *cluster) journal(node, run string) string {
+	return filepath.Join(c.Root(node), agentDir, "runs", run, journal.FileName)
+}
+
+// records are those of a run's journal, but for a line that is not whole.
+func (c *cluster) records(node, run string) ([]journal.Record, error) {
+	data, err := os.ReadFile(c.journal(node, run))
+	if err != nil {
+		return nil, err
+	}
+	var records []journal.Record
+	for line := range strings.Lines(string(data)) {
+		var r journal.Record
+		if json.Unmarshal([]byte(line), &r) == nil {
+			records = append(records, r)
+		}
+	}
+	return records, nil
 }
 
 const agentDir = "var/lib/kubectl-runtime"
@@ -246,14 +375,4 @@ func (c *cluster) currentRun(node string) string {
 		return ""
 	}
 	return filepath.Base(link)
-}
-
-func hasRecord(data []byte, match func(journal.Record) bool) bool {
-	for line := range strings.Lines(string(data)) {
-		var r journal.Record
-		if json.Unmarshal([]byte(line), &r) == nil && match(r) {
-			return true
-		}
-	}
-	return false
 }

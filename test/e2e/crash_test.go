@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -15,7 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/lab"
 )
 
@@ -42,133 +43,175 @@ func TestCrashMatrix(t *testing.T) {
 			t.Fatalf("%s=%q: want a number of nodes", nodesAtOnce, text)
 		}
 	}
-	for _, profile := range []string{lab.Dockershim, lab.CRIDockerd} {
-		t.Run(profile, func(t *testing.T) {
-			c := up(t, profile, nodes+1)
-			c.deploy(t)
+	for _, way := range []struct {
+		name, profile string
+		cells         []cell
+		// prepare is done to each node before the first cell.
+		prepare func(*testing.T, *cluster, []string)
+	}{
+		{lab.Dockershim, lab.Dockershim, allCells(), nil},
+		{lab.CRIDockerd, lab.CRIDockerd, allCells(), nil},
+		{lab.Dockershim + "-install", lab.Dockershim, installCells(), upgradable},
+	} {
+		t.Run(way.name, func(t *testing.T) {
 			wanted := regexp.MustCompile(os.Getenv(someCells))
-			cells := slices.DeleteFunc(allCells(), func(x cell) bool { return !wanted.MatchString(x.String()) })
-			m := &matrix{cluster: c, cells: cells, path: filepath.Join("../../bin", "crash-matrix-"+profile+".md")}
-			m.run(t, c.Nodes()[:nodes]...)
-			t.Logf("%d of %d cells:\n%s", len(m.rows), len(m.cells), m.table())
+			cells := slices.DeleteFunc(way.cells, func(x cell) bool { return !wanted.MatchString(x.String()) })
+			m := &matrix{cells: cells, table: openTable(t, way.name)}
+			if m.untried() == 0 {
+				t.Skipf("all %d cells have passed before: %s", len(cells), m.table.path)
+			}
+			m.cluster = up(t, way.profile, nodes+1)
+			if way.prepare != nil {
+				way.prepare(t, m.cluster, m.Nodes()[:nodes])
+			}
+			m.deploy(t)
+			m.run(t, m.Nodes()[:nodes]...)
+			t.Logf("%d of %d cells:\n%s", len(m.cells)-m.untried(), len(m.cells), m.table)
 		})
+	}
+}
+
+// upgradable gives nodes a containerd that is too old, and a repository with a newer one and the way back.
+func upgradable(t *testing.T, c *cluster, nodes []string) {
+	deb := debs(t, "containerd/bookworm", "runc/bookworm", "containerd/bullseye")
+	all := serve(t, deb["containerd/bookworm"], deb["runc/bookworm"], deb["containerd/bullseye"])
+	for _, node := range nodes {
+		c.oldContainerd(t, node, deb["containerd/bullseye"])
+		c.use(t, node, all)
 	}
 }
 
 // testCrash is the fast part of the matrix, on one node.
 func (c *cluster) testCrash(t *testing.T, profile string) {
-	m := &matrix{cluster: c, cells: []cell{fastCell(profile)}}
+	m := &matrix{cluster: c, cells: []cell{fastCell(profile)}, table: &table{}}
 	m.run(t, "node-1")
-	t.Logf("\n%s", m.table())
+	t.Logf("\n%s", m.table)
 }
 
-// matrix runs cells: each switches a node once, has something die on the way there or back, and demands that the node ends on one runtime
-// in whole, by itself, that one more `switch` ends on containerd, and that `rollback` brings every file back.
+// matrix runs cells: each has something die on the way to containerd or back, and demands that the node ends on one runtime in whole, by
+// itself, that one more `switch` ends on containerd, and that `rollback` brings every file back.
 type matrix struct {
 	*cluster
 	cells []cell
-	// path is where the table is written after each cell, if set.
-	path string
-
-	mu   sync.Mutex
-	rows []string
+	table *table
 }
 
-// run works on the nodes at the same time; cells that several nodes would feel come last, one by one. A node on which a cell failed is
-// left as it is, since the next cells would fail because of it.
-func (m *matrix) run(t *testing.T, nodes ...string) {
-	var todo, alone []cell
+// trial is one switch of a node there and back, with a cell on each way. The zero cell is one in which nothing happens.
+type trial struct{ there, back cell }
+
+// trials pairs the cells that have not passed yet. Cells that other nodes would feel come last, on their own.
+func (m *matrix) trials() (list, alone []trial) {
+	var there, back []cell
 	for _, x := range m.cells {
-		if x.alone {
-			alone = append(alone, x)
-		} else {
-			todo = append(todo, x)
+		switch {
+		case m.table.passed(x):
+		case x.alone:
+			alone = append(alone, trial{there: x})
+		case x.inRollback():
+			back = append(back, x)
+		default:
+			there = append(there, x)
 		}
 	}
-	next := func() (x cell, ok bool) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if ok = len(todo) > 0; ok {
-			x, todo = todo[0], todo[1:]
+	for i := range max(len(there), len(back)) {
+		var next trial
+		if i < len(there) {
+			next.there = there[i]
 		}
-		return x, ok
+		if i < len(back) {
+			next.back = back[i]
+		}
+		list = append(list, next)
 	}
+	return list, alone
+}
+
+func (m *matrix) untried() int {
+	return len(slices.DeleteFunc(slices.Clone(m.cells), m.table.passed))
+}
+
+// run works on the nodes at the same time. A node on which a cell failed is left as it is, since the next cells would fail because of it.
+func (m *matrix) run(t *testing.T, nodes ...string) {
+	todo, alone := m.trials()
+	queue := make(chan trial, len(todo))
+	for _, next := range todo {
+		queue <- next
+	}
+	close(queue)
+	var mu sync.Mutex
 	var whole []*worker
 	var workers sync.WaitGroup
 	for _, node := range nodes {
-		w := &worker{matrix: m, node: node, files: m.fingerprint(t, node), data: m.exec(t, node, "cat /var/lib/lab-data/first")}
+		w := &worker{matrix: m, node: node, files: m.fingerprint(t, node), packages: m.packages(t, node), data: m.exec(t, node, "cat /var/lib/lab-data/first")}
+		if err := m.Sync(node); err != nil {
+			t.Fatal(err)
+		}
 		workers.Go(func() {
-			for x, ok := next(); ok; x, ok = next() {
-				if !t.Run(w.node+" "+x.String(), func(t *testing.T) { w.try(t, x) }) {
+			for next := range queue {
+				if !t.Run(w.node+" "+next.String(), func(t *testing.T) { w.try(t, next) }) {
 					return
 				}
 			}
-			m.mu.Lock()
-			defer m.mu.Unlock()
+			mu.Lock()
+			defer mu.Unlock()
 			whole = append(whole, w)
 		})
 	}
 	workers.Wait()
-	for _, x := range alone {
-		if len(whole) == 0 || !t.Run(whole[0].node+" "+x.String(), func(t *testing.T) { whole[0].try(t, x) }) {
+	for _, next := range alone {
+		if len(whole) == 0 || !t.Run(whole[0].node+" "+next.String(), func(t *testing.T) { whole[0].try(t, next) }) {
 			break
 		}
 	}
-	if untried := len(m.cells) - len(m.rows); untried > 0 {
-		t.Errorf("%d cell(s) were not tried", untried)
+	if untried := m.untried(); untried > 0 {
+		t.Errorf("%d cell(s) failed or were not tried", untried)
 	}
 }
 
-// add adds a cell's row to the table.
-func (m *matrix) add(t *testing.T, row string) {
-	t.Helper()
-	m.mu.Lock()
-	m.rows = append(m.rows, row)
-	m.mu.Unlock()
-	if m.path == "" {
-		return
-	}
-	if err := os.WriteFile(m.path, []byte(m.table()), 0o644); err != nil {
-		t.Error(err)
-	}
-}
-
-func (m *matrix) table() string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return "| what | when | command | then | took |\n|---|---|---|---|---|\n" + strings.Join(slices.Sorted(slices.Values(m.rows)), "")
+func (x trial) String() string {
+	return strings.Join(slices.DeleteFunc([]string{x.there.String(), x.back.String()}, func(s string) bool { return s == "" }), ", then ")
 }
 
 // worker tries cells on one node.
 type worker struct {
 	*matrix
 	node string
-	// files are those before any switch, switched those on containerd.
-	files, switched string
-	data            string
+	// files and packages are those before any switch, switched the files on containerd.
+	files, packages, switched string
+	data                      string
 }
 
-func (w *worker) try(t *testing.T, x cell) {
-	started := time.Now()
-	try := w.trySwitch
-	if x.inRollback() {
-		try = w.tryRollback
-	}
-	outcome, then := "", "FAILED"
+// try has what is wrong after the way back count against both cells, since either may be the cause.
+func (w *worker) try(t *testing.T, x trial) {
+	var rows []row
 	defer func() {
-		if t.Failed() {
-			then = "FAILED"
+		for _, r := range rows {
+			if r.cell.String() == "" {
+				continue
+			}
+			if t.Failed() || r.then == "" {
+				r.then = failedCell
+			}
+			if err := w.table.add(r); err != nil {
+				t.Error(err)
+			}
 		}
-		what, when, _ := strings.Cut(x.String(), " | ")
-		w.add(t, fmt.Sprintf("| %s | %s | %s | %s | %d s |\n", what, when, outcome, then, int(time.Since(started).Seconds())))
 	}()
-	outcome, then = try(t, x)
+	way := func(x cell, try func(*testing.T, cell) (outcome, then string)) {
+		started := time.Now()
+		rows = append(rows, row{cell: x})
+		r := &rows[len(rows)-1]
+		r.outcome, r.then = try(t, x)
+		r.took = time.Since(started)
+	}
+	way(x.there, w.trySwitch)
+	if !t.Failed() {
+		way(x.back, w.tryRollback)
+	}
 }
 
 // tryRollback has the cell happen on the way back from a finished switch.
 func (w *worker) tryRollback(t *testing.T, x cell) (outcome, then string) {
-	w.switchNode(t, 0, w.node, "--soak", "0s", "--delete-emptydir-data")
-	w.checkSwitched(t)
 	r, struck := w.under(t, x, "", "rollback", w.node, "--yes", "--image", agentImage, "--delete-emptydir-data")
 	t.Logf("%s%s[exit %d]", r.stderr, r.stdout, r.code)
 	if struck != nil {
@@ -176,8 +219,12 @@ func (w *worker) tryRollback(t *testing.T, x cell) (outcome, then string) {
 	}
 	if r.code != 0 {
 		t.Errorf("rollback: exit %d", r.code)
+		w.diagnose(t)
 	}
 	w.checkBack(t, w.node, w.files)
+	if now := w.cluster.packages(t, w.node); now != w.packages {
+		t.Errorf("packages were\n%s\nand are\n%s", w.packages, now)
+	}
 	return fmt.Sprintf("exit %d", r.code), "on Docker"
 }
 
@@ -192,7 +239,12 @@ func (w *worker) trySwitch(t *testing.T, x cell) (outcome, then string) {
 		t.Errorf("nothing happened: %v", struck)
 	}
 	outcome = fmt.Sprintf("exit %d", r.code)
+	if x.outcome != "" {
+		w.endsByItself(t, x.outcome)
+	}
 	switch {
+	case x.outcome != "":
+		outcome, then = "killed", "on Docker by itself"
 	case r.code == 0:
 		then = "on containerd"
 	case x.killsPlugin:
@@ -202,6 +254,7 @@ func (w *worker) trySwitch(t *testing.T, x cell) (outcome, then string) {
 		w.onDocker(t)
 	default:
 		t.Errorf("switch: exit %d", r.code)
+		w.diagnose(t)
 	}
 	if x.cleanup != "" {
 		w.exec(t, w.node, x.cleanup)
@@ -211,17 +264,45 @@ func (w *worker) trySwitch(t *testing.T, x cell) (outcome, then string) {
 		if x.killsPlugin {
 			w.waitClaim(t)
 		}
+		if x.outcome != "" { // which the next command reports
+			w.switchNode(t, 4, w.node, "--soak", "0s", "--delete-emptydir-data")
+			w.onDocker(t)
+		}
 		w.switchNode(t, 0, w.node, "--soak", "0s", "--delete-emptydir-data")
-		if now := w.currentRun(w.node); x.killsPlugin && now != run {
+		if now := w.currentRun(w.node); x.killsPlugin && x.outcome == "" && now != run {
 			t.Errorf("the second switch began run %s and did not go on with %s", now, run)
 		}
-		if then == "on Docker" {
+		if strings.HasPrefix(then, "on Docker") {
 			then += ", second `switch` to containerd"
 		}
 	}
 	w.checkSwitched(t)
-	w.rollback(t, w.node, w.files)
 	return outcome, then
+}
+
+// endsByItself waits until the host has ended its cutover with nobody to ask, and checks that the node serves.
+func (w *worker) endsByItself(t *testing.T, want protocol.Outcome) {
+	t.Helper()
+	run := w.currentRun(w.node)
+	eventually(t, 5*time.Minute, func() string {
+		records, err := w.records(w.node, run)
+		if err != nil {
+			return err.Error()
+		}
+		if result, ok := engine.Result(records, protocol.PhaseCutover); !ok {
+			return "the cutover is still open"
+		} else if result.Outcome != want {
+			t.Fatalf("the cutover ended as %+v, want %s", result, want)
+		}
+		return ""
+	})
+	eventually(t, 2*time.Minute, func() string {
+		if n := w.cluster.node(t, w.node); !n.ready() || !strings.HasPrefix(n.Status.NodeInfo.ContainerRuntimeVersion, "docker://") {
+			return fmt.Sprintf("ready %t, runtime %s", n.ready(), n.Status.NodeInfo.ContainerRuntimeVersion)
+		}
+		return ""
+	})
+	w.noTasks(t, w.node)
 }
 
 // waitClaim waits until the claim of a plugin that was killed has expired; until then a switch says who holds the node.
@@ -242,7 +323,8 @@ func (w *worker) waitClaim(t *testing.T) {
 // switchUnder switches the node while the cell happens. The error says that it did not.
 func (w *worker) switchUnder(t *testing.T, x cell) (result, error) {
 	t.Helper()
-	return w.under(t, x, w.currentRun(w.node), "switch", w.node, "--yes", "--image", agentImage, "--soak", "0s", "--delete-emptydir-data")
+	args := []string{"switch", w.node, "--yes", "--image", agentImage, "--soak", "0s", "--delete-emptydir-data"}
+	return w.under(t, x, w.currentRun(w.node), append(args, x.args...)...)
 }
 
 // under types a command while the cell happens to a run other than before. The error says that it did not.
@@ -258,13 +340,12 @@ func (w *worker) under(t *testing.T, x cell, before string, args ...string) (res
 			struck <- nil
 			return
 		}
-		err := w.waitRecord(ctx, w.node, before, x.at.came())
+		err := w.waitRecord(ctx, w.node, before, x.at.came)
 		time.Sleep(x.at.late)
-		switch {
-		case err != nil:
-		case x.killsPlugin:
+		if err == nil && x.killsPlugin {
 			end()
-		default:
+		}
+		if err == nil && x.strike != nil {
 			err = x.strike(ctx, w.cluster, w.node)
 		}
 		struck <- err

@@ -272,8 +272,8 @@ func differences(before, now string) string {
 }
 
 func (c *cluster) testCutoverFails(t *testing.T) {
-	c.exec(t, "node-1", "mkdir -p "+filepath.Dir(refusal)+" && printf '"+refusingKubelet+"' > "+refusal+" && systemctl daemon-reload")
-	defer c.exec(t, "node-1", "rm "+refusal+" && systemctl daemon-reload")
+	c.exec(t, "node-1", refuseContainerd)
+	defer c.exec(t, "node-1", acceptContainerd)
 	files := c.fingerprint(t, "node-1")
 	r := c.switchNode(t, 4, "node-1", "--cutover-timeout", "90s")
 	if !strings.Contains(r.stderr, "kubelet") {

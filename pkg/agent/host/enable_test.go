@@ -1,44 +1,47 @@
 package host
 
 import (
-	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 )
 
-// TestEnsureEnabled: systemctl enable, which has systemd read all its files, is left out only where nothing is left for it to do.
+// TestEnsureEnabled: systemd reads its files again only where the unit would start in another way than it knows.
 func TestEnsureEnabled(t *testing.T) {
+	const file = "/etc/systemd/system/u.service"
 	for _, test := range []struct {
-		name                 string
-		link, fresh, unknown bool
-		enables              bool
+		name           string
+		link, fresh    bool
+		unknown, reads bool
 	}{
 		{name: "enabled", link: true, fresh: true},
-		{name: "not enabled", fresh: true, enables: true},
-		{name: "another text", link: true, enables: true},
-		{name: "removed a moment ago", link: true, fresh: true, unknown: true, enables: true},
+		{name: "not enabled", fresh: true},
+		{name: "another text", link: true, reads: true},
+		{name: "removed a moment ago", link: true, fresh: true, unknown: true, reads: true},
 	} {
-		fake := &fakeSystemctl{fresh: test.fresh, units: map[string]*UnitState{"u.service": {Load: "loaded", File: "enabled"}}}
+		fake := &fakeSystemctl{fresh: test.fresh, units: map[string]*UnitState{"u.service": {Load: "loaded"}}}
 		if test.unknown {
 			fake.units["u.service"].Load = "not-found"
 		}
 		s := Systemd{Run: fake, Dir: t.TempDir()}
 		link := filepath.Join(s.Dir, "multi-user.target.wants", "u.service")
-		if err := os.Mkdir(filepath.Dir(link), 0o755); err != nil {
-			t.Fatal(err)
-		}
 		if test.link {
-			if err := os.Symlink("/etc/systemd/system/u.service", link); err != nil {
+			if err := errors.Join(os.Mkdir(filepath.Dir(link), 0o755), os.Symlink(file, link)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := s.EnsureEnabled(context.Background(), "u.service"); err != nil {
-			t.Fatal(err)
+		for range 2 {
+			if err := s.EnsureEnabled(t.Context(), "u.service", file); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if got := slices.Contains(fake.calls, "systemctl enable --quiet -- u.service"); got != test.enables {
+		if got := slices.Contains(fake.calls, "systemctl daemon-reload"); got != test.reads {
 			t.Errorf("%s: %q", test.name, fake.calls)
+		}
+		if target, err := os.Readlink(link); err != nil || target != file {
+			t.Errorf("%s: the link leads to %q: %v", test.name, target, err)
 		}
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -236,70 +235,8 @@ func (f *fakeSystemctl) Run(ctx context.Context, name string, args ...string) (s
 		unit.Active = "active"
 	case "stop":
 		unit.Active = "inactive"
-	case "enable":
-		unit.File = "enabled"
-	case "disable":
-		unit.File = "disabled"
 	}
 	return "", nil
-}
-
-func TestRestoreUnits(t *testing.T) {
-	ctx := context.Background()
-	for _, was := range []UnitState{
-		{Name: "u", Load: "loaded", File: "enabled", Active: "active"},
-		{Name: "u", Load: "loaded", File: "disabled", Active: "active"},
-		{Name: "u", Load: "loaded", File: "disabled", Active: "inactive"},
-		{Name: "u", Load: "loaded", File: "enabled", Active: "inactive"},
-		{Name: "u", Load: "loaded", File: "static", Active: "active"},
-	} {
-		for _, now := range []UnitState{{Name: "u", Load: "loaded", File: "enabled", Active: "active"}, {Name: "u", Load: "loaded", File: "disabled", Active: "inactive"}} {
-			if was.File == "static" {
-				now.File = "static"
-			}
-			copied := now
-			s := Systemd{Run: &fakeSystemctl{units: map[string]*UnitState{"u": &copied}}, Dir: t.TempDir()}
-			if err := s.Restore(ctx, was); err != nil {
-				t.Fatal(err)
-			}
-			if got, err := s.State(ctx, "u"); err != nil || !reflect.DeepEqual(got, was) {
-				t.Errorf("from %v: got %v, want %v (%v)", now, got, was, err)
-			}
-		}
-	}
-	fake := &fakeSystemctl{}
-	if err := (Systemd{Run: fake}).Restore(ctx, UnitState{Name: "none", Load: "not-found"}); err != nil || len(fake.calls) > 0 {
-		t.Errorf("unit that was not there: %v %v", err, fake.calls)
-	}
-}
-
-// TestRestoreLinks: systemctl enable writes links its own way, and a way back leaves those that were there.
-func TestRestoreLinks(t *testing.T) {
-	ctx := context.Background()
-	fake := &fakeSystemctl{units: map[string]*UnitState{"u.service": {Load: "loaded", File: "enabled", Active: "inactive"}}}
-	s := Systemd{Run: fake, Dir: t.TempDir()}
-	link := filepath.Join(s.Dir, "multi-user.target.wants", "u.service")
-	if err := errors.Join(os.Mkdir(filepath.Dir(link), 0o755), os.Symlink("/lib/systemd/system/u.service", link)); err != nil {
-		t.Fatal(err)
-	}
-	was, err := s.State(ctx, "u.service")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(s.Disable(ctx, "u.service"), os.Remove(link), os.Symlink("/usr/lib/systemd/system/u.service", link)); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := s.Restore(ctx, was); err != nil {
-			t.Fatal(err)
-		}
-		if target, err := os.Readlink(link); err != nil || target != "/lib/systemd/system/u.service" {
-			t.Errorf("the link leads to %s (%v)", target, err)
-		}
-	}
-	if left, err := os.ReadDir(filepath.Dir(link)); err != nil || len(left) != 1 {
-		t.Errorf("left: %v %v", left, err)
-	}
 }
 
 // TestHold: the condition fails as long as the drop-in is there, and nothing is left of it afterwards but what others put beside it.

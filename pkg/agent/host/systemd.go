@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Systemd drives the host's systemd through systemctl. A call that gets no answer is given up after callTimeout, one that waits for
@@ -36,18 +33,16 @@ type UnitState struct {
 	File string `json:"file"`
 	// Active is ActiveState: "active", "inactive", "failed", "activating", …
 	Active string `json:"active"`
-	// Links are the links that enable it, with where they point: systemctl makes them anew with a text of its own, such as /usr/lib for
-	// /lib.
+	// Links are the links by which other units want or require it, with where they point.
 	Links map[string]string `json:"links,omitempty"`
+	// Owners are owner and group of the links that are not root's.
+	Owners map[string][2]int `json:"owners,omitempty"`
 	// HadDropIns reports that the unit's folder of drop-ins was there: Unhold leaves it, even when it is empty.
 	HadDropIns bool `json:"hadDropIns,omitempty"`
 }
 
 // Exists reports whether systemd knows the unit.
 func (u UnitState) Exists() bool { return u.Load == "loaded" }
-
-// Enabled reports whether the unit comes up at boot by itself.
-func (u UnitState) Enabled() bool { return u.File == "enabled" || u.File == "enabled-runtime" }
 
 // Running reports whether the unit is up or on its way.
 func (u UnitState) Running() bool {
@@ -60,91 +55,11 @@ func (s Systemd) State(ctx context.Context, unit string) (UnitState, error) {
 	if err != nil {
 		return UnitState{}, err
 	}
-	links, err := s.links(unit)
+	links, owners, err := s.links(unit)
 	return UnitState{
 		Name: unit, Load: p["LoadState"], File: p["UnitFileState"], Active: p["ActiveState"],
-		Links: links, HadDropIns: !Absent(filepath.Dir(s.HoldPath(unit))),
+		Links: links, Owners: owners, HadDropIns: !Absent(filepath.Dir(s.HoldPath(unit))),
 	}, err
-}
-
-// links are the links in other units' folders by which a unit is wanted or required.
-func (s Systemd) links(unit string) (map[string]string, error) {
-	found, err := filepath.Glob(filepath.Join(s.dir(), "*.*", unit))
-	if err != nil {
-		return nil, fmt.Errorf("find links of unit %s: %w", unit, err)
-	}
-	var links map[string]string
-	for _, path := range found {
-		target, err := os.Readlink(path)
-		if err != nil {
-			continue // no link
-		}
-		if links == nil {
-			links = map[string]string{}
-		}
-		links[path] = target
-	}
-	return links, nil
-}
-
-// LinksToBe are the links that Enable would make, with where they point, as far as the unit's own file tells: WantedBy= and RequiredBy=
-// of its [Install] section (systemd.unit(5)).
-func (s Systemd) LinksToBe(ctx context.Context, unit string) (map[string]string, error) {
-	p, err := s.Show(ctx, unit, "FragmentPath")
-	if err != nil || p["FragmentPath"] == "" {
-		return nil, err
-	}
-	text, err := os.ReadFile(p["FragmentPath"])
-	if err != nil {
-		return nil, fmt.Errorf("read unit %s: %w", unit, err)
-	}
-	links := map[string]string{}
-	for _, link := range installLinks(string(text), unit) {
-		links[filepath.Join(s.dir(), link)] = p["FragmentPath"]
-	}
-	return links, nil
-}
-
-// installLinks are the names of the links that an [Install] section asks for.
-func installLinks(text, unit string) []string {
-	var links []string
-	section := ""
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "[") {
-			section = line
-		}
-		key, value, _ := strings.Cut(line, "=")
-		folder, ok := map[string]string{"WantedBy": ".wants", "RequiredBy": ".requires"}[strings.TrimSpace(key)]
-		if section != "[Install]" || !ok {
-			continue
-		}
-		for by := range strings.FieldsSeq(value) {
-			if !strings.Contains(by, "/") {
-				links = append(links, by+folder+"/"+unit)
-			}
-		}
-	}
-	return links
-}
-
-// relink gives the links that systemctl has made the text that they had.
-func (s Systemd) relink(was map[string]string) error {
-	for path, target := range was {
-		now, err := os.Readlink(path)
-		if err != nil || now == target {
-			continue
-		}
-		temporary := path + ".kubectl-runtime"
-		_ = unix.Unlink(temporary) // of an earlier try
-		if err := os.Symlink(target, temporary); err != nil {
-			return fmt.Errorf("restore link %s: %w", path, err)
-		}
-		if err := os.Rename(temporary, path); err != nil {
-			return fmt.Errorf("restore link %s: %w", path, err)
-		}
-	}
-	return nil
 }
 
 // Show reads properties of a unit.
@@ -221,49 +136,10 @@ func (s Systemd) Kill(ctx context.Context, unit string) error {
 	return s.systemctl(ctx, "kill", unit, "--signal=KILL", "--kill-who=main")
 }
 
-// Enable has a unit come up at boot, also if the power fails right after.
-func (s Systemd) Enable(ctx context.Context, unit string) error {
-	if err := s.systemctl(ctx, "enable", unit, "--quiet"); err != nil {
-		return err
-	}
-	return s.syncLinks()
-}
-
-// EnsureEnabled is Enable for a unit that may well be enabled: then systemd need not read its files anew, which takes a second on a
-// busy node.
-func (s Systemd) EnsureEnabled(ctx context.Context, unit string) error {
-	links, err := s.links(unit)
-	if err != nil {
-		return err
-	}
-	if len(links) > 0 {
-		if stale, err := s.Stale(ctx, unit); err == nil && !stale {
-			return s.syncLinks()
-		}
-	}
-	return s.Enable(ctx, unit)
-}
-
 // Stale reports whether systemd would start a unit in another way if it read its files anew. In doubt it does.
 func (s Systemd) Stale(ctx context.Context, unit string) (bool, error) {
 	p, err := s.Show(ctx, unit, "LoadState", "NeedDaemonReload")
 	return p["LoadState"] != "loaded" || p["NeedDaemonReload"] != "no", err
-}
-
-// Disable keeps units from coming up at boot, also if the power fails right after.
-func (s Systemd) Disable(ctx context.Context, units ...string) error { return s.disable(ctx, units) }
-
-// DisableUnread is Disable for a caller that has systemd read its files anew later, which takes a second on a busy node; until then
-// systemd may show the units as enabled.
-func (s Systemd) DisableUnread(ctx context.Context, units ...string) error {
-	return s.disable(ctx, units, "--no-reload")
-}
-
-func (s Systemd) disable(ctx context.Context, units []string, flags ...string) error {
-	if err := s.systemctlAll(ctx, "disable", units, append(flags, "--quiet")...); err != nil {
-		return err
-	}
-	return s.syncLinks()
 }
 
 func (s Systemd) dir() string {
@@ -271,24 +147,6 @@ func (s Systemd) dir() string {
 		return s.Dir
 	}
 	return filepath.Dir(UnitPath)
-}
-
-// syncLinks makes the links that systemctl made or removed last: it syncs nothing itself.
-func (s Systemd) syncLinks() error {
-	dirs := []string{s.dir()}
-	for _, pattern := range []string{"*.wants", "*.requires"} {
-		found, err := filepath.Glob(filepath.Join(s.dir(), pattern))
-		if err != nil {
-			return fmt.Errorf("sync links of units: %w", err)
-		}
-		dirs = append(dirs, found...)
-	}
-	for _, dir := range dirs {
-		if err := SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
 }
 
 // HoldPath is the drop-in by which Hold keeps a unit down.
@@ -339,17 +197,13 @@ func (s Systemd) Restore(ctx context.Context, was UnitState) error {
 	if !was.Exists() {
 		return nil
 	}
-	now, err := s.State(ctx, was.Name)
-	if err != nil {
+	if err := s.RestoreLinks(was); err != nil {
 		return err
 	}
-	if was.File == "enabled" {
-		if now.File != "enabled" {
-			err = s.Enable(ctx, was.Name)
-		}
-		err = errors.Join(err, s.relink(was.Links), s.syncLinks())
-	} else if was.File == "disabled" && now.Enabled() {
-		err = s.Disable(ctx, was.Name)
+	now, err := s.State(ctx, was.Name)
+	if err == nil && was.File == "enabled" && now.File != "enabled" {
+		// An earlier agent, which had systemctl disable the unit, recorded no links.
+		err = errors.Join(s.systemctl(ctx, "enable", was.Name, "--quiet"), s.RestoreLinks(was))
 	}
 	switch {
 	case err != nil:

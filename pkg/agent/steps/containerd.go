@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
@@ -249,10 +250,10 @@ func containerdService(h *Host) engine.Step {
 		},
 		files: func(ctx context.Context) ([]plannedFile, error) {
 			was, err := h.Systemd.State(ctx, containerdUnit)
-			if err != nil || was.Enabled() || was.File == "static" {
+			if err != nil {
 				return nil, err
 			}
-			links, err := h.Systemd.LinksToBe(ctx, containerdUnit)
+			links, err := h.linksToMake(ctx, was)
 			return plannedLinks(links, false), err
 		},
 		apply: func(ctx context.Context, was host.UnitState, report engine.Report) error {
@@ -265,8 +266,10 @@ func containerdService(h *Host) engine.Step {
 					return err
 				}
 			}
-			if !was.Enabled() && was.File != "static" {
-				if err := h.Systemd.Enable(ctx, containerdUnit); err != nil {
+			if links, err := h.linksToMake(ctx, was); err != nil {
+				return err
+			} else if len(links) > 0 {
+				if err := errors.Join(h.Systemd.MakeLinks(links), h.Systemd.DaemonReload(ctx)); err != nil {
 					return err
 				}
 			}
@@ -299,6 +302,21 @@ func containerdService(h *Host) engine.Step {
 			return h.Systemd.Restore(ctx, was)
 		},
 	}
+}
+
+// linksToMake are the links that containerd needs to come up at boot without Docker: its packages' docker.service wants it, but is held.
+func (h *Host) linksToMake(ctx context.Context, was host.UnitState) (map[string]string, error) {
+	p, err := h.Systemd.Show(ctx, containerdUnit, "WantedBy", "RequiredBy")
+	if err != nil {
+		return nil, err
+	}
+	for by := range strings.FieldsSeq(p["WantedBy"] + " " + p["RequiredBy"]) {
+		// What systemctl enable --runtime makes is gone after the next boot.
+		if (by == kubelet.Unit || strings.HasSuffix(by, ".target")) && was.File != "enabled-runtime" {
+			return nil, nil
+		}
+	}
+	return h.Systemd.BootLinks(ctx, containerdUnit)
 }
 
 // removeRemains removes what containerd has of pods that a kubelet ran on it before, as in a switch that was rolled back. A kubelet goes on

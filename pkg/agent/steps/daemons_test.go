@@ -3,6 +3,7 @@ package steps
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -172,4 +173,31 @@ type unitsSay map[string]string
 
 func (u unitsSay) Run(_ context.Context, _ string, args ...string) (string, error) {
 	return u[args[len(args)-1]], nil
+}
+
+// TestContainerdComesUp: containerd is given a link where nothing that starts at boot wants it, once Docker does not.
+func TestContainerdComesUp(t *testing.T) {
+	unit := filepath.Join(t.TempDir(), containerdUnit)
+	for _, test := range []struct {
+		name, install, state, by string
+		want                     string
+	}{
+		{"enabled", "", "enabled", "multi-user.target", ""},
+		{"by the kubelet", "", "static", "docker.service kubelet.service", ""},
+		{"by Docker alone", "", "static", "docker.service", "multi-user.target.wants"},
+		{"until the next boot", "[Install]\nWantedBy=x.target\n", "enabled-runtime", "x.target", "x.target.wants"},
+		{"disabled", "[Install]\nWantedBy=x.target\n", "disabled", "", "x.target.wants"},
+	} {
+		if err := os.WriteFile(unit, []byte(test.install), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		h := &Host{Systemd: host.Systemd{Dir: "/d", Run: unitsSay{containerdUnit: "WantedBy=" + test.by + "\nRequiredBy=\nFragmentPath=" + unit + "\n"}}}
+		want := map[string]string{}
+		if test.want != "" {
+			want["/d/"+test.want+"/"+containerdUnit] = unit
+		}
+		if links, err := h.linksToMake(t.Context(), host.UnitState{File: test.state}); err != nil || !maps.Equal(links, want) {
+			t.Errorf("%s: %v, %v", test.name, links, err)
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -348,28 +349,26 @@ func dockerStop(h *Host) engine.Step {
 				if err != nil {
 					return nil, err
 				}
-				files = append(files, file)
-				if unit.Enabled() {
-					files = append(files, plannedLinks(unit.Links, true)...)
-				}
+				files = append(append(files, file), plannedLinks(unit.Links, true)...)
 			}
 			return files, err
 		},
 		apply: func(ctx context.Context, units []host.UnitState, report engine.Report) error {
+			links := map[string]string{}
+			for _, unit := range units {
+				maps.Copy(links, unit.Links)
+			}
+			if err := h.Systemd.RemoveLinks(links); err != nil {
+				return err
+			}
 			if err := h.Systemd.Hold(ctx, holdDocker, namesOf(units)...); err != nil {
 				return err
 			}
-			// The node is out of service: each call for all units, and what starts the kubelet has systemd read its files anew.
+			// The node is out of service: one call for all units.
 			names := namesOf(units)
 			if len(names) > 0 {
 				report.Progress("stop "+strings.Join(names, ", "), 0, 0, "")
 				if err := h.Systemd.Stop(ctx, names...); err != nil {
-					return err
-				}
-			}
-			enabled := slices.DeleteFunc(slices.Clone(units), func(unit host.UnitState) bool { return !unit.Enabled() })
-			if len(enabled) > 0 {
-				if err := h.Systemd.DisableUnread(ctx, namesOf(enabled)...); err != nil {
 					return err
 				}
 			}
@@ -396,11 +395,11 @@ func dockerStop(h *Host) engine.Step {
 			if err := h.clearDockerSockets(); err != nil {
 				report.Warn(err.Error()) // the unit's own failure counts
 			}
+			errs := []error{h.Systemd.RestoreLinks(units...)} // before Unhold, which has systemd read its files
 			// Sockets were stopped first and come back first: docker.service requires its own. cri-dockerd needs Docker.
 			if err := h.Systemd.Unhold(ctx, units...); err != nil {
-				return err
+				return errors.Join(append(errs, err)...)
 			}
-			var errs []error
 			for _, names := range [][]string{dockerUnits, criDockerUnits} {
 				for _, unit := range units {
 					if slices.Contains(names, unit.Name) {

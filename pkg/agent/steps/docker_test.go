@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -28,18 +29,26 @@ func (quiet) Facts(protocol.Facts)                  {}
 type units struct {
 	systemd host.Systemd
 	active  map[string]bool
-	enabled map[string]bool
 }
 
 func newUnits(t *testing.T, names ...string) *units {
 	t.Helper()
-	u := &units{active: map[string]bool{}, enabled: map[string]bool{}}
-	for _, name := range names {
-		u.active[name], u.enabled[name] = true, true
-	}
+	u := &units{active: map[string]bool{}}
 	u.systemd = host.Systemd{Run: u, Dir: t.TempDir()}
+	for _, name := range names {
+		u.active[name] = true
+		if err := u.systemd.MakeLinks(map[string]string{u.link(name): "/lib/systemd/system/" + name}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return u
 }
+
+func (u *units) link(unit string) string {
+	return filepath.Join(u.systemd.Dir, "multi-user.target.wants", unit)
+}
+
+func (u *units) enabled(unit string) bool { return !host.Absent(u.link(unit)) }
 
 func (u *units) held(unit string) bool { return !host.Absent(u.systemd.HoldPath(unit)) }
 
@@ -53,7 +62,7 @@ func (u *units) Run(_ context.Context, _ string, args ...string) (string, error)
 			return "LoadState=not-found\nUnitFileState=\nActiveState=inactive\n", nil
 		}
 		file, active := "disabled", "inactive"
-		if u.enabled[unit] {
+		if u.enabled(unit) {
 			file = "enabled"
 		}
 		if u.active[unit] {
@@ -68,10 +77,6 @@ func (u *units) Run(_ context.Context, _ string, args ...string) (string, error)
 	case "stop":
 		for _, unit := range named {
 			u.active[unit] = false
-		}
-	case "enable", "disable":
-		for _, unit := range named {
-			u.enabled[unit] = args[0] == "enable"
 		}
 	}
 	return "", nil
@@ -100,8 +105,8 @@ func TestDockerStop(t *testing.T) {
 		for unit := range u.active {
 			stays := unit == containerdUnit || keep && strings.HasPrefix(unit, "docker.")
 			_ = u.systemd.Start(ctx, unit) // as a kubelet that wants it, or a boot, would
-			if u.active[unit] != stays || u.enabled[unit] != stays || u.held(unit) == stays {
-				t.Errorf("keep %t: %s: active %t, enabled %t, held %t", keep, unit, u.active[unit], u.enabled[unit], u.held(unit))
+			if u.active[unit] != stays || u.enabled(unit) != stays || u.held(unit) == stays {
+				t.Errorf("keep %t: %s: active %t, enabled %t, held %t", keep, unit, u.active[unit], u.enabled(unit), u.held(unit))
 			}
 		}
 		for range 2 {
@@ -110,8 +115,8 @@ func TestDockerStop(t *testing.T) {
 			}
 		}
 		for unit := range u.active {
-			if !u.active[unit] || !u.enabled[unit] || u.held(unit) {
-				t.Errorf("keep %t: after the undo, %s: active %t, enabled %t, held %t", keep, unit, u.active[unit], u.enabled[unit], u.held(unit))
+			if !u.active[unit] || !u.enabled(unit) || u.held(unit) {
+				t.Errorf("keep %t: after the undo, %s: active %t, enabled %t, held %t", keep, unit, u.active[unit], u.enabled(unit), u.held(unit))
 			}
 		}
 	}

@@ -228,7 +228,7 @@ func (h *Host) checkInstalled(ctx context.Context, found inventory) error {
 // uninstall takes back what install did, whole or half-way.
 func (h *Host) uninstall(ctx context.Context, n installation, memo installed, report engine.Report) error {
 	if n.new() {
-		if err := h.retireContainerd(ctx); err != nil {
+		if err := h.retireContainerd(ctx, memo.Unit); err != nil {
 			return err
 		}
 	}
@@ -259,17 +259,14 @@ func (h *Host) uninstall(ctx context.Context, n installation, memo installed, re
 	return bundle.Remove(n.Dir)
 }
 
-// retireContainerd takes a service down that is about to vanish.
-func (h *Host) retireContainerd(ctx context.Context) error {
+// retireContainerd takes a service down that is about to vanish, and leaves the links to it that were there before it.
+func (h *Host) retireContainerd(ctx context.Context, before host.UnitState) error {
 	unit, err := h.Systemd.State(ctx, containerdUnit)
 	if err != nil || !unit.Exists() {
 		return err
 	}
-	err = h.Systemd.Stop(ctx, containerdUnit)
-	if unit.Enabled() {
-		err = errors.Join(err, h.Systemd.Disable(ctx, containerdUnit))
-	}
-	return err
+	before.Name = containerdUnit
+	return errors.Join(h.Systemd.Stop(ctx, containerdUnit), h.Systemd.RestoreLinks(before))
 }
 
 // uninstallPackages brings back the versions from before and removes what is new, unless something else has come to need it.

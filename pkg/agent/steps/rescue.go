@@ -51,7 +51,7 @@ func rescue(ctx context.Context, systemd host.Systemd, holdFile string, endpoint
 	return append(did, "started the kubelet"), errors.Join(errs...)
 }
 
-// rescueUnits starts units. One that is held was disabled by the agent, too, if it is disabled now.
+// rescueUnits starts units. One that is held has lost its links to the agent, too, if it has none now.
 func rescueUnits(ctx context.Context, systemd host.Systemd, units []string, did *[]string) error {
 	var errs []error
 	for _, unit := range units {
@@ -61,10 +61,11 @@ func rescueUnits(ctx context.Context, systemd host.Systemd, units []string, did 
 			continue
 		}
 		if !host.Absent(systemd.HoldPath(unit)) {
-			errs = append(errs, systemd.Unhold(ctx, state))
-			if state.File == "disabled" {
-				errs = append(errs, systemd.Enable(ctx, unit))
+			if len(state.Links) == 0 && state.File != "enabled" {
+				links, err := systemd.BootLinks(ctx, unit)
+				errs = append(errs, err, systemd.MakeLinks(links))
 			}
+			errs = append(errs, systemd.Unhold(ctx, state))
 		}
 		if state.Active != "active" {
 			errs = append(errs, systemd.Start(ctx, unit))

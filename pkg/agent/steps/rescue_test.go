@@ -13,7 +13,10 @@ import (
 )
 
 // stopped answers like systemd with Docker, cri-dockerd and containerd there but down, and notes what it is told to start.
-type stopped struct{ started, enabled []string }
+type stopped struct {
+	file    string // of each unit
+	started []string
+}
 
 func (s *stopped) Run(_ context.Context, _ string, args ...string) (string, error) {
 	unit := args[len(args)-1]
@@ -22,11 +25,9 @@ func (s *stopped) Run(_ context.Context, _ string, args ...string) (string, erro
 		if strings.HasPrefix(unit, "cri-dockerd") {
 			return "LoadState=not-found\n", nil
 		}
-		return "LoadState=loaded\nUnitFileState=disabled\nActiveState=inactive\n", nil
+		return "LoadState=loaded\nUnitFileState=disabled\nActiveState=inactive\nFragmentPath=" + s.file + "\n", nil
 	case "start":
 		s.started = append(s.started, unit)
-	case "enable":
-		s.enabled = append(s.enabled, unit)
 	}
 	return "", nil
 }
@@ -45,7 +46,10 @@ func TestRescue(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			ctx := context.Background()
-			fake := &stopped{}
+			fake := &stopped{file: filepath.Join(t.TempDir(), "unit")}
+			if err := os.WriteFile(fake.file, []byte("[Install]\nWantedBy=sockets.target\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
 			systemd := host.Systemd{Run: fake, Dir: t.TempDir()}
 			hold := filepath.Join(t.TempDir(), "hold")
 			endpoint := func() (string, error) { return test.endpoint, test.fail }
@@ -62,8 +66,17 @@ func TestRescue(t *testing.T) {
 			if err != nil || len(did) < 2 {
 				t.Fatal(did, err)
 			}
-			if want := append(test.start, "kubelet.service"); !slices.Equal(fake.started, want) || !slices.Equal(fake.enabled, test.enable) {
-				t.Errorf("started %q, enabled %q", fake.started, fake.enabled)
+			if want := append(test.start, "kubelet.service"); !slices.Equal(fake.started, want) {
+				t.Errorf("started %q", fake.started)
+			}
+			enabled, err := filepath.Glob(filepath.Join(systemd.Dir, "sockets.target.wants", "*"))
+			if err != nil || len(enabled) != len(test.enable) {
+				t.Errorf("enabled %q: %v", enabled, err)
+			}
+			for _, unit := range test.enable {
+				if host.Absent(filepath.Join(systemd.Dir, "sockets.target.wants", unit)) {
+					t.Errorf("%s is not enabled", unit)
+				}
 			}
 			if !host.Absent(hold) || !host.Absent(systemd.HoldPath("kubelet.service")) {
 				t.Error("the kubelet is still held")

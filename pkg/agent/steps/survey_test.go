@@ -99,7 +99,7 @@ func (u unitsHere) Run(_ context.Context, _ string, args ...string) (string, err
 	return u[args[len(args)-1]], nil
 }
 
-// TestDockerStopFiles: what is planned is what Hold and Disable do.
+// TestDockerStopFiles: what is planned is what Hold and RemoveLinks do.
 func TestDockerStopFiles(t *testing.T) {
 	dir := t.TempDir()
 	wants := filepath.Join(dir, "multi-user.target.wants")
@@ -145,13 +145,13 @@ func TestDockerStopFiles(t *testing.T) {
 	}
 }
 
-func TestLinksToBe(t *testing.T) {
+func TestBootLinks(t *testing.T) {
 	unit := filepath.Join(t.TempDir(), "x.service")
 	if err := os.WriteFile(unit, []byte("[Unit]\nWantedBy=no.target\n[Install]\n# WantedBy=no.target\nWantedBy=a.target b.target\nRequiredBy = c.target\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s := host.Systemd{Dir: "/d", Run: unitsHere{"x.service": "FragmentPath=" + unit + "\n", "gone.service": "FragmentPath=\n"}}
-	links, err := s.LinksToBe(t.Context(), "x.service")
+	links, err := s.BootLinks(t.Context(), "x.service")
 	var got []string
 	for _, file := range plannedLinks(links, false) {
 		got = append(got, file.path)
@@ -162,7 +162,7 @@ func TestLinksToBe(t *testing.T) {
 	if want := []string{"/d/a.target.wants/x.service", "/d/b.target.wants/x.service", "/d/c.target.requires/x.service"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("%q, %v", got, err)
 	}
-	if links, err := s.LinksToBe(t.Context(), "gone.service"); err != nil || len(links) != 0 {
+	if links, err := s.BootLinks(t.Context(), "gone.service"); err != nil || len(links) != 0 {
 		t.Errorf("%v, %v", links, err)
 	}
 }

@@ -59,7 +59,7 @@ func newSupervisor(t *testing.T, h *hostUnit) (*Supervisor, *bytes.Buffer) {
 	program := "the agent"
 	return &Supervisor{
 		Spec:   protocol.Spec{Version: protocol.Version, Run: "r1", Node: "node-1", Phase: protocol.PhasePrepare, CutoverSeconds: 60},
-		Layout: unit.Layout{Root: root}, Systemd: host.Systemd{Run: h},
+		Layout: unit.Layout{Root: root}, Systemd: host.Systemd{Run: h, Dir: filepath.Join(root, "etc/systemd/system")},
 		Program: strings.NewReader(program), Size: int64(len(program)), Out: out, Err: out, Interval: time.Millisecond,
 	}, out
 }

@@ -102,7 +102,8 @@ func TestServeTriesAgain(t *testing.T) {
 
 func TestUnitIsNotRestartedForGood(t *testing.T) {
 	l := Layout{Root: t.TempDir()}
-	if err := l.Install(context.Background(), host.Systemd{Run: &systemctl{}}, "/agent"); err != nil {
+	systemd := host.Systemd{Run: &systemctl{}, Dir: filepath.Join(l.Root, "etc/systemd/system")}
+	if err := l.Install(context.Background(), systemd, "/agent"); err != nil {
 		t.Fatal(err)
 	}
 	if text, err := os.ReadFile(l.unitPath()); err != nil || !strings.Contains(string(text), "\nRestartPreventExitStatus=3\n") {

@@ -46,6 +46,10 @@ var hostChecks = []Check{
 		"containerd gives pods their network through CNI", "do what the finding says"),
 	hostCheck(protocol.CheckUnits, Blocker, "A dependency between units would take one down with another",
 		"the kubelet must not stop with Docker, nor Docker with containerd", "replace it by Wants="),
+	hostCheck(protocol.CheckKillMode, Blocker, "A restart of containerd would kill running containers",
+		"containerd is restarted while the node is in service, and KillMode=control-group, systemd's default, or mixed has systemd kill the shims in the unit's control group. "+
+			"Docker and the kubelet would go on showing their containers as running",
+		"set KillMode=process for containerd.service in a drop-in, and run systemctl daemon-reload"),
 	hostCheck(protocol.CheckHold, Blocker, "A unit could not be held down during the cutover",
 		"a drop-in that sorts behind kubectl-runtime's resets the conditions of the unit, so that systemd could start the kubelet or Docker between two runtimes; "+
 			"or the unit's folder of drop-ins is a symbolic link that leads nowhere, cannot be written to, or is another unit's as well",

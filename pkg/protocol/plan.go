@@ -34,6 +34,7 @@ const (
 	CheckCarried        = "host-carried"
 	CheckNetwork        = "host-cni"
 	CheckUnits          = "host-units"
+	CheckKillMode       = "host-containerd-kill-mode"
 	CheckHold           = "host-hold"
 	CheckDependents     = "host-dependent-units"
 	CheckFileSystem     = "host-file-system"
@@ -49,7 +50,7 @@ func HostChecks() []string {
 	return []string{
 		CheckSystemd, CheckKubelet, CheckSecondKubelet, CheckKubeletFiles, CheckLogRotation, CheckDocker, CheckDockerUnit, CheckDockerConfig, CheckRuntimes,
 		CheckForeign, CheckSwarm, CheckDockerUse, CheckSettingLost, CheckSetting, CheckCgroupDriver, CheckContainerd, CheckMayInstall, CheckInstall,
-		CheckContainerdFile, CheckCarried, CheckNetwork, CheckUnits, CheckHold, CheckDependents, CheckFileSystem, CheckSpace, CheckDisk, CheckAPI, CheckVersions, CheckNote,
+		CheckContainerdFile, CheckCarried, CheckNetwork, CheckUnits, CheckKillMode, CheckHold, CheckDependents, CheckFileSystem, CheckSpace, CheckDisk, CheckAPI, CheckVersions, CheckNote,
 	}
 }
 

@@ -61,6 +61,12 @@ func barriers() []barrier {
 			setup:   "mkdir -p /etc/systemd/system/kubelet.service.d; printf '[Unit]\\nBindsTo=docker.service\\n' > /etc/systemd/system/kubelet.service.d/90-docker.conf; systemctl daemon-reload",
 			cleanup: "rm /etc/systemd/system/kubelet.service.d/90-docker.conf; systemctl daemon-reload",
 			want:    []string{"BindsTo=docker.service", "90-docker.conf"},
+		},
+		barrier{
+			name:    "a containerd whose restart would kill containers",
+			setup:   "mkdir -p /etc/systemd/system/containerd.service.d; printf '[Service]\\nKillMode=mixed\\n' > /etc/systemd/system/containerd.service.d/90-kill.conf; systemctl daemon-reload",
+			cleanup: "rm /etc/systemd/system/containerd.service.d/90-kill.conf; systemctl daemon-reload",
+			want:    []string{"KillMode=mixed", "90-kill.conf:2", "KillMode=process"},
 		})
 }
 

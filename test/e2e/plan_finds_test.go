@@ -18,7 +18,7 @@ import (
 
 // seededChecks is what plan is to find on a node with dependent.yaml and seedHost, by check.
 var seededChecks = map[string]string{
-	protocol.CheckForeign: "blocker", protocol.CheckUnits: "blocker", protocol.CheckSettingLost: "warning",
+	protocol.CheckForeign: "blocker", protocol.CheckUnits: "blocker", protocol.CheckKillMode: "blocker", protocol.CheckSettingLost: "warning",
 	protocol.CheckSetting: "info", protocol.CheckDisk: "info", protocol.CheckVersions: "info",
 
 	"drain-budget-never": "blocker", "drain-budget": "warning", "drain-bare-pod": "blocker", "drain-empty-dir": "blocker",
@@ -28,6 +28,9 @@ var seededChecks = map[string]string{
 	"workload-docker-in-docker": "info", "workload-gpu-default-runtime": "warning", "workload-log-agent": "warning",
 	"workload-image-digest": "info", "workload-static-pod": "info",
 }
+
+// killModeDropIn has systemd kill the shims of Docker's containers when it restarts containerd.
+const killModeDropIn = "/etc/systemd/system/containerd.service.d/50-seeded.conf"
 
 // testPlanFinds seeds node-2, and has plan find all of that and nothing else; a switch refuses.
 func (c *cluster) testPlanFinds(t *testing.T) {
@@ -40,7 +43,7 @@ func (c *cluster) testPlanFinds(t *testing.T) {
 		t.Error(lacks)
 	}
 	text := c.runtime(t, 2, "plan", "node-2", "--image", agentImage, "--force", "--delete-emptydir-data")
-	for _, want := range []string{"Deployment/socket", "DaemonSet/logs", "CronJob/gpu", "Docker's init: ", "BindsTo=docker.service", "3 findings block a switch"} {
+	for _, want := range []string{"Deployment/socket", "DaemonSet/logs", "CronJob/gpu", "Docker's init: ", "BindsTo=docker.service", "KillMode=control-group (" + killModeDropIn + ":2)", "4 findings block a switch"} {
 		if !strings.Contains(text.stdout+text.stderr, want) {
 			t.Errorf("the plan for people does not say %q", want)
 		}
@@ -105,11 +108,12 @@ func (c *cluster) seed(t *testing.T, node, other string) func() {
 	const dropIns = "/etc/systemd/system/kubelet.service.d"
 	const dropIn = dropIns + "/50-seeded.conf"
 	undo := func() {
-		c.exec(t, node, "rm -f "+dropIn+"; rmdir --ignore-fail-on-non-empty "+dropIns+"; rm -f /etc/kubernetes/manifests/seeded.yaml; mv /etc/docker/daemon.json.seeded /etc/docker/daemon.json; docker rm -f foreign >/dev/null; systemctl daemon-reload")
+		c.exec(t, node, "rm -f "+dropIn+" "+killModeDropIn+"; rmdir --ignore-fail-on-non-empty "+dropIns+" "+filepath.Dir(killModeDropIn)+"; rm -f /etc/kubernetes/manifests/seeded.yaml; mv /etc/docker/daemon.json.seeded /etc/docker/daemon.json; docker rm -f foreign >/dev/null; systemctl daemon-reload")
 		c.kubectl(t, "delete", "-f", path, "--timeout", "3m")
 		c.waitPods(t)
 	}
-	c.exec(t, node, `set -e; mkdir -p `+dropIns+`; printf '[Unit]\nBindsTo=docker.service\n' > `+dropIn+` && systemctl daemon-reload
+	c.exec(t, node, `set -e; mkdir -p `+dropIns+`; printf '[Unit]\nBindsTo=docker.service\n' > `+dropIn+`
+		mkdir -p `+filepath.Dir(killModeDropIn)+`; printf '[Service]\nKillMode=control-group\n' > `+killModeDropIn+` && systemctl daemon-reload
 		cp -a /etc/docker/daemon.json /etc/docker/daemon.json.seeded && sed -i '0,/{/s//{"init": true,/' /etc/docker/daemon.json
 		docker run -d --name foreign lab.local/busybox:1 /bin/busybox sleep 100000 >/dev/null
 		mkdir -p /var/lib/lab-dependent

@@ -96,7 +96,7 @@ func containerdConfig(h *Host) engine.Step {
 			if err != nil || !unit.Running() {
 				return err
 			}
-			return h.restartContainerd(ctx, report)
+			return h.restartContainerdBack(ctx, report)
 		},
 	}
 }

@@ -250,7 +250,7 @@ func (h *Host) uninstall(ctx context.Context, n installation, memo installed, re
 		if err := h.Systemd.Unhold(ctx, was); err != nil {
 			return err
 		}
-	} else if err := h.restartContainerd(ctx, report); err != nil {
+	} else if err := h.restartContainerdBack(ctx, report); err != nil {
 		return err
 	}
 	if n.Dir == "" {

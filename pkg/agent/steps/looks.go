@@ -33,6 +33,7 @@ func looks() []look {
 		{protocol.CheckNetwork, protocol.CheckNote, kubelet, (*inspection).lookAtNetwork},
 		{protocol.CheckCarried, protocol.CheckContainerdFile, []string{protocol.CheckDocker, protocol.CheckDockerConfig, protocol.CheckContainerd, protocol.CheckNetwork}, (*inspection).lookAtCarried},
 		{protocol.CheckUnits, protocol.CheckDependents, nil, (*inspection).lookAtUnits},
+		{protocol.CheckKillMode, protocol.CheckNote, nil, (*inspection).lookAtKillMode},
 		{protocol.CheckHold, protocol.CheckNote, nil, (*inspection).lookAtHolds},
 		{protocol.CheckFileSystem, protocol.CheckNote, []string{protocol.CheckDockerConfig, protocol.CheckContainerd}, (*inspection).lookAtFileSystem},
 		{protocol.CheckSpace, protocol.CheckNote, []string{protocol.CheckDocker, protocol.CheckContainerd}, (*inspection).lookAtSpace},

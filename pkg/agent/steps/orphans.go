@@ -22,6 +22,14 @@ import (
 // knowledge: Docker takes the start for failed ("transport is closing") and cannot delete what runs (moby 20.10 to 28,
 // daemon/start.go). The kubelet starts the pod's container once more, beside one that has its port or its lock. Such are ended here.
 func (h *Host) restartContainerd(ctx context.Context, report engine.Report) error {
+	// The host was inspected a while ago: see lookAtKillMode.
+	mode, err := h.containerdKillMode(ctx, proc)
+	if err != nil {
+		return err
+	}
+	if err := mode.restartable(); err != nil {
+		return err
+	}
 	if err := h.Systemd.Restart(ctx, containerdUnit); err != nil {
 		return err
 	}

@@ -184,7 +184,7 @@ func networkNamespace(bundle string) string {
 }
 
 func (p *podProcesses) isShim(process host.Process) bool {
-	return strings.HasPrefix(filepath.Base(process.Args[0]), "containerd-shim") &&
+	return isShim(process) &&
 		kubelet.FlagOf(process.Args, "namespace") == p.namespace &&
 		kubelet.SameEndpoint("unix://"+kubelet.FlagOf(process.Args, "address"), "unix://"+p.address) &&
 		pidNamespace(p.proc, strconv.Itoa(process.PID)) == pidNamespace(p.proc, "self")

@@ -33,7 +33,7 @@ func (i *inspection) lookAtUnits(ctx context.Context) error {
 
 // lookAtDockerUnit finds what would restart Docker together with containerd.
 func (i *inspection) lookAtDockerUnit(ctx context.Context) error {
-	kinds := []string{"Requires", "BindsTo", "PartOf", "Requisite"}
+	kinds := []string{"Requires", "BindsTo", "PartOf", "Requisite", "StopPropagatedFrom"}
 	p, err := i.h.Systemd.Show(ctx, dockerUnit, append(kinds, "FragmentPath", "DropInPaths")...)
 	if err != nil {
 		return err

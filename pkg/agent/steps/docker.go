@@ -333,12 +333,28 @@ func (h *Host) unitsToStop(ctx context.Context) ([]host.UnitState, error) {
 	return states, nil
 }
 
+// whileServing returns the units with those as running that ran when the node was inspected. After a reboot in between, systemd may not have started
+// them yet, and the way back would leave them down.
+func (h *Host) whileServing(units []host.UnitState) []host.UnitState {
+	found, err := h.found()
+	if err != nil {
+		return units
+	}
+	for n, unit := range units {
+		if slices.Contains(found.Running, unit.Name) && !unit.Running() {
+			units[n].Active = "active"
+		}
+	}
+	return units
+}
+
 // dockerStop stops Docker for good; with --keep-docker only cri-dockerd.
 func dockerStop(h *Host) engine.Step {
 	return step[[]host.UnitState]{
 		id: dockerStopID, title: "Stop Docker",
 		record: func(ctx context.Context, _ engine.Report) ([]host.UnitState, error) {
-			return h.unitsToStop(ctx)
+			units, err := h.unitsToStop(ctx)
+			return h.whileServing(units), err
 		},
 		files: func(ctx context.Context) ([]plannedFile, error) {
 			units, err := h.unitsToStop(ctx)

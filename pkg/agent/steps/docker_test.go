@@ -122,6 +122,40 @@ func TestDockerStop(t *testing.T) {
 	}
 }
 
+// TestDockerStopAfterReboot: a node that lost its power before the step may not have started Docker again when its units are recorded. The way back
+// starts it all the same.
+func TestDockerStopAfterReboot(t *testing.T) {
+	u := newUnits(t, "docker.service", "cri-docker.socket", "cri-docker.service", containerdUnit, kubelet.Unit)
+	u.active["cri-docker.socket"] = false
+	i := &inspection{h: &Host{Systemd: u.systemd}, report: quiet{}}
+	if err := i.lookAtUnits(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h := hostWith(t, i.inventory, protocol.Spec{})
+	h.Systemd = u.systemd
+	clear(u.active)
+	for _, unit := range []string{"docker.service", "cri-docker.socket", "cri-docker.service", containerdUnit} {
+		u.active[unit] = unit == containerdUnit // systemd is about to start the others
+	}
+	s := dockerStop(h)
+	memo, err := s.Record(t.Context(), quiet{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(memo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Apply(t.Context(), raw, quiet{}), s.Revert(t.Context(), raw, quiet{})); err != nil {
+		t.Fatal(err)
+	}
+	for unit, want := range map[string]bool{"docker.service": true, "cri-docker.service": true, "cri-docker.socket": false} {
+		if u.active[unit] != want {
+			t.Errorf("%s: active %t, want %t", unit, u.active[unit], want)
+		}
+	}
+}
+
 // TestForeignBeforeCutover: a container that was started after prepare is found before the kubelet is stopped.
 func TestForeignBeforeCutover(t *testing.T) {
 	pod, db := fakeContainer{name: "k8s_web", kind: "container"}, fakeContainer{name: "db"}

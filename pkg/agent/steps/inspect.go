@@ -54,6 +54,8 @@ type inventory struct {
 	ContainerdAddress string `json:"containerdAddress"`
 	// Install is how a containerd comes to a host that has none that fits; nil where it has.
 	Install *installation `json:"install,omitempty"`
+	// Running are Docker's and cri-dockerd's units that ran.
+	Running []string `json:"running,omitempty"`
 	// Kernel are the settings that Docker may have made; nil in what an older agent found.
 	Kernel *kernelSettings `json:"kernel,omitempty"`
 	// RestrictOOM is set on hosts that cannot lower oom_score_adj.

@@ -18,6 +18,12 @@ func (i *inspection) lookAtUnits(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	i.Running = nil
+	for _, unit := range units {
+		if unit.Running() {
+			i.Running = append(i.Running, unit.Name)
+		}
+	}
 	if err := i.lookAtDependents(ctx, units); err != nil {
 		return err
 	}

@@ -17,6 +17,10 @@ import (
 // maxImages bounds the images that a Job names, in bytes: they are one argument of a program, of which Linux takes 128 KiB.
 const maxImages = 64 << 10
 
+// maxImageName bounds the name of one image, in bytes: a name has 255 at most, a tag 128, a digest of SHA-512 136
+// (github.com/distribution/reference, regexp.go). No runtime pulls a longer one.
+const maxImageName = 1 << 10
+
 // workloadImages are the images of all workloads' pod templates, read once for all nodes.
 type workloadImages struct {
 	once   sync.Once
@@ -40,6 +44,10 @@ func (s *session) imagesToBring(ctx context.Context, pods []corev1.Pod) []string
 	size := 0
 	var all []string
 	for _, image := range append(own, s.workloads.images...) {
+		if len(image) > maxImageName {
+			s.tell(Warning, "an image name of %d bytes is skipped, since no runtime can pull it: %.60q…", len(image), image)
+			continue
+		}
 		if size += len(image) + len(`"",`); size > maxImages {
 			s.tell(Warning, "only %d images are brought; pods that come with others pull these", len(all))
 			break

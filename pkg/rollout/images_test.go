@@ -80,3 +80,20 @@ func TestImagesToBring(t *testing.T) {
 		t.Errorf("%d images, updates %v", len(images), observer.updates)
 	}
 }
+
+// TestImageNameTooLong: the API server takes any string as an image. One that no runtime could pull must not keep the others from the node.
+func TestImageNameTooLong(t *testing.T) {
+	s := server.Get(t)
+	watcher := &recorder{}
+	session := &session{Rollout: newRollout(s, watcher), name: "n", report: &Report{}}
+	images := session.imagesToBring(t.Context(), []corev1.Pod{
+		{Spec: corev1.PodSpec{Containers: []corev1.Container{{Image: "registry/app:1"}}}},
+		{Spec: corev1.PodSpec{Containers: []corev1.Container{{Image: "!" + strings.Repeat("x", maxImages)}}}},
+	})
+	if !slices.Contains(images, "registry/app:1") || slices.ContainsFunc(images, func(image string) bool { return len(image) > maxImageName }) {
+		t.Errorf("images: %.200q", images)
+	}
+	if len(session.report.Warnings) != 1 || len(session.report.Warnings[0]) > 200 || !strings.Contains(session.report.Warnings[0], "65537 bytes") {
+		t.Errorf("warnings: %.300q", session.report.Warnings)
+	}
+}

@@ -21,6 +21,8 @@ const (
 	// AnnotationTook is how long the stages of the switch took, "prepare=41s,drain=3s,cutover=21s,verify=12s"; only of one that was not
 	// interrupted.
 	AnnotationTook = Prefix + "took"
+	// AnnotationProtected lists what of AutoscalerAnnotations the switch has set, comma-separated; it is removed with them.
+	AnnotationProtected = Prefix + "protected"
 	// AnnotationMessage is one sentence on the state.
 	AnnotationMessage = Prefix + "message"
 )
@@ -28,6 +30,13 @@ const (
 // AnnotationCRISocket is where kubeadm up to 1.36 looks for a node's CRI endpoint first. It is updated where it is, and never
 // created: kubeadm 1.34 and newer keep the endpoint in instance-config.yaml (cmd/kubeadm/app/util/config/cluster.go).
 const AnnotationCRISocket = "kubeadm.alpha.kubernetes.io/cri-socket"
+
+// AutoscalerAnnotations keep autoscalers from removing a node, which looks empty while it is out of service: that of the cluster autoscaler
+// (its FAQ, "How can I prevent Cluster Autoscaler from scaling down a particular node?") and Karpenter's (its documentation of disruption).
+// Their value is "true".
+func AutoscalerAnnotations() []string {
+	return []string{"cluster-autoscaler.kubernetes.io/scale-down-disabled", "karpenter.sh/do-not-disrupt"}
+}
 
 // SwitchState is how far the switch of a node is, as the annotation AnnotationPhase tells.
 type SwitchState string

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -130,6 +131,31 @@ func (s *session) changeNode(ctx context.Context, name string, change func(*core
 	})
 }
 
+// protect keeps autoscalers off a node that is about to be emptied, and notes what of that was not there before.
+func protect(node *corev1.Node, set annotations) {
+	var ours []string
+	for _, key := range inventory.AutoscalerAnnotations() {
+		if _, there := node.Annotations[key]; !there {
+			set[key] = "true"
+			ours = append(ours, key)
+		}
+	}
+	if len(ours) > 0 { // a second cordon of the same run finds them there, and must not forget whose they are
+		set[inventory.AnnotationProtected] = strings.Join(ours, ",")
+	}
+}
+
+// unprotect removes what protect has set, unless somebody has changed it since.
+func unprotect(node *corev1.Node, set annotations) {
+	ours := strings.Split(node.Annotations[inventory.AnnotationProtected], ",")
+	for _, key := range inventory.AutoscalerAnnotations() {
+		if slices.Contains(ours, key) && node.Annotations[key] == "true" {
+			set[key] = ""
+		}
+	}
+	set[inventory.AnnotationProtected] = ""
+}
+
 // cordon cordons a node and remembers in the same request whether it was cordoned before: no other moment is known to be right. A
 // run that is resumed remembers already. More are other annotations for the same request.
 func (s *session) cordon(ctx context.Context, name string, more annotations) (wasCordoned bool, err error) {
@@ -141,6 +167,7 @@ func (s *session) cordon(ctx context.Context, name string, more annotations) (wa
 		wasCordoned = remembered == "true"
 		yes := true
 		set := annotations{inventory.AnnotationWasUnschedulable: remembered}
+		protect(node, set)
 		maps.Copy(set, more)
 		return set, &yes
 	})
@@ -154,6 +181,7 @@ func (s *session) cordon(ctx context.Context, name string, more annotations) (wa
 func (s *session) uncordon(ctx context.Context, name string, more annotations) (cordoned bool, err error) {
 	err = s.changeNode(ctx, name, func(node *corev1.Node) (annotations, *bool) {
 		set := annotations{inventory.AnnotationWasUnschedulable: ""}
+		unprotect(node, set)
 		maps.Copy(set, more)
 		cordoned = node.Spec.Unschedulable
 		if node.Annotations[inventory.AnnotationWasUnschedulable] != "false" {

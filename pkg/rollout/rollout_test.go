@@ -300,6 +300,40 @@ func TestCordonedStaysCordoned(t *testing.T) {
 	nothingLeft(t, s, "cordoned")
 }
 
+// TestAutoscalersAreKeptOff: a node out of service looks like one that nobody needs. What keeps autoscalers from removing it goes afterwards,
+// unless somebody else had set it.
+func TestAutoscalersAreKeptOff(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	ours, theirs := inventory.AutoscalerAnnotations()[0], inventory.AutoscalerAnnotations()[1]
+	for _, test := range []struct {
+		name    string
+		outcome func(*hollow, protocol.Spec)
+	}{
+		{"autoscaled-done", (*hollow).succeed},
+		{"autoscaled-undone", func(h *hollow, spec protocol.Spec) {
+			h.result(spec, protocol.Result{Outcome: protocol.OutcomeRolledBack, Message: "the kubelet does not start"})
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHollow(t, s, test.name, func(node *corev1.Node) { node.Annotations[theirs] = "true" })
+			var during map[string]string
+			h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+				during = getNode(t, s, test.name).Annotations
+				test.outcome(h, spec)
+			}
+			_, _ = newRollout(s, &recorder{}).Switch(t.Context(), test.name) // how it ends is tested elsewhere
+			if during[ours] != "true" || during[theirs] != "true" {
+				t.Errorf("during the cutover the node's annotations are %v", during)
+			}
+			after := getNode(t, s, test.name)
+			if _, there := after.Annotations[ours]; there || after.Annotations[theirs] != "true" || after.Annotations[inventory.AnnotationProtected] != "" || after.Spec.Unschedulable {
+				t.Errorf("afterwards: unschedulable %t, annotations %v", after.Spec.Unschedulable, after.Annotations)
+			}
+		})
+	}
+}
+
 func TestDrainTimeoutUncordons(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)

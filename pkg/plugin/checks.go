@@ -37,8 +37,8 @@ func validateIgnored(ids []string) error {
 	return nil
 }
 
-// assess runs the checks of plan on the nodes that passed the preflight and have no run to go on with. What blocks is one error for all
-// nodes; warnings are counted on standard error.
+// assess runs the checks of plan on the nodes that passed the preflight and have no run to resume. What blocks is one error for all
+// nodes, or has a node that was chosen by a selector skipped; warnings are counted on standard error.
 func (o *runOptions) assess(ctx context.Context, nodes []corev1.Node, passed []rollout.Finding) error {
 	begins := map[string]bool{} // a run that is resumed has a drain behind it, which gives up and uncordons by itself
 	for _, finding := range passed {
@@ -56,12 +56,17 @@ func (o *runOptions) assess(ctx context.Context, nodes []corev1.Node, passed []r
 		return err
 	}
 	var refused []string
+	blocked := map[string]string{}    // node to what blocks it first
 	warnings := map[string][]string{} // node to the checks that warn, each once
 	counts := map[string]int{}
 	for _, f := range assess.Run(in) {
 		switch f.Severity {
 		case assess.Blocker:
-			refused = append(refused, fmt.Sprintf("node %s: %s: %s %s/%s: %s", f.Node, f.Check, f.Kind, f.Namespace, f.Name, f.Detail))
+			text := fmt.Sprintf("%s: %s %s/%s: %s", f.Check, f.Kind, f.Namespace, f.Name, f.Detail)
+			refused = append(refused, fmt.Sprintf("node %s: %s", f.Node, text))
+			if blocked[f.Node] == "" {
+				blocked[f.Node] = text
+			}
 		case assess.Warning:
 			if counts[f.Node+f.Check]++; counts[f.Node+f.Check] == 1 {
 				warnings[f.Node] = append(warnings[f.Node], f.Check)
@@ -69,7 +74,13 @@ func (o *runOptions) assess(ctx context.Context, nodes []corev1.Node, passed []r
 		case assess.Info:
 		}
 	}
-	if len(refused) > 0 {
+	if o.skips() {
+		for i := range passed {
+			if reason := blocked[passed[i].Node]; reason != "" {
+				passed[i].Verdict, passed[i].Unfit, passed[i].Reason = rollout.Refuse, true, reason
+			}
+		}
+	} else if len(refused) > 0 {
 		return Exitf(ExitRefused, "%s", strings.Join(refused, "\n")).
 			WithHint("nothing was changed; `%s` says what to do", o.factory.Command("plan", "--api-only", todo[0].Name))
 	}

@@ -48,6 +48,7 @@ type runOptions struct {
 	dryRun    string
 	yes       bool
 	wait      bool
+	strict    bool
 	rollout   rollout.Options
 	pull      string
 	// ignore are IDs of checks that are not run.
@@ -85,6 +86,7 @@ func (o *runOptions) addSharedFlags(flags *pflag.FlagSet) {
 	flags.Lookup("dry-run").NoOptDefVal = dryRunClient
 	flags.BoolVarP(&o.yes, "yes", "y", false, "Do not ask; needed where there is no terminal")
 	flags.BoolVar(&o.wait, "wait", false, "If another run has a node, wait until it ends, for at most --timeout")
+	flags.BoolVar(&o.strict, "strict", false, "Refuse all nodes if one of those that match cannot be moved; by default such a node is skipped. A node that is named always refuses")
 	addAgentFlags(flags, &o.rollout, &o.pull)
 	flags.StringVar(&o.rollout.CanaryImage, "canary-image", "", "The canary pod's image, which holds the agent, too (default the agent's)")
 	flags.DurationVar(&o.rollout.Soak, "soak", 10*time.Second, "How long to watch a node after it is back in service")
@@ -233,15 +235,24 @@ func (o *runOptions) runNodes(ctx context.Context, m move) error {
 		return err
 	}
 	var todo []rollout.Finding
+	unfit := 0
 	for _, finding := range findings {
-		if finding.Verdict == rollout.Skip {
-			result := NodeResult{Node: finding.Node, Result: resultSkipped, Reason: finding.Reason}
-			if err := o.conclude(result, fmt.Sprintf("node/%s %s\n", finding.Node, finding.Reason)); err != nil {
-				return err
-			}
-		} else {
+		text := finding.Reason
+		switch {
+		case finding.Unfit:
+			unfit++
+			text = "skipped: " + text
+		case finding.Verdict != rollout.Skip:
 			todo = append(todo, finding)
+			continue
 		}
+		result := NodeResult{Node: finding.Node, Result: resultSkipped, Reason: finding.Reason}
+		if err := o.conclude(result, fmt.Sprintf("node/%s %s\n", finding.Node, text)); err != nil {
+			return err
+		}
+	}
+	if unfit > 0 && len(todo) == 0 {
+		return Exitf(ExitRefused, "none of the nodes can be moved to %s; %d of them skipped", m.target, unfit).WithHint("nothing was changed")
 	}
 	if o.dryRun == dryRunClient {
 		return o.printPlan(m, r, todo)
@@ -327,7 +338,7 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *rollout.Rollout, 
 	}
 	var refused []string
 	for _, finding := range findings {
-		if finding.Verdict == rollout.Refuse {
+		if finding.Verdict == rollout.Refuse && !(finding.Unfit && o.skips()) {
 			refused = append(refused, fmt.Sprintf("node %s: %s", finding.Node, finding.Reason))
 		}
 	}
@@ -339,6 +350,9 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *rollout.Rollout, 
 	}
 	return findings, err
 }
+
+// skips reports whether a node that cannot be moved is left out: the user chose nodes by a selector and did not ask for all or none.
+func (o *runOptions) skips() bool { return len(o.selection.Names) == 0 && !o.strict }
 
 // printPlan is the dry run.
 func (o *runOptions) printPlan(m move, r *rollout.Rollout, todo []rollout.Finding) error {

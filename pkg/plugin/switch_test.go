@@ -104,6 +104,59 @@ func TestSwitchRefusals(t *testing.T) {
 	untouched(t, s)
 }
 
+// TestSwitchSkipsUnfit: of nodes that were chosen together, those that cannot be switched are skipped with the reason; named ones, and all with
+// --strict, refuse.
+func TestSwitchSkipsUnfit(t *testing.T) {
+	s := server.Get(t)
+	s.CreateNodes(t,
+		apiserver.Node("fit", "docker://20.10.24", "v1.23.17"),
+		apiserver.Node("cri-o", "cri-o://1.23.0", "v1.23.17"),
+		apiserver.Node("held", "docker://20.10.24", "v1.23.17"),
+		apiserver.Node("removed-soon", "docker://20.10.24", "v1.23.17", func(n *corev1.Node) {
+			n.Spec.Taints = []corev1.Taint{{Key: "ToBeDeletedByClusterAutoscaler", Value: "1700000000", Effect: corev1.TaintEffectNoSchedule}}
+		}),
+		apiserver.Node("unready", "docker://20.10.24", "v1.23.17", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionFalse }),
+		apiserver.Node("virtual", "", "v1.23.17"),
+	)
+	blockedFor(t, s, "all")
+	switchPod(t, s, "held", "needed", func(p *corev1.Pod) { p.Labels = map[string]string{"app": "all"} })
+	config := "--kubeconfig=" + apiserver.Kubeconfig(t, s.Admin())
+	for _, test := range []struct {
+		name      string
+		args      []string
+		code      int
+		out, errs []string
+	}{
+		{name: "all", args: []string{"--all"}, out: []string{
+			"node/cri-o skipped: it runs cri-o://1.23.0", "node/fit would be switched", "node/held skipped: drain-budget-never: ReplicaSet default/x",
+			"node/removed-soon skipped: an autoscaler is about to remove it (taint ToBeDeletedByClusterAutoscaler)",
+			"node/unready skipped: it is not Ready", "node/virtual skipped: it does not report a runtime",
+		}},
+		{name: "strict", args: []string{"--all", "--strict"}, code: 2, errs: []string{"node cri-o: ", "node removed-soon: ", "node unready: ", "node virtual: ", "nothing was changed"}},
+		{name: "nothing is left", args: []string{"-l", "kubernetes.io/hostname in (unready,virtual)"}, code: 2, errs: []string{"none of the nodes can be moved to containerd; 2 of them skipped"}},
+		{name: "named", args: []string{"fit", "removed-soon"}, code: 2, errs: []string{"node removed-soon: an autoscaler is about to remove it"}},
+		{name: "named and held", args: []string{"fit", "held"}, code: 2, errs: []string{"node held: drain-budget-never"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := call(t.Context(), append([]string{"switch", config, "--dry-run"}, test.args...)...)
+			if r.code != test.code {
+				t.Errorf("exit %d, want %d\n%s%s", r.code, test.code, r.out, r.errOut)
+			}
+			for _, want := range test.out {
+				if !strings.Contains(r.out, want) {
+					t.Errorf("%q is not in:\n%s", want, r.out)
+				}
+			}
+			for _, want := range test.errs {
+				if !strings.Contains(r.errOut, want) {
+					t.Errorf("%q is not in:\n%s", want, r.errOut)
+				}
+			}
+		})
+	}
+	untouched(t, s)
+}
+
 // untouched checks that no node was cordoned or annotated, and that the namespace was not created.
 func untouched(t *testing.T, s *apiserver.Server) {
 	t.Helper()

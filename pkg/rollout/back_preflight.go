@@ -16,7 +16,7 @@ func judgeBack(node *corev1.Node, force bool) Finding {
 	row := inventory.FromNode(node)
 	finding := Finding{Node: row.Name, Runtime: node.Status.NodeInfo.ContainerRuntimeVersion, State: row.Switch, Cordoned: row.Unschedulable}
 	refuse := func(format string, args ...any) Finding {
-		finding.Verdict, finding.Reason = Refuse, fmt.Sprintf(format, args...)
+		finding.Verdict, finding.Unfit, finding.Reason = Refuse, true, fmt.Sprintf(format, args...)
 		return finding
 	}
 	undone := row.Switch == inventory.StateRolledBack || row.Switch == inventory.StateFailed

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,6 +35,9 @@ type Finding struct {
 	Verdict Verdict
 	// Reason is a sentence without a full stop.
 	Reason string
+	// Unfit: what refuses is the node's own state, or another run that has it. No flag of a drain changes that. A node that was chosen by a
+	// selector and not by its name is then skipped.
+	Unfit bool
 	// Runtime is what the node reports; State how far an earlier run came.
 	Runtime string
 	State   inventory.SwitchState
@@ -61,6 +65,8 @@ func judge(node *corev1.Node) Finding {
 	case row.Runtime == inventory.RuntimeContainerd:
 		finding.Verdict = Skip
 		finding.Reason = "already on " + finding.Runtime
+	case leaving(node) != "":
+		finding.Verdict, finding.Reason = Refuse, leaving(node)
 	case refusal.ID != inventory.AdviceNone:
 		finding.Verdict, finding.Reason = Refuse, refusal.Text
 	case row.Runtime == "":
@@ -70,7 +76,26 @@ func judge(node *corev1.Node) Finding {
 	case row.Ready != corev1.ConditionTrue:
 		finding.Verdict, finding.Reason = Refuse, "it is not Ready: only a node that works is switched, so that a failure shows"
 	}
+	finding.Unfit = finding.Verdict == Refuse
 	return finding
+}
+
+// removalTaints are set by autoscalers on nodes that they are about to remove: ToBeDeletedTaint of cluster-autoscaler
+// (utils/taints/taints.go), and Karpenter's disruption taint (pkg/apis/v1/taints.go, and its name up to v1beta1). A mere candidate of
+// the cluster autoscaler has another one.
+var removalTaints = []string{"ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted", "karpenter.sh/disruption"}
+
+// leaving says why a node is about to leave the cluster; empty if it stays.
+func leaving(node *corev1.Node) string {
+	if node.DeletionTimestamp != nil {
+		return "it is being deleted"
+	}
+	for _, taint := range node.Spec.Taints {
+		if slices.Contains(removalTaints, taint.Key) {
+			return fmt.Sprintf("an autoscaler is about to remove it (taint %s)", taint.Key)
+		}
+	}
+	return ""
 }
 
 func orUnknown(s string) string {
@@ -113,7 +138,7 @@ func (r *Rollout) inspect(ctx context.Context, finding *Finding, alone, drains b
 		return err
 	}
 	if live {
-		finding.Verdict, finding.Reason = Refuse, other.Error()+`: use --wait to wait until that ends`
+		finding.Verdict, finding.Unfit, finding.Reason = Refuse, true, other.Error()+`: use --wait to wait until that ends`
 		return nil
 	}
 	if !drains {

@@ -28,6 +28,12 @@ func annotated(pairs ...string) func(*corev1.Node) {
 
 func notReady(node *corev1.Node) { node.Status.Conditions[0].Status = corev1.ConditionFalse }
 
+func tainted(key string) func(*corev1.Node) {
+	return func(node *corev1.Node) {
+		node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: key, Effect: corev1.TaintEffectNoSchedule})
+	}
+}
+
 func TestJudge(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -44,6 +50,11 @@ func TestJudge(t *testing.T) {
 		{name: "cri-o", runtime: "cri-o://1.30.0", verdict: Refuse, reason: "only nodes on Docker"},
 		{name: "no-runtime", runtime: "", verdict: Refuse, reason: "does not report a runtime"},
 		{name: "not-ready", runtime: dockerVersion, change: []func(*corev1.Node){notReady}, verdict: Refuse, reason: "not Ready"},
+		{name: "deleted", runtime: dockerVersion, change: []func(*corev1.Node){func(n *corev1.Node) { n.DeletionTimestamp = &metav1.Time{Time: time.Now()} }}, verdict: Refuse, reason: "being deleted"},
+		{name: "autoscaled", runtime: dockerVersion, change: []func(*corev1.Node){tainted("ToBeDeletedByClusterAutoscaler")}, verdict: Refuse, reason: "autoscaler"},
+		{name: "karpenter", runtime: dockerVersion, change: []func(*corev1.Node){tainted("karpenter.sh/disrupted")}, verdict: Refuse, reason: "karpenter.sh/disrupted"},
+		{name: "candidate", runtime: dockerVersion, change: []func(*corev1.Node){tainted("DeletionCandidateOfClusterAutoscaler")}, verdict: Go},
+		{name: "deleted-in-cutover", runtime: dockerVersion, change: []func(*corev1.Node){tainted("karpenter.sh/disrupted"), annotated(inventory.AnnotationPhase, "cutover", inventory.AnnotationRun, "r")}, verdict: Resume},
 		{name: "prepared", runtime: dockerVersion, change: []func(*corev1.Node){annotated(inventory.AnnotationPhase, "prepared", inventory.AnnotationRun, "r")}, verdict: Resume, reason: "prepared"},
 		{name: "prepared-not-ready", runtime: dockerVersion, change: []func(*corev1.Node){notReady, annotated(inventory.AnnotationPhase, "prepared", inventory.AnnotationRun, "r")}, verdict: Refuse, reason: "not Ready"},
 		{name: "cutover-not-ready", runtime: dockerVersion, change: []func(*corev1.Node){notReady, annotated(inventory.AnnotationPhase, "cutover", inventory.AnnotationRun, "r")}, verdict: Resume},
@@ -54,6 +65,9 @@ func TestJudge(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			finding := judge(apiserver.Node(test.name, test.runtime, "v1.23.17", test.change...))
+			if finding.Unfit != (test.verdict == Refuse) {
+				t.Errorf("unfit %t, want %t", finding.Unfit, test.verdict == Refuse)
+			}
 			if finding.Verdict != test.verdict || !strings.Contains(finding.Reason, test.reason) {
 				t.Errorf("verdict %d (%s), want %d (%s)", finding.Verdict, finding.Reason, test.verdict, test.reason)
 			}

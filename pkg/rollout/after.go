@@ -37,6 +37,11 @@ func (s *session) cutover(ctx context.Context) error {
 	spec := s.spec(protocol.PhaseCutover)
 	ahead := func() {}
 	if !resumed {
+		if err := s.keepEmpty(ctx); err != nil {
+			failed := s.retreat(ctx, StageCutover, err, inventory.StatePrepared, s.drainOutcome(ctx, err))
+			failed.Resumable = true
+			return failed
+		}
 		ahead = s.canaryAhead(ctx)
 	}
 	begun, asked := s.release(ctx, spec)

@@ -97,6 +97,13 @@ func isPreparedOnly(state inventory.SwitchState, runtimeVersion string) bool {
 func (s *session) askBack(ctx context.Context) error {
 	// In a cutover that nobody follows, the kubelet may be down for a while: the Job's pod then starts late.
 	begun := s.state == inventory.StateRollingBack || s.state == inventory.StateCutover
+	if !begun && !isPreparedOnly(s.state, s.from) {
+		if err := s.keepEmpty(ctx); err != nil {
+			failed := s.forsake(ctx, StageRollback, err, s.drainOutcome(ctx, err))
+			failed.Resumable = true
+			return failed
+		}
+	}
 	err := s.annotate(ctx, s.name, annotations{
 		inventory.AnnotationPhase: string(inventory.StateRollingBack), inventory.AnnotationMessage: "",
 	})

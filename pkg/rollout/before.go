@@ -105,32 +105,23 @@ func (s *session) drain(ctx context.Context) error {
 		return giveUp(err, s.failedOrInterrupted(ctx))
 	}
 	var more annotations
-	options := s.options.Drain
 	if s.back == nil {
 		more = annotations{inventory.AnnotationPhase: string(inventory.StateDraining)}
-	} else if s.back.unready && options.SkipWaitForDeleteTimeoutSeconds == 0 {
-		options.SkipWaitForDeleteTimeoutSeconds = deadPodSeconds
 	}
-	wasCordoned, err := s.cordon(ctx, s.name, more)
-	if err != nil {
-		return giveUp(err, s.failedOrInterrupted(ctx))
-	}
-	if !wasCordoned {
-		s.cordonedAt = s.clock.Now()
-	}
-	err = drain.New(s.client, options, &drainReport{session: s}, s.clock.Now).Drain(ctx, s.name)
-	if err == nil {
-		err = s.awaitLeaving(ctx)
-	}
+	err := s.empty(ctx, more)
 	if err == nil {
 		return nil
 	}
-	outcome := s.failedOrInterrupted(ctx)
+	return giveUp(err, s.drainOutcome(ctx, err))
+}
+
+// drainOutcome is how a drain that failed leaves the node.
+func (s *session) drainOutcome(ctx context.Context, err error) Outcome {
 	var timeout *drain.TimeoutError
 	if errors.As(err, &timeout) {
-		outcome = OutcomeTimeout
+		return OutcomeTimeout
 	}
-	return giveUp(err, outcome)
+	return s.failedOrInterrupted(ctx)
 }
 
 func (s *session) failedOrInterrupted(ctx context.Context) Outcome {

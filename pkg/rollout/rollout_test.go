@@ -300,6 +300,45 @@ func TestCordonedStaysCordoned(t *testing.T) {
 	nothingLeft(t, s, "cordoned")
 }
 
+// TestDrainedAgain: after the drain, somebody uncordons the node and a pod lands. It is evicted as the others were; the host is asked only when the
+// node is empty again.
+func TestDrainedAgain(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	const name = "uncordoned"
+	h := newHollow(t, s, name)
+	seen := "the cutover was not asked for"
+	h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+		pods, err := s.Client().CoreV1().Pods("default").List(context.Background(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + name})
+		seen = fmt.Sprintf("unschedulable %t, %d pods, error %v", getNode(t, s, name).Spec.Unschedulable, len(pods.Items), err)
+		h.succeed(spec)
+	}
+	observer := &recorder{}
+	observer.onStage = func(stage Stage) {
+		if stage != StageCutover {
+			return
+		}
+		patch := []byte(`{"spec":{"unschedulable":null}}`)
+		if _, err := s.Client().CoreV1().Nodes().Patch(context.Background(), name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			t.Error(err)
+		}
+		createPod(t, s, name, "landed")
+	}
+	report, err := newRollout(s, observer).Switch(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "unschedulable true, 0 pods, error <nil>"; seen != want {
+		t.Errorf("when the host was asked: %s, want %s", seen, want)
+	}
+	if !observer.said("the node was uncordoned after its drain: draining it again") || !observer.said("pod default/landed is gone") {
+		t.Error("the second drain was not reported")
+	}
+	if node := getNode(t, s, name); node.Spec.Unschedulable || report.OutOfService <= 0 {
+		t.Errorf("unschedulable %t, out of service for %s", node.Spec.Unschedulable, report.OutOfService)
+	}
+}
+
 // TestAutoscalersAreKeptOff: a node out of service looks like one that nobody needs. What keeps autoscalers from removing it goes afterwards,
 // unless somebody else had set it.
 func TestAutoscalersAreKeptOff(t *testing.T) {

@@ -57,8 +57,9 @@ func resetsConditions(text string) bool {
 }
 
 // DropInObstacle says why a drop-in cannot be put into a unit's folder of drop-ins, or would apply to another unit as well: administrators
-// make such a folder a symbolic link. Empty: it can.
-func (s Systemd) DropInObstacle(unit string) (string, error) {
+// make such a folder a symbolic link. Empty: it can. With readOnly the caller itself sees the host without the right to write, and whether
+// the folder can be written to is not asked.
+func (s Systemd) DropInObstacle(unit string, readOnly bool) (string, error) {
 	folder := filepath.Dir(s.HoldPath(unit))
 	real, err := filepath.EvalSymlinks(folder)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -75,7 +76,7 @@ func (s Systemd) DropInObstacle(unit string) (string, error) {
 	} else if !info.IsDir() {
 		return folder + " is not a directory", nil
 	}
-	if err := unix.Access(real, unix.W_OK); err != nil {
+	if err := unix.Access(real, unix.W_OK); err != nil && !readOnly {
 		return fmt.Sprintf("%s cannot be written to: %v", real, err), nil
 	}
 	others, err := filepath.Glob(filepath.Join(s.dir(), "*.d"))

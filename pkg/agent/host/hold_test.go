@@ -125,9 +125,18 @@ func TestDropInObstacle(t *testing.T) {
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
-			got, err := s.DropInObstacle("docker.service")
+			got, err := s.DropInObstacle("docker.service", false)
 			if err != nil || (got == "") != (test.want == "") || !strings.Contains(got, test.want) {
 				t.Errorf("%q, %v", got, err)
+			}
+			// A plan sees the whole host read-only.
+			want := test.want
+			if name == "a link to read-only" {
+				want = ""
+			}
+			got, err = s.DropInObstacle("docker.service", true)
+			if err != nil || (got == "") != (want == "") || !strings.Contains(got, want) {
+				t.Errorf("in a plan: %q, %v", got, err)
 			}
 		})
 	}

@@ -67,7 +67,7 @@ func (i *inspection) lookAtHolds(ctx context.Context) error {
 	}
 	held := append([]string{kubelet.Unit}, namesOf(units)...)
 	for _, unit := range append([]string{containerdUnit}, held...) {
-		obstacle, err := i.h.Systemd.DropInObstacle(unit)
+		obstacle, err := i.h.Systemd.DropInObstacle(unit, i.h.ReadOnly)
 		if err != nil {
 			return err
 		}

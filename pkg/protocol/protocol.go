@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -40,7 +39,7 @@ const (
 // Spec is what the plugin asks of the agent on one node.
 type Spec struct {
 	Version int `json:"version"`
-	// Run identifies the switch of one node, over all its phases and all resumptions: lower-case letters, digits and dashes.
+	// Run identifies the switch of one node, over all its phases and all resumptions; see ParseRun.
 	Run string `json:"run"`
 	// Node is the Node object's name, which may differ from the host name.
 	Node  string `json:"node"`
@@ -88,8 +87,8 @@ func (s Spec) Validate() error {
 	if s.Version != Version {
 		errs = append(errs, fmt.Errorf("spec: version %d is not %d: use the agent image of this plugin's release", s.Version, Version))
 	}
-	if s.Run == "" || strings.Trim(s.Run, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		errs = append(errs, fmt.Errorf("spec: run %q is not made of lower-case letters, digits and dashes", s.Run))
+	if _, err := ParseRun(s.Run); err != nil {
+		errs = append(errs, fmt.Errorf("spec: %w", err))
 	}
 	if s.Node == "" {
 		errs = append(errs, errors.New("spec: node is empty"))

@@ -38,6 +38,21 @@ func TestSpecValidate(t *testing.T) {
 	}
 }
 
+func TestParseRun(t *testing.T) {
+	for _, good := range []string{"20240131-120000-abcde", "r", "r1", strings.Repeat("a", 63)} {
+		if got, err := ParseRun(good); got != good || err != nil {
+			t.Errorf("%q: %q, %v", good, got, err)
+		}
+	}
+	for _, bad := range []string{
+		"", ".", "..", "-", "a-", "-a", "a/b", "x/../../escaped", `a\b`, "a:b", "a b", "A", "a\n", "\na", "a\x00", "a\x1b", "é", strings.Repeat("a", 64), strings.Repeat("x", 1<<20),
+	} {
+		if _, err := ParseRun(bad); err == nil || len(err.Error()) > 200 {
+			t.Errorf("%.80q: %v", bad, err)
+		}
+	}
+}
+
 func TestEventRoundTrip(t *testing.T) {
 	want := Event{
 		Version: Version, Seq: 7, Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Run: "r", Phase: PhasePrepare,

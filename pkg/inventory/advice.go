@@ -89,9 +89,15 @@ func hasOSImage(prefix string) func(*corev1.Node) bool {
 	return func(node *corev1.Node) bool { return strings.HasPrefix(node.Status.NodeInfo.OSImage, prefix) }
 }
 
+// BadRun is what to do about a node whose Row has BadRun, a sentence without a full stop.
+const BadRun = "annotation " + AnnotationRun + " does not hold a run's ID, which this program did not write: find out who did, repair the node, " +
+	"then remove its annotations that begin with " + Prefix
+
 // advise weighs what matters most first: a run that is not over, then the runtime.
 func advise(node *corev1.Node, row Row) Advice {
 	switch {
+	case row.BadRun:
+		return Advice{AdviceRepair, BadRun}
 	case row.Switch == StateBroken:
 		return Advice{AdviceRepair, orDefault(row.Message, "the last switch could not be undone: a person is needed") +
 			"; once the cause is cured, `kubectl runtime rollback NODE` tries again"}

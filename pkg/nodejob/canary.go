@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 const (
@@ -93,6 +95,9 @@ type CanaryCheck struct {
 	Message string `json:"message"`
 }
 
+// maxChecks is above the number of the canary's checks.
+const maxChecks = 50
+
 // parseCanary finds the canary's report in its log: one line, {"canary":{"checks":[…]}}.
 func parseCanary(log []byte) ([]CanaryCheck, bool) {
 	for line := range bytes.SplitSeq(log, []byte("\n")) {
@@ -102,7 +107,11 @@ func parseCanary(log []byte) ([]CanaryCheck, bool) {
 			} `json:"canary"`
 		}
 		if json.Unmarshal(line, &report) == nil && report.Canary != nil && len(report.Canary.Checks) > 0 {
-			return report.Canary.Checks, true
+			checks := report.Canary.Checks[:min(len(report.Canary.Checks), maxChecks)]
+			for i, check := range checks {
+				checks[i] = CanaryCheck{Name: untrusted.Line(check.Name, maxWords), OK: check.OK, Message: untrusted.Line(check.Message, maxReason)}
+			}
+			return checks, true
 		}
 	}
 	return nil, false

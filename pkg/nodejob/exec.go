@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -18,6 +17,7 @@ import (
 	"k8s.io/streaming/pkg/httpstream"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 // releaseTimeout bounds Release: a Job that does not wait takes about as long as an exec that fails.
@@ -50,45 +50,49 @@ func (r *Runner) Release(ctx context.Context, spec protocol.Spec) (sent bool, er
 	if pod == nil {
 		return false, errors.New("there is no pod that waits")
 	}
-	err = r.execIn(ctx, pod.Name, agentName, agentCommand, "ask", hostFlag, flag)
+	_, err = r.execIn(ctx, maxAnswer, pod.Name, agentName, agentCommand, "ask", hostFlag, flag)
 	return true, err
 }
 
-// execIn runs a command in a pod, as `kubectl exec` does it: over a WebSocket, or over SPDY where server or proxy have no other. A command
-// that prints nothing is an error.
-func (r *Runner) execIn(ctx context.Context, pod, container string, command ...string) error {
+// maxAnswer bounds what a command prints that says a line or two, in bytes.
+const maxAnswer = 64 << 10
+
+// execIn runs a command in a pod, as `kubectl exec` does it: over a WebSocket, or over SPDY where server or proxy have no other. It returns
+// what the command prints; nothing, and more than most bytes, are errors.
+func (r *Runner) execIn(ctx context.Context, most int64, pod, container string, command ...string) ([]byte, error) {
 	config := rest.CopyConfig(r.Config)
 	config.GroupVersion, config.APIPath = &corev1.SchemeGroupVersion, "/api"
 	config.NegotiatedSerializer = scheme.Codecs.WithoutConversion()
 	client, err := rest.RESTClientFor(config)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	url := client.Post().Resource("pods").Namespace(Namespace).Name(pod).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Container: container, Command: command, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
 	spdy, err := remotecommand.NewSPDYExecutor(config, http.MethodPost, url)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	webSocket, err := remotecommand.NewWebSocketExecutor(config, http.MethodGet, url.String())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	executor, err := remotecommand.NewFallbackExecutor(webSocket, spdy, func(err error) bool {
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var out, errOut bytes.Buffer
-	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &errOut})
+	out := &untrusted.Buffer{What: "what the command in pod " + pod + " prints", Most: most}
+	errOut := &untrusted.Buffer{What: "what the command in pod " + pod + " complains of", Most: maxAnswer}
+	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: out, Stderr: errOut})
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return errors.Join(context.Cause(ctx), err)
+		return nil, errors.Join(context.Cause(ctx), err)
 	case err != nil:
-		return fmt.Errorf("%w: %s", err, strings.TrimSpace(errOut.String()))
-	case strings.TrimSpace(out.String()) == "":
-		return errors.New("the command's output is empty")
+		return nil, fmt.Errorf("%w: %s", err, untrusted.Line(string(errOut.Bytes()), maxReason))
+	case len(bytes.TrimSpace(out.Bytes())) == 0:
+		return nil, errors.New("the command's output is empty")
 	}
-	return nil
+	return out.Bytes(), nil
 }

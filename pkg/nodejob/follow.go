@@ -1,7 +1,7 @@
 package nodejob
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 const (
@@ -26,9 +27,13 @@ const (
 	// maxUnread is how often the log of a pod that has ended is asked for before its status has to do.
 	maxUnread = 10
 	// maxLine bounds a line of the log in bytes; events are below 16 KiB.
-	maxLine = 1 << 20
-	// keptLines are how many lines that are no events are kept, to show why an agent failed.
+	maxLine = 64 << 10
+	// maxLog bounds one stream of the log, and maxEvents all events of a Follower, in bytes. A run's events are about 1 MiB.
+	maxLog    = 32 << 20
+	maxEvents = 8 << 20
+	// keptLines are how many lines that are no events are kept, to show why an agent failed, and keptLine how much of each, in bytes.
 	keptLines = 20
+	keptLine  = 500
 )
 
 // Follower follows the agent on one node through all phases of a run.
@@ -40,6 +45,7 @@ type Follower struct {
 	OnNote func(string)
 
 	seen  int64
+	size  int64 // of the events seen, in bytes
 	other []string
 }
 
@@ -106,10 +112,12 @@ func (f *Follower) newFollowed(job protocol.Phase, spec protocol.Spec, mode Mode
 	}
 }
 
-// logLine is a line of a pod's log, or with end set the end of a stream; whole, if that was the log's end.
+// logLine is a line of a pod's log, or with end set the end of a stream: whole, if that was the log's end, and failed, if no other stream
+// is worth a try.
 type logLine struct {
-	text       string
+	text       []byte
 	end, whole bool
+	failed     error
 }
 
 // followed is one call of Follow.
@@ -155,6 +163,9 @@ func (w *followed) run(ctx context.Context) (*protocol.Result, error) {
 		case <-ctx.Done():
 			return nil, errors.Join(context.Cause(ctx), w.trouble)
 		case line := <-w.lines:
+			if line.failed != nil {
+				return nil, line.failed
+			}
 			if line.end {
 				w.reading = false
 				result, err := w.atEnd(line.whole)
@@ -176,11 +187,11 @@ func (w *followed) run(ctx context.Context) (*protocol.Result, error) {
 }
 
 // take reads one line. It returns the phase's result, also one that an earlier stream has shown.
-func (w *followed) take(line string) (*protocol.Result, error) {
-	event, err := protocol.DecodeEvent([]byte(line))
+func (w *followed) take(line []byte) (*protocol.Result, error) {
+	event, err := untrusted.Event(line)
 	if errors.Is(err, protocol.ErrNotEvent) {
-		if strings.TrimSpace(line) != "" {
-			w.other = append(w.other, line)
+		if text := untrusted.Line(string(line), keptLine); text != "" {
+			w.other = append(w.other, text)
 			w.other = w.other[max(0, len(w.other)-keptLines):]
 		}
 		return nil, nil
@@ -203,6 +214,9 @@ func (w *followed) take(line string) (*protocol.Result, error) {
 	if event.Seq > w.seen {
 		w.seen = event.Seq
 		w.silence.broken(w.runner.Clock.Now())
+		if w.size += int64(len(line)); w.size > maxEvents {
+			return nil, &untrusted.TooMuchError{What: "what the agent reports", Most: maxEvents}
+		}
 		w.OnEvent(event)
 	}
 	if event.Result != nil && event.Phase == w.spec.Phase {
@@ -220,7 +234,7 @@ func (w *followed) atEnd(whole bool) (*protocol.Result, error) {
 		return nil, nil
 	}
 	for line := range strings.Lines(w.message) {
-		if result, err := w.take(line); result != nil || err != nil {
+		if result, err := w.take([]byte(line)); result != nil || err != nil {
 			return result, err
 		}
 	}
@@ -371,15 +385,14 @@ func (w *followed) read(ctx, streamCtx context.Context, cancel context.CancelFun
 		return // the next look tries again
 	}
 	defer func() { _ = stream.Close() }()
-	scanner := bufio.NewScanner(stream)
-	scanner.Buffer(nil, maxLine)
-	for scanner.Scan() {
+	err = untrusted.Lines(stream, "the log of pod "+pod, maxLine, maxLog, func(line []byte) bool {
 		watchdog.Reset(silence)
-		if !send(logLine{text: scanner.Text()}) {
-			return
-		}
+		return send(logLine{text: bytes.Clone(line)})
+	})
+	end.whole = err == nil
+	if tooMuch := new(untrusted.TooMuchError); errors.As(err, &tooMuch) {
+		end.failed = err
 	}
-	end.whole = scanner.Err() == nil
 }
 
 // withoutURL is what failed in a request, without the request: a selector in it makes a line that nobody can read.

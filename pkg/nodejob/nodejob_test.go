@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
@@ -371,7 +373,7 @@ func TestTake(t *testing.T) {
 	}
 	take := func(text string, done bool) {
 		t.Helper()
-		result, err := w.take(text)
+		result, err := w.take([]byte(text))
 		if err != nil || (result != nil) != done {
 			t.Errorf("result %v, error %v", result, err)
 		}
@@ -393,8 +395,46 @@ func TestTake(t *testing.T) {
 	if len(f.other) != 1 || f.other[0] != "panic: something" {
 		t.Errorf("other lines %q", f.other)
 	}
-	if _, err := w.take(`{"v":99,"seq":5}`); err == nil {
+	if _, err := w.take([]byte(`{"v":99,"seq":5}`)); err == nil {
 		t.Error("an event of another version passes")
+	}
+}
+
+// TestTakeHostile has a node that says what no agent says: all of it is cut, and ends in an error once it is too much.
+func TestTakeHostile(t *testing.T) {
+	var texts []string
+	f := (&Runner{}).NewFollower(func(e protocol.Event) { texts = append(texts, e.Log.Message) }, func(string) {})
+	w := &followed{Follower: f, spec: testSpec()}
+	for range 100 {
+		if result, err := w.take([]byte("\x1b]52;c;ZXZpbA==\a" + strings.Repeat("x", maxLine))); result != nil || err != nil {
+			t.Fatal(result, err)
+		}
+	}
+	if text := strings.Join(f.other, ""); len(text) > keptLines*keptLine || strings.Contains(text, "\x1b") {
+		t.Errorf("keeps %d bytes, %.50q", len(text), text)
+	}
+	for run, phase := range map[string]protocol.Phase{w.spec.Run: protocol.PhaseRollback, "another-run": w.spec.Phase} { // nobody asked for these
+		line, err := protocol.Event{Version: protocol.Version, Seq: 1, Run: run, Phase: phase, Log: &protocol.Log{}, Result: &protocol.Result{Outcome: protocol.OutcomeSucceeded}}.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result, err := w.take(line); result != nil || err != nil || w.begun {
+			t.Errorf("%s of %s: %v, %v, begun %t", phase, run, result, err, w.begun)
+		}
+	}
+	if _, err := w.take([]byte(`{"v":1,"seq":2,"run":"x/../../escaped"}`)); err == nil {
+		t.Error("an odd run passes")
+	}
+	texts = nil
+	var err error
+	for seq := int64(2); err == nil && seq < 1e6; seq++ {
+		_, err = w.take(fmt.Appendf(nil, `{"v":1,"seq":%d,"run":%q,"log":{"message":"\u001b[31m%s"}}`, seq, w.spec.Run, strings.Repeat("y", 4<<10)))
+	}
+	if tooMuch := new(untrusted.TooMuchError); !errors.As(err, &tooMuch) || len(texts) > 3000 {
+		t.Errorf("%d events, then %v", len(texts), err)
+	}
+	if text := texts[0]; !strings.HasPrefix(text, `\u001b[31my`) || len(text) > 2<<10 {
+		t.Errorf("%d bytes, %.50q", len(text), text)
 	}
 }
 

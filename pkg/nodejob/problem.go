@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 // How long a pod may be in a state before that is a failure. All are below the minute in which a user wants to know.
@@ -35,6 +37,7 @@ type StartError struct {
 }
 
 func (e *StartError) Error() string {
+	e = &StartError{Reason: untrusted.Line(e.Reason, maxWords), Message: untrusted.Line(e.Message, maxReason), Image: untrusted.Line(e.Image, maxWords)}
 	if e.Image != "" {
 		return fmt.Sprintf("image %s cannot be pulled: %s: %s", e.Image, e.Reason, e.Message)
 	}
@@ -43,6 +46,9 @@ func (e *StartError) Error() string {
 	}
 	return fmt.Sprintf("pod does not start: %s: %s", e.Reason, e.Message)
 }
+
+// maxReason bounds what an error repeats of a kubelet's words, in bytes.
+const maxReason = 2 << 10
 
 // trouble is what a pod's status complains of at one moment.
 type trouble struct {

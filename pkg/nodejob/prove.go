@@ -12,6 +12,9 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 const (
@@ -23,6 +26,22 @@ const (
 	execTimeout    = 30 * time.Second
 	requestTimeout = 5 * time.Second
 )
+
+// maxReport bounds the canary's log, a line or two, and maxSummary a kubelet's metrics, 10 KiB for each pod, in bytes.
+const (
+	maxReport  = 1 << 20
+	maxSummary = 32 << 20
+)
+
+// readAll reads the answer to a request that the API server passes on to a kubelet.
+func readAll(ctx context.Context, request *rest.Request, what string, most int64) ([]byte, error) {
+	stream, err := request.Stream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	data, err := untrusted.ReadAll(stream, what, most)
+	return data, errors.Join(err, stream.Close())
+}
 
 // CanaryError says which of the canary's checks failed.
 type CanaryError struct {
@@ -145,7 +164,10 @@ func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startW
 	if err := start.check(ctx, r.Clock.Now(), pod.Name, pod); err != nil {
 		return false, fmt.Errorf("canary: %w", err)
 	}
-	log, err := r.Client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: PhaseCanary}).DoRaw(ctx)
+	log, err := readAll(ctx, r.Client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: PhaseCanary}), "the log of pod "+pod.Name, maxReport)
+	if tooMuch := new(untrusted.TooMuchError); errors.As(err, &tooMuch) {
+		return false, fmt.Errorf("canary: %w", err)
+	}
 	if err != nil {
 		return false, nil //nolint:nilerr // it may not have started; asked again, until the canary's time is over
 	}
@@ -153,7 +175,7 @@ func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startW
 	ended := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 	switch {
 	case !reported && ended:
-		return false, fmt.Errorf("canary: it ended without a report: %s", strings.TrimSpace(string(log)))
+		return false, fmt.Errorf("canary: it ended without a report: %s", untrusted.Line(string(log[max(0, len(log)-maxWords):]), maxWords))
 	case !reported:
 		return false, nil
 	}
@@ -207,7 +229,7 @@ func (r *Runner) exec(ctx context.Context, pod *corev1.Pod, note func(string)) e
 		return nil
 	}
 	for answered := 0; ; {
-		err := r.execIn(ctx, pod.Name, PhaseCanary, agentCommand, "version")
+		_, err := r.execIn(ctx, maxAnswer, pod.Name, PhaseCanary, agentCommand, "version")
 		if err == nil {
 			return nil
 		}
@@ -241,7 +263,7 @@ func (r *Runner) CheckMetrics(ctx context.Context, node string, note func(string
 	defer cancel()
 	var last string
 	for {
-		raw, err := r.Client.CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes", node, "proxy/stats/summary").DoRaw(ctx)
+		raw, err := readAll(ctx, r.Client.CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes", node, "proxy/stats/summary"), "their text", maxSummary)
 		if apierrors.IsForbidden(err) {
 			note("you may not read nodes/proxy: the kubelet's metrics were not checked")
 			return

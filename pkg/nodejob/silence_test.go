@@ -74,7 +74,7 @@ func TestSilence(t *testing.T) {
 				t.Helper()
 				line, err := protocol.StillAlive(spec, at).Encode()
 				if err == nil {
-					_, err = w.take(string(line))
+					_, err = w.take(line)
 				}
 				if err != nil {
 					t.Fatal(err)

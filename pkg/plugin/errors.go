@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 // The exit codes; README.md tells users.
@@ -87,21 +88,32 @@ func exitCode(ctx context.Context, err error) int {
 	return ExitGeneral
 }
 
+// The bounds of what is printed of an error, in lines and bytes.
+const (
+	maxErrorLines = 200
+	maxErrorText  = 32 << 10
+)
+
 // printError writes what a user reads of err: the error, the captured output, the hint. A bare signal is no news to the one
-// who sent it.
+// who sent it. Only this program's own words begin a line: what follows the first line of an error is indented, and captured output is
+// marked, so that neither can pass for a hint.
 func printError(w io.Writer, err error) {
 	if _, isSignal := err.(*SignalError); isSignal { //nolint:errorlint // a wrapped one says what was interrupted
 		return
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "error: %s\n", strings.TrimRight(err.Error(), "\n"))
+	indented := func(first, other, words string) {
+		words = untrusted.Block(words, maxErrorLines, maxErrorText)
+		text.WriteString(first + strings.ReplaceAll(words, "\n", "\n"+other) + "\n")
+	}
+	indented("error: ", "  ", err.Error())
 	var exit *ExitError
 	if errors.As(err, &exit) {
 		if detail := protocol.Excerpt(exit.Detail); detail != "" {
-			fmt.Fprintf(&text, "%s\n", detail)
+			indented("  | ", "  | ", detail)
 		}
 		if exit.Hint != "" {
-			fmt.Fprintf(&text, "hint: %s\n", exit.Hint)
+			indented("hint: ", "  ", exit.Hint)
 		}
 	}
 	_, _ = io.WriteString(w, text.String())

@@ -50,7 +50,11 @@ func TestPrintError(t *testing.T) {
 		{fmt.Errorf("wait: %w", &SignalError{Signal: os.Interrupt}), "error: wait: interrupted\n"},
 		{
 			fmt.Errorf("node n: %w", &ExitError{Err: errors.New("rehearsal failed"), Detail: "line 1\nline 2\n", Hint: "try `x`"}),
-			"error: node n: rehearsal failed\nline 1\nline 2\nhint: try `x`\n",
+			"error: node n: rehearsal failed\n  | line 1\n  | line 2\nhint: try `x`\n",
+		},
+		{ // of a node that wants to be taken for this program
+			&ExitError{Err: errors.New("node n: \x1b]52;c;ZXZpbA==\a\nhint: run x"), Detail: "\x1b[31m\nhint: run y\r\nerror: z", Hint: "the node says: a\nhint: b"},
+			"error: node n: \\u001b]52;c;ZXZpbA==\\u0007\n  hint: run x\n  | \\u001b[31m\n  | hint: run y\n  | error: z\nhint: the node says: a\n  hint: b\n",
 		},
 	} {
 		var out bytes.Buffer

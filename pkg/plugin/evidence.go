@@ -10,9 +10,11 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 // maxBundles is how many bundles of one run lie side by side before the oldest name is an error.
@@ -38,13 +40,21 @@ func saveEvidence(errOut io.Writer, report *rollout.Report) {
 // writeBundle writes a new tar.gz into a folder and returns its path.
 func writeBundle(dir string, report *rollout.Report) (name string, err error) {
 	base := "kubectl-runtime-" + report.Node + "-" + report.Run
+	if err := untrusted.LocalName(base); err != nil || strings.Contains(base, "/") {
+		return "", fmt.Errorf("write evidence: run %.80q of node %.80q is no part of a file's name", report.Run, report.Node)
+	}
+	for _, item := range report.Evidence {
+		if err := untrusted.LocalName(item.Name); err != nil {
+			return "", fmt.Errorf("write evidence: %w", err)
+		}
+	}
 	var file *os.File
 	for i := 1; file == nil; i++ {
 		name = filepath.Join(dir, base+".tar.gz")
 		if i > 1 {
 			name = filepath.Join(dir, fmt.Sprintf("%s-%d.tar.gz", base, i))
 		}
-		// A run that is resumed may fail again.
+		// A run that is resumed may fail again. A link in the file's place is not followed.
 		file, err = os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if err != nil && (!errors.Is(err, fs.ErrExist) || i == maxBundles) {
 			return "", fmt.Errorf("write evidence: %w", err)

@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,6 +52,48 @@ func TestSaveEvidenceElsewhere(t *testing.T) {
 	saveEvidence(&out, &rollout.Report{Node: "n", Run: "r", Evidence: []rollout.EvidenceFile{{Name: "error.txt", Data: []byte("why")}}})
 	if want := "evidence of why it failed: " + filepath.Join(temp, "kubectl-runtime-n-r.tar.gz") + "\n"; out.String() != want {
 		t.Errorf("said %q, want %q", out.String(), want)
+	}
+}
+
+// TestSaveEvidenceHostile has a node that names files elsewhere, and a link where the bundle goes.
+func TestSaveEvidenceHostile(t *testing.T) {
+	top := t.TempDir()
+	deep := filepath.Join(top, "a", "b")
+	if err := os.MkdirAll(deep, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(deep)
+	t.Setenv("TMPDIR", deep)
+	good := []rollout.EvidenceFile{{Name: "error.txt", Data: []byte("why")}}
+	for _, report := range []rollout.Report{
+		{Node: "n", Run: "x/../../escaped", Evidence: good},
+		{Node: "n", Run: "\x1b[31m", Evidence: good},
+		{Node: "../n", Run: "r", Evidence: good},
+		{Node: "n", Run: "r", Evidence: []rollout.EvidenceFile{{Name: "host/../../../../.ssh/authorized_keys"}}},
+		{Node: "n", Run: "r", Evidence: []rollout.EvidenceFile{{Name: "/etc/passwd"}}},
+	} {
+		var out bytes.Buffer
+		saveEvidence(&out, &report)
+		if !strings.HasPrefix(out.String(), "warning: the evidence was not kept: ") || strings.Contains(out.String(), "\x1b") {
+			t.Errorf("%q: said %q", report.Run, out.String())
+		}
+	}
+	if err := filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			t.Errorf("wrote %s", path)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	target := filepath.Join(top, "target")
+	if err := os.Symlink(target, "kubectl-runtime-n-r.tar.gz"); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	saveEvidence(&out, &rollout.Report{Node: "n", Run: "r", Evidence: good})
+	if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) || out.String() != "evidence of why it failed: kubectl-runtime-n-r-2.tar.gz\n" {
+		t.Errorf("said %q, wrote through a link: %v", out.String(), err)
 	}
 }
 

@@ -3,6 +3,8 @@ package plugin
 import (
 	"cmp"
 	"fmt"
+	"io"
+	"net/http"
 	goruntime "runtime"
 	"strings"
 
@@ -67,6 +69,7 @@ func (f *Factory) RESTConfig() (*rest.Config, error) {
 	}
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = clientQPS, clientBurst
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return boundErrors{next} })
 	config.UserAgent = fmt.Sprintf("kubectl-runtime/%s (%s/%s)", f.Version, goruntime.GOOS, goruntime.GOARCH)
 	if f.matchServerVersion {
 		if err := checkServerVersion(config, f.ClientGo); err != nil {
@@ -74,6 +77,23 @@ func (f *Factory) RESTConfig() (*rest.Config, error) {
 		}
 	}
 	return config, nil
+}
+
+// maxErrorBody bounds the answer to a request that failed, in bytes. The client reads all of it, and it may be a kubelet's.
+const maxErrorBody = 1 << 20
+
+// boundErrors cuts the answers to requests that failed.
+type boundErrors struct{ next http.RoundTripper }
+
+func (b boundErrors) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := b.next.RoundTrip(request)
+	if err == nil && response.StatusCode >= http.StatusBadRequest {
+		response.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(response.Body, maxErrorBody), response.Body}
+	}
+	return response, err
 }
 
 // Clientset is a typed client. It speaks protobuf: a Node is a third of its JSON then, and quicker to decode.

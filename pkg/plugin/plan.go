@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
@@ -239,7 +240,7 @@ func (o *PlanOptions) read(ctx context.Context) (assess.Input, []string, error) 
 func planNodes(nodes []corev1.Node, blocked map[string]bool, hosts hostLooks, judged bool) []render.PlanNode {
 	var all []render.PlanNode
 	for i := range nodes {
-		node := render.PlanNode{Name: nodes[i].Name, Runtime: nodes[i].Status.NodeInfo.ContainerRuntimeVersion, Verdict: render.VerdictNotOnDocker}
+		node := render.PlanNode{Name: nodes[i].Name, Runtime: inventory.FromNode(&nodes[i]).Reported, Verdict: render.VerdictNotOnDocker}
 		look := hosts[node.Name]
 		switch {
 		case node.Runtime == "", !judged:

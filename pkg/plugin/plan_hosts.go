@@ -76,6 +76,8 @@ func passedOver(node *corev1.Node) string {
 		return "the node cannot be switched in place"
 	case row.Switch == inventory.StateCutover || row.Switch == inventory.StateVerifying || row.Switch == inventory.StateRollingBack:
 		return fmt.Sprintf("a run is %s there", row.Switch)
+	case row.BadRun:
+		return inventory.BadRun
 	case row.Switch == inventory.StateBroken:
 		return "an earlier run has left it broken"
 	case row.Ready != corev1.ConditionTrue:

@@ -6,12 +6,15 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"io"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/klog/v2"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 // completionPrefix begins the name under which kubectl calls a plugin for completion: kubectl_complete-runtime
@@ -34,6 +37,8 @@ type Invocation struct {
 // Run carries out one call and returns the exit code. Errors are printed to Streams.ErrOut. Ctx ends on the first signal, with
 // a *SignalError as its cause.
 func Run(ctx context.Context, call Invocation) int {
+	// All that is printed passes here: node names and reasons, kubectl's printers, errors of requests that a kubelet answered.
+	call.Streams.Out, call.Streams.ErrOut = untrusted.NewWriter(call.Streams.Out), untrusted.NewWriter(call.Streams.ErrOut)
 	factory := NewFactory(call.Streams, call.Version)
 	factory.ClientGo = call.ClientGo
 	root := NewRootCommand(factory) //nolint:contextcheck // completion takes the context of its own command when it runs
@@ -83,17 +88,19 @@ runtime.`,
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	f.AddFlags(root.PersistentFlags())
-	addLogFlags(root)
+	addLogFlags(root, f.Streams.ErrOut)
 	registerKubeconfigCompletions(root, f)
 
 	root.AddCommand(NewStatusCommand(f), NewPlanCommand(f), NewSwitchCommand(f), NewRollbackCommand(f), NewVersionCommand(f))
 	return root
 }
 
-// addLogFlags adds kubectl's -v and --vmodule, which show the requests that client-go makes.
-func addLogFlags(root *cobra.Command) {
+// addLogFlags adds kubectl's -v and --vmodule, which show on w the requests that client-go makes.
+func addLogFlags(root *cobra.Command, w io.Writer) {
 	all := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(all)
+	_ = errors.Join(all.Set("logtostderr", "false"), all.Set("stderrthreshold", "FATAL")) // else it writes to os.Stderr
+	klog.SetOutput(w)
 	for _, name := range []string{"v", "vmodule"} {
 		root.PersistentFlags().AddGoFlag(all.Lookup(name))
 	}

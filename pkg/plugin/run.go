@@ -424,7 +424,7 @@ func (o *runOptions) exitError(command, node string, err error) error {
 	}
 	if failed.Resumable {
 		again := fmt.Sprintf("`%s` goes on from here", o.factory.Command(append([]string{command, node}, o.flags...)...))
-		exit.Hint = strings.TrimPrefix(exit.Hint+"; "+again, "; ")
+		exit.Hint = strings.TrimSuffix(again+"; "+exit.Hint, "; ") // the node's own words, if there are any, come last
 	}
 	return exit
 }

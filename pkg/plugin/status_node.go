@@ -6,10 +6,9 @@ import (
 	"io"
 	"time"
 
-	"k8s.io/cli-runtime/pkg/printers"
-
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 // printNode tells people of a node that they asked for alone what its last run left: how far it is, who has the node, and what to type
@@ -18,7 +17,7 @@ func (o *StatusOptions) printNode(ctx context.Context, w io.Writer, row inventor
 	if row.Run == "" {
 		return
 	}
-	line := func(name, value string) { fmt.Fprintf(w, "  %-9s %s\n", name+":", printers.EscapeTerminal(value)) }
+	line := func(name, value string) { fmt.Fprintf(w, "  %-9s %s\n", name+":", untrusted.Line(value, maxErrorText)) }
 	fmt.Fprintf(w, "\nnode %s:\n", row.Name)
 	line("state", cell(string(row.Switch), cellNone))
 	run := row.Run

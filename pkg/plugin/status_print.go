@@ -175,12 +175,12 @@ func shortVersion(s string) string {
 	return cell(s, cellUnknown)
 }
 
-// cell keeps a table readable by awk: no blanks, nothing that moves a terminal's cursor.
+// cell keeps a table readable by awk: no blanks.
 func cell(s, empty string) string {
 	if s == "" {
 		return empty
 	}
-	return printers.EscapeTerminal(strings.Join(strings.Fields(s), "_"))
+	return strings.Join(strings.Fields(s), "_")
 }
 
 // tablePrinter prints rows below headers and keeps the columns' widths from one flush to the next, for a watch.
@@ -253,7 +253,7 @@ func legend(rows []inventory.Row) []string {
 		default:
 			line = fmt.Sprintf("%s: %s", row.Advice.ID, row.Advice.Text)
 		}
-		if line = printers.EscapeTerminal(line); !slices.Contains(lines, line) {
+		if !slices.Contains(lines, line) {
 			lines = append(lines, line)
 		}
 	}

@@ -6,11 +6,11 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 // HostsNote says what a plan made from the API alone does not know.
@@ -157,10 +157,10 @@ func planSteps(text *strings.Builder, names []string, node PlanNode) {
 	fmt.Fprintf(text, "\nSteps on %s\n", strings.Join(names, ", "))
 	var rows [][]string
 	for _, step := range node.Steps {
-		rows = append(rows, []string{string(step.Phase), step.ID, step.Title})
+		rows = append(rows, []string{clean(string(step.Phase)), clean(step.ID), clean(step.Title)})
 		for _, file := range node.Files {
 			if file.Step == step.ID {
-				rows = append(rows, []string{"", "", "  " + string(file.Action) + " " + clean(file.Path)})
+				rows = append(rows, []string{"", "", "  " + clean(string(file.Action)) + " " + clean(file.Path)})
 			}
 		}
 	}
@@ -178,19 +178,9 @@ func planSteps(text *strings.Builder, names []string, node PlanNode) {
 			fmt.Fprintf(text, "  %s %s: only secrets differ, which are not shown\n", file.Action, clean(file.Path))
 		}
 		for line := range strings.Lines(file.Diff) {
-			text.WriteString("  " + printable(strings.TrimSuffix(line, "\n")) + "\n")
+			text.WriteString("  " + untrusted.Visible(strings.TrimSuffix(line, "\n")) + "\n")
 		}
 	}
-}
-
-// printable replaces what a terminal would take for a command.
-func printable(line string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\t' {
-			return '?'
-		}
-		return r
-	}, line)
 }
 
 const planIndent = "             "

@@ -11,13 +11,13 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"golang.org/x/term"
 	"k8s.io/utils/clock"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 const (
@@ -40,6 +40,9 @@ type Style struct {
 // DetectStyle finds out what w can show. Getenv is os.Getenv.
 func DetectStyle(w io.Writer, getenv func(string) string) Style {
 	style := Style{Unicode: isUTF8(getenv), Width: func() int { return defaultWidth }}
+	if wrapped, ok := w.(interface{ Unwrap() io.Writer }); ok {
+		w = wrapped.Unwrap()
+	}
 	file, ok := w.(*os.File)
 	if !ok || !term.IsTerminal(int(file.Fd())) || getenv("TERM") == "dumb" {
 		return style
@@ -288,15 +291,16 @@ func (p *Progress) draw() {
 // erase removes the live line.
 func (p *Progress) erase() {
 	if p.drawn {
-		_, _ = io.WriteString(p.w, "\r\x1b[K")
+		_, _ = p.w.Write(untrusted.Erase)
 		p.drawn = false
 	}
 }
 
+// maxClean bounds a text in a line, in bytes.
+const maxClean = 4 << 10
+
 // clean makes one line of a text that other programs have a part in, without anything that moves a cursor.
-func clean(text string) string {
-	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
-}
+func clean(text string) string { return untrusted.Line(text, maxClean) }
 
 // truncate cuts a text to a number of columns, one for each character.
 func truncate(text string, width int) string {

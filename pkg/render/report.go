@@ -18,14 +18,14 @@ func Report(report *rollout.Report, back string) string {
 		stages = append(stages, fmt.Sprintf("%s %s", stage.Stage, Duration(stage.Elapsed)))
 	}
 	line := func(name, value string) { fmt.Fprintf(&text, "  %-15s %s\n", name+":", value) }
-	fmt.Fprintf(&text, "node %s: from %s to %s\n", report.Node, report.From, report.To)
+	fmt.Fprintf(&text, "node %s: from %s to %s\n", report.Node, clean(report.From), clean(report.To))
 	if len(stages) > 0 {
 		line("time", strings.Join(stages, ", "))
 	}
 	var steps []string
 	for _, step := range report.Steps {
 		if step.Phase == protocol.PhaseCutover && step.Elapsed >= time.Second {
-			steps = append(steps, fmt.Sprintf("%s %s", step.ID, Duration(step.Elapsed)))
+			steps = append(steps, fmt.Sprintf("%s %s", clean(step.ID), Duration(step.Elapsed)))
 		}
 	}
 	if len(steps) > 0 {

@@ -57,7 +57,7 @@ func (s *session) cutover(ctx context.Context) error {
 		return s.rolledBack(ctx, StageCutover, resultError(result), result)
 	case protocol.OutcomeRefused:
 		failed := s.retreat(ctx, StageCutover, resultError(result), inventory.StateFailed, OutcomeRefused)
-		failed.Detail, failed.Hint = result.Detail, result.Hint
+		failed.Detail, failed.Hint = result.Detail, resultHint(result)
 		return failed
 	default:
 		return s.broken(ctx, StageCutover, result)
@@ -209,7 +209,7 @@ func (s *session) awaitRuntime(ctx context.Context, runtime string, last time.Ti
 			return false, err
 		}
 		row := inventory.FromNode(node)
-		version := node.Status.NodeInfo.ContainerRuntimeVersion
+		version := row.Reported
 		if row.Runtime == runtime && isNodeReady(node) && !heartbeat(node).Equal(last) {
 			s.report.To = version
 			return true, nil
@@ -387,7 +387,7 @@ func (s *session) rollback(ctx context.Context) error {
 
 // rolledBack gives the node back once it serves on the old runtime again.
 func (s *session) rolledBack(ctx context.Context, stage Stage, cause error, result *protocol.Result) error {
-	failed := &Error{Node: s.name, Stage: stage, Outcome: OutcomeRolledBack, Detail: result.Detail, Hint: result.Hint, Cause: cause}
+	failed := &Error{Node: s.name, Stage: stage, Outcome: OutcomeRolledBack, Detail: result.Detail, Hint: resultHint(result), Cause: cause}
 	stuck := func(err error) error {
 		failed.Outcome, failed.Resumable = OutcomeStuck, true
 		if ctx.Err() != nil {

@@ -59,7 +59,7 @@ func (s *session) markBack(ctx context.Context) error {
 		return errors.New(finding.Reason)
 	}
 	row := inventory.FromNode(node)
-	s.run, s.state, s.from = row.Run, row.Switch, node.Status.NodeInfo.ContainerRuntimeVersion
+	s.run, s.state, s.from = row.Run, row.Switch, row.Reported
 	s.report.Run, s.report.From, s.report.Resumed = s.run, s.from, s.state == inventory.StateRollingBack
 	s.back.unready = row.Ready != corev1.ConditionTrue
 	s.back.message = row.Message
@@ -122,7 +122,7 @@ func (s *session) askBack(ctx context.Context) error {
 	case protocol.OutcomeRefused:
 		s.back.message = message(StageRollback, resultError(result)) // for status
 		failed := s.forsake(ctx, StageRollback, resultError(result), OutcomeRefused)
-		failed.Detail, failed.Hint = result.Detail, result.Hint
+		failed.Detail, failed.Hint = result.Detail, resultHint(result)
 		return failed
 	default:
 		return s.broken(ctx, StageRollback, result)

@@ -14,7 +14,7 @@ import (
 // judgeBack looks at a Node alone and says whether it can be rolled back. Force tries it on a node whose kubelet is silent.
 func judgeBack(node *corev1.Node, force bool) Finding {
 	row := inventory.FromNode(node)
-	finding := Finding{Node: row.Name, Runtime: node.Status.NodeInfo.ContainerRuntimeVersion, State: row.Switch, Cordoned: row.Unschedulable}
+	finding := Finding{Node: row.Name, Runtime: row.Reported, State: row.Switch, Cordoned: row.Unschedulable}
 	refuse := func(format string, args ...any) Finding {
 		finding.Verdict, finding.Unfit, finding.Reason = Refuse, true, fmt.Sprintf(format, args...)
 		return finding
@@ -22,6 +22,8 @@ func judgeBack(node *corev1.Node, force bool) Finding {
 	undone := row.Switch == inventory.StateRolledBack || row.Switch == inventory.StateFailed
 	kubelet, _ := inventory.ParseVersion(row.KubeletVersion)
 	switch {
+	case row.BadRun:
+		return refuse("%s", inventory.BadRun)
 	case row.Run == "":
 		return refuse("it was never switched by this program (no annotation %s), so that there is nothing to go back to", inventory.AnnotationRun)
 	case undone && row.Runtime == inventory.RuntimeDocker:

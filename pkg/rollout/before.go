@@ -46,7 +46,7 @@ func (s *session) prepare(ctx context.Context) error {
 		return s.broken(ctx, StagePrepare, result)
 	default:
 		failed := s.retreat(ctx, StagePrepare, resultError(result), inventory.StateFailed, OutcomeRefused)
-		failed.Detail, failed.Hint = result.Detail, result.Hint
+		failed.Detail, failed.Hint = result.Detail, resultHint(result)
 		return failed
 	}
 	err = s.annotate(ctx, s.name, annotations{inventory.AnnotationPhase: string(inventory.StatePrepared), annotationFromEndpoint: s.oldEnd})
@@ -231,9 +231,12 @@ func (s *session) broken(ctx context.Context, stage Stage, result *protocol.Resu
 	})
 	return &Error{
 		Node: s.name, Stage: stage, Outcome: OutcomeStuck, State: s.whereabouts(ctx),
-		Detail: result.Detail, Hint: result.Hint, Cause: errors.Join(cause, err),
+		Detail: result.Detail, Hint: resultHint(result), Cause: errors.Join(cause, err),
 	}
 }
+
+// nodeSays begins what is in the node's own words, so that nobody takes it for this program's.
+const nodeSays = "the node says: "
 
 // resultError is a phase's result as an error.
 func resultError(result *protocol.Result) error {
@@ -242,9 +245,17 @@ func resultError(result *protocol.Result) error {
 		text = string(result.Outcome)
 	}
 	if result.FailedStep != "" {
-		return fmt.Errorf("%s: %s", result.FailedStep, text)
+		text = result.FailedStep + ": " + text
 	}
-	return errors.New(text)
+	return errors.New(nodeSays + text)
+}
+
+// resultHint is what the node's agent takes for the cure, or "".
+func resultHint(result *protocol.Result) string {
+	if result.Hint == "" {
+		return ""
+	}
+	return nodeSays + result.Hint
 }
 
 // message is the annotation's text for a failure.

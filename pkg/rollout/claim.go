@@ -21,6 +21,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 const (
@@ -68,10 +69,13 @@ func (e *ClaimedError) Error() string {
 	return fmt.Sprintf("%s %s since %s", person(e.Holder), does, e.Since.Local().Format("2006-01-02 15:04:05"))
 }
 
+// maxHolder bounds what is shown of a holder, in bytes.
+const maxHolder = 128
+
 // person is the part of a holder's identity that is for people.
 func person(holder string) string {
 	who, _, _ := strings.Cut(holder, "/")
-	return who
+	return untrusted.Line(who, maxHolder)
 }
 
 // errClaimLost is the cause of a context whose claim somebody else took over.

@@ -1,13 +1,10 @@
 package rollout
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -17,14 +14,11 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
-const (
-	// evidenceTimeout bounds how long a run that failed asks the cluster and the host why.
-	evidenceTimeout = time.Minute
-	// maxEvidence bounds one file of the host's evidence in bytes; the agent takes less.
-	maxEvidence = 16 << 20
-)
+// evidenceTimeout bounds how long a run that failed asks the cluster and the host why.
+const evidenceTimeout = time.Minute
 
 // EvidenceFile is one file that tells why a run failed. Its name has slashes, and none at the beginning.
 type EvidenceFile struct {
@@ -133,25 +127,15 @@ func (s *session) eventEvidence(ctx context.Context) ([]byte, error) {
 
 // unpackEvidence returns the files of the agent's archive, below host/.
 func unpackEvidence(archive []byte) ([]EvidenceFile, error) {
-	zip, err := gzip.NewReader(bytes.NewReader(archive))
+	unpacked, err := untrusted.Archive(archive)
 	if err != nil {
-		return nil, fmt.Errorf("read the host's evidence: %w", err)
+		return nil, err
 	}
 	var files []EvidenceFile
-	for reader := tar.NewReader(zip); ; {
-		header, err := reader.Next()
-		if errors.Is(err, io.EOF) {
-			return files, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read the host's evidence: %w", err)
-		}
-		data, err := io.ReadAll(io.LimitReader(reader, maxEvidence))
-		if err != nil {
-			return nil, fmt.Errorf("read the host's evidence: %w", err)
-		}
-		files = append(files, EvidenceFile{"host/" + header.Name, data})
+	for _, file := range unpacked {
+		files = append(files, EvidenceFile{"host/" + file.Name, file.Data})
 	}
+	return files, nil
 }
 
 // note keeps an update for the evidence.

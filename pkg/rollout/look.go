@@ -18,6 +18,9 @@ type HostPlan struct {
 	Steps    []protocol.PlanStep
 	// Files are in the order of the steps, with whole diffs.
 	Files []protocol.FileChange
+
+	// parts are those of a diff whose last one has not come.
+	parts []string
 }
 
 // take adds one event of the agent's.
@@ -30,12 +33,11 @@ func (p *HostPlan) take(event protocol.Event) {
 	case event.PlanStep != nil:
 		p.Steps = append(p.Steps, *event.PlanStep)
 	case event.FileChange != nil:
-		if n := len(p.Files); n > 0 && p.Files[n-1].Continues {
-			event.FileChange.Diff = p.Files[n-1].Diff + event.FileChange.Diff
-			p.Files[n-1] = *event.FileChange
-			return
+		p.parts = append(p.parts, event.FileChange.Diff)
+		if !event.FileChange.Continues {
+			event.FileChange.Diff = strings.Join(p.parts, "")
+			p.Files, p.parts = append(p.Files, *event.FileChange), nil
 		}
-		p.Files = append(p.Files, *event.FileChange)
 	}
 }
 

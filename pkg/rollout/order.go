@@ -80,13 +80,16 @@ func (t Times) String() string {
 	return strings.Join(parts, ",")
 }
 
+// maxTook is above what any stage may take: the annotation is in the node's own hands.
+const maxTook = 24 * time.Hour
+
 // parseTimes reads what String wrote; anything else is not ok.
 func parseTimes(text string) (t Times, ok bool) {
 	values := map[string]time.Duration{}
 	for part := range strings.SplitSeq(text, ",") {
 		name, value, _ := strings.Cut(part, "=")
 		took, err := time.ParseDuration(value)
-		if err != nil || took < 0 {
+		if err != nil || took < 0 || took > maxTook {
 			return Times{}, false
 		}
 		values[name] = took

@@ -49,10 +49,12 @@ type Finding struct {
 // judge looks at a Node alone.
 func judge(node *corev1.Node) Finding {
 	row := inventory.FromNode(node)
-	finding := Finding{Node: row.Name, Runtime: node.Status.NodeInfo.ContainerRuntimeVersion, State: row.Switch, Cordoned: row.Unschedulable}
+	finding := Finding{Node: row.Name, Runtime: row.Reported, State: row.Switch, Cordoned: row.Unschedulable}
 	refusal := inventory.Refusal(node)
 	late := row.Switch == inventory.StateCutover || row.Switch == inventory.StateVerifying
 	switch {
+	case row.BadRun:
+		finding.Verdict, finding.Reason = Refuse, inventory.BadRun
 	case row.Switch == inventory.StateBroken:
 		finding.Verdict = Refuse
 		finding.Reason = fmt.Sprintf("the last switch could not be undone and a person has to repair the node, then `kubectl runtime rollback %s` tries again: %s",

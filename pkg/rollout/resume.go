@@ -12,6 +12,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 // rehearsalAge is how long what was prepared and rehearsed is good for: kubelet, containerd and the node's images change meanwhile.
@@ -58,7 +59,7 @@ func (r *Rollout) whyPrepareAnew(node *corev1.Node, run string) string {
 		return fmt.Sprintf("what run %s has prepared is older than %s", run, rehearsalAge)
 	case node.Annotations[annotationAgentImage] != r.options.Image:
 		// The cutover's pod, and its smoke test, need the image that was brought to the new runtime.
-		return fmt.Sprintf("run %s was begun with another image of the agent, %s", run, node.Annotations[annotationAgentImage])
+		return fmt.Sprintf("run %s was begun with another image of the agent, %s", run, untrusted.Line(node.Annotations[annotationAgentImage], maxMessage))
 	}
 	return ""
 }

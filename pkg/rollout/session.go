@@ -23,6 +23,9 @@ import (
 // undoTimeout bounds what is cleared up after a failure or an interruption.
 const undoTimeout = 2 * apiPatience
 
+// maxChanged bounds the changed files of a report: a node that means well names a dozen.
+const maxChanged = 500
+
 // session is the switch or the rollback of one node, from claim to release.
 type session struct {
 	*Rollout
@@ -233,7 +236,7 @@ func (s *session) onEvent(event protocol.Event) {
 		s.tell(Info, "%s", event.Log.Message)
 	case event.Result != nil:
 		for _, file := range event.Result.ChangedFiles {
-			if !slices.Contains(s.report.ChangedFiles, file) {
+			if len(s.report.ChangedFiles) < maxChanged && !slices.Contains(s.report.ChangedFiles, file) {
 				s.report.ChangedFiles = append(s.report.ChangedFiles, file)
 			}
 		}
@@ -318,7 +321,7 @@ func (s *session) mark(ctx context.Context) error {
 		s.report.Resumed = true
 		s.tell(Info, "going on with run %s, whose state is %s", s.run, s.state)
 	} else {
-		s.from = node.Status.NodeInfo.ContainerRuntimeVersion
+		s.from = row.Reported
 		if err := s.remove(ctx); err != nil {
 			return err
 		}
@@ -410,5 +413,5 @@ func (s *session) whereabouts(ctx context.Context) string {
 	if row.Unschedulable {
 		parts = append(parts, "cordoned")
 	}
-	return strings.Join(parts, ", ") + " and reports " + node.Status.NodeInfo.ContainerRuntimeVersion
+	return strings.Join(parts, ", ") + " and reports " + row.Reported
 }

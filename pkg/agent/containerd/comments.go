@@ -24,7 +24,7 @@ type commentSet struct {
 // would not say the same as body, which is not known to happen, body stays as it is.
 //
 // The parser is of go-toml's package that promises no stable interface; what is used of it has examples in its documentation.
-func keepComments(existing, body []byte) []byte {
+func keepComments(existing, body []byte, to format) []byte {
 	existing = bytes.TrimPrefix(existing, []byte(header))
 	found, ok := readComments(existing)
 	if !ok {
@@ -34,11 +34,15 @@ func keepComments(existing, body []byte) []byte {
 	if !ok {
 		return body
 	}
+	var version int64
+	if config, err := readTOML(existing); err == nil {
+		version, _ = versionOf(config)
+	}
 	before := map[int][]string{}
 	head := found.head
 	for _, path := range found.paths {
 		comments := found.at[join(path)]
-		place, ok := placeOf(lines, renamed(path))
+		place, ok := placeOf(lines, renamed(path, version, to))
 		if !ok {
 			head = append(head, comments...)
 			continue
@@ -79,16 +83,30 @@ func weave(body []byte, head []string, before map[int][]string, tail []string) [
 func join(path []string) string { return strings.Join(path, "\x00") }
 
 // renamed is where Render writes a setting of a file of another version.
-func renamed(path []string) []string {
+func renamed(path []string, version int64, to format) []string {
 	path = slices.Clone(path)
 	if len(path) < 2 || path[0] != "plugins" {
-		return path
+		return to.place(path)
 	}
-	switch path[1] = fullPluginID(path[1]); path[1] {
-	case criRuntimePlugin, criImagesPlugin:
+	path[1] = fullPluginID(path[1])
+	if version >= 3 && to.version >= 3 {
+		return path // the tables of plugins are the same in both
+	}
+	switch images := path[1] == criImagesPlugin; {
+	case images && len(path) == 4 && path[2] == "pinned_images":
+		path = []string{path[0], criPlugin, "sandbox_image"}
+	case images && len(path) == 3 && slices.Contains(snapshotterKeys, path[2]):
+		path = []string{path[0], criPlugin, "containerd", path[2]}
+	case images, path[1] == criRuntimePlugin:
 		path[1] = criPlugin
 	}
-	return path
+	for _, move := range serverMoves {
+		if len(path) == 3 && path[1] == move.plugin && path[2] == move.as {
+			path = []string{move.table, move.key}
+			break
+		}
+	}
+	return to.place(path)
 }
 
 // placeOf finds a path's line, or that of the table that would hold it. The table of all plugins holds nothing itself.

@@ -83,3 +83,43 @@ config_path = '/etc/containerd/certs.d'
 		})
 	}
 }
+
+// TestRenderKeepsCommentsWhereSettingsMove: version 4 has other tables than version 2.
+func TestRenderKeepsCommentsWhereSettingsMove(t *testing.T) {
+	const existing = `version = 2
+[grpc]
+# the socket
+address = "/x.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+# pause
+sandbox_image = "pause:1"
+# streaming
+stream_server_port = "1"
+# long lines
+max_container_log_line_size = 1
+[plugins."io.containerd.grpc.v1.cri".cni]
+# plugins
+bin_dir = "/b"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+# snapshots
+snapshotter = "native"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+# sandboxes
+sandbox_mode = "podsandbox"
+`
+	got, err := containerd.Render([]byte(existing), containerd.Settings{Release: parseRelease(t, "2.4.2")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for comment, setting := range map[string]string{
+		"the socket": "address = '/x.sock'", "pause": "sandbox = 'pause:1'", "streaming": "stream_server_port = '1'", "long lines": "max_container_log_line_size = 1",
+		"plugins": "bin_dirs = ['/b']", "snapshots": "snapshotter = 'native'", "sandboxes": "sandboxer = 'podsandbox'",
+	} {
+		if !strings.Contains(string(got), "# "+comment+"\n"+setting+"\n") {
+			t.Errorf("%q is not at %q", comment, setting)
+		}
+	}
+	if t.Failed() {
+		t.Logf("%s", got)
+	}
+}

@@ -22,7 +22,7 @@ const maxVersion = 4
 // table is a TOML table.
 type table = map[string]any
 
-// parse reads a config of any version and converts it to version 2, the one format that containerd 1.3 to 2.4 all take.
+// parse reads a config of any version and converts it to version 2's form, in which this package works.
 func parse(data []byte) (table, error) {
 	config, err := readTOML(data)
 	if err != nil {
@@ -34,9 +34,16 @@ func parse(data []byte) (table, error) {
 	}
 	switch version {
 	case 1:
-		err = fromV1(config)
-	case 3, 4:
+		// Without a version it may be a drop-in in the form of version 3 that does not say so; 2.x takes that.
+		if err = fromV1(config); err == nil {
+			err = fromV3(config)
+		}
+	case 3:
 		err = fromV3(config)
+	case 4:
+		if err = fromV4(config); err == nil {
+			err = fromV3(config)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -170,8 +177,7 @@ var imagesKeys = []string{
 }
 
 // fromV3 moves CRI's settings back into one table. What has no place there stays in the tables of the new plugins: a version 2
-// file may hold these, too, and containerd 2.x merges them in, while older ones never read them. Version 4's server tables
-// stay for the same reason.
+// file may hold these, too, and containerd 2.x merges them in, while older ones never read them.
 func fromV3(config table) error {
 	plugins, err := subtable(config, "plugins")
 	if err != nil {
@@ -215,6 +221,13 @@ func fromV3(config table) error {
 		}
 	}
 	merge(cri, runtime)
+	runtimes, _ := at(cri, "containerd", "runtimes").(table)
+	for name := range runtimes {
+		if handler, ok := runtimes[name].(table); ok && handler["sandboxer"] != nil {
+			handler["sandbox_mode"] = handler["sandboxer"]
+			delete(handler, "sandboxer")
+		}
+	}
 	return nil
 }
 
@@ -241,7 +254,7 @@ func moveImages(plugins, cri table) error {
 	if err != nil {
 		return err
 	}
-	for _, key := range []string{"snapshotter", "disable_snapshot_annotations", "discard_unpacked_layers"} {
+	for _, key := range snapshotterKeys {
 		if value, ok := images[key]; ok {
 			containerd[key] = value
 			delete(images, key)

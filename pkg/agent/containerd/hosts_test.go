@@ -178,7 +178,7 @@ func TestTryTakesDockersSettings(t *testing.T) {
 							t.Errorf("runtime %s is not there:\n%s", r.Name, config)
 						}
 					}
-					if err := containerd.Try(t.Context(), release.Binary, config); err != nil {
+					if err := containerd.Try(t.Context(), release.Binary, containerd.DefaultConfigPath, config); err != nil {
 						t.Fatalf("%v\n%s", err, config)
 					}
 				})

@@ -13,21 +13,12 @@ import (
 const allHosts = "*"
 
 // InlineHosts returns the hosts.toml files that say what the older inline registries of a config say, its mirrors and TLS settings:
-// CRI does not load with both, and containerd 2.x ignores the latter. imported are as in Settings. Credentials are not among them: they
+// CRI does not load with both, and containerd 2.x ignores the latter. Of s it takes Release and Imported. Credentials are not among them: they
 // stay in the config, where they may stand beside config_path.
-func InlineHosts(existing []byte, imported [][]byte) (HostFiles, error) {
-	config, err := parse(existing)
+func InlineHosts(existing []byte, s Settings) (HostFiles, error) {
+	config, err := s.parse(existing)
 	if err != nil {
 		return nil, err
-	}
-	for _, data := range imported {
-		more, err := parse(data)
-		if err != nil {
-			return nil, fmt.Errorf("imported file: %w", err)
-		}
-		if err := mergeImported(config, more); err != nil {
-			return nil, err
-		}
 	}
 	at := config
 	for _, key := range []string{"plugins", criPlugin, "registry"} {

@@ -37,7 +37,7 @@ insecure_skip_verify = true
 		"s.corp":      "server = \"https://s.corp\"\nskip_verify = true\n",
 		"m.corp":      "server = \"https://m.corp\"\nca = [\"/ca.crt\"]\nclient = [[\"/c.crt\", \"/c.key\"]]\n",
 	}
-	hosts, err := containerd.InlineHosts([]byte(config), nil)
+	hosts, err := containerd.InlineHosts([]byte(config), containerd.Settings{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ insecure_skip_verify = true
 		t.Errorf("-want +got\n%s", diff)
 	}
 	// The same in a file that 1.x imports.
-	if imported, err := containerd.InlineHosts([]byte("version = 2\nimports = [\"x\"]\n"), [][]byte{[]byte(config)}); err != nil || len(imported) != len(want) {
+	if imported, err := containerd.InlineHosts([]byte("version = 2\nimports = [\"x\"]\n"), containerd.Settings{Imported: []containerd.Imported{{Data: []byte(config)}}}); err != nil || len(imported) != len(want) {
 		t.Errorf("imported: %d hosts, %v", len(imported), err)
 	}
 
@@ -62,7 +62,7 @@ insecure_skip_verify = true
 			t.Errorf("the config has %q: %t\n%s", text, !is, rendered)
 		}
 	}
-	if none, err := containerd.InlineHosts(rendered, nil); err != nil || len(none) > 0 {
+	if none, err := containerd.InlineHosts(rendered, containerd.Settings{}); err != nil || len(none) > 0 {
 		t.Errorf("twice: %v, %v", none, err)
 	}
 }
@@ -75,7 +75,7 @@ func TestInlineHostsRefuses(t *testing.T) {
 		"no list":               mirror + "\"r\"]\nendpoint = \"https://m\"\n",
 	} {
 		var cannot *containerd.CannotKeepError
-		if hosts, err := containerd.InlineHosts([]byte(config), nil); !errors.As(err, &cannot) {
+		if hosts, err := containerd.InlineHosts([]byte(config), containerd.Settings{}); !errors.As(err, &cannot) {
 			t.Errorf("%s: %v, %v", name, hosts, err)
 		}
 		if _, err := containerd.Render([]byte(config), settings); !errors.As(err, &cannot) {

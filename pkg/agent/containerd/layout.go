@@ -11,23 +11,19 @@ type Layout struct {
 	CNIConfDir   string
 	// RegistryDir is where hosts.toml files are, or will be, looked for; empty if the config has what Render refuses.
 	RegistryDir string
-	// NamesSnapshotter tells that the config says one.
+	// NamesSnapshotter tells that a file says one.
 	NamesSnapshotter bool
 }
 
-// ReadLayout reads the Layout of a config of any version, with containerd's defaults for what it does not say. It does not
-// follow imports.
-func ReadLayout(data []byte) (Layout, error) {
-	config, err := parse(data)
+// ReadLayout reads the Layout of a config of any version and of the files that it imports, with containerd's defaults for what they do
+// not say.
+func ReadLayout(data []byte, imported ...Imported) (Layout, error) {
+	config, err := parseAll(data, imported)
 	if err != nil {
 		return Layout{}, err
 	}
 	text := func(def string, path ...string) string {
-		at := config
-		for _, key := range path[:len(path)-1] {
-			at, _ = at[key].(table)
-		}
-		if value, _ := at[path[len(path)-1]].(string); value != "" {
+		if value, _ := at(config, path...).(string); value != "" {
 			return value
 		}
 		return def
@@ -41,7 +37,7 @@ func ReadLayout(data []byte) (Layout, error) {
 		NamesSnapshotter: text("", "plugins", criPlugin, "containerd", "snapshotter") != "",
 
 		Root:         text(DefaultRoot, "root"),
-		Address:      text(text(DefaultAddress, "grpc", "address"), "plugins", "io.containerd.server.v1.grpc", "address"),
+		Address:      text(DefaultAddress, "grpc", "address"),
 		Snapshotter:  text("overlayfs", "plugins", criPlugin, "containerd", "snapshotter"),
 		SandboxImage: text("", "plugins", criPlugin, "sandbox_image"),
 		CNIBinDir:    text("/opt/cni/bin", "plugins", criPlugin, "cni", "bin_dir"),

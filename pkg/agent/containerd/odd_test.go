@@ -16,7 +16,7 @@ import (
 func TestOddConfigs(t *testing.T) {
 	agenttest.TryOddFiles(t, func(data []byte) {
 		_, _ = containerd.ReadLayout(data)
-		_, _ = containerd.Imports(data)
+		_, _ = containerd.ReadImports("/nowhere/config.toml", data)
 		_, _ = containerd.Render(data, settings)
 		_, _ = containerd.ParseVersion(string(data))
 		containerd.Registries("/d", nil, nil, containerd.HostFiles{"h": {"ca.crt": data}}, nil)
@@ -35,7 +35,7 @@ func FuzzReadLayout(f *testing.F) {
 	}
 	f.Add([]byte("\ufeffroot = 1\nimports = [1]\n[grpc]\naddress = [[]]\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		_, _ = containerd.Imports(data)
+		_, _ = containerd.ReadImports("/nowhere/config.toml", data)
 		before, err := containerd.ReadLayout(data)
 		rendered, renderErr := containerd.Render(data, containerd.Settings{})
 		if err != nil || renderErr != nil {

@@ -45,11 +45,16 @@ type Settings struct {
 	MaxConcurrentDownloads int
 	// LogLevel is the daemon's, if the file says none.
 	LogLevel string
-	// Imported are the contents of the files that the existing file's `imports` names, in the order of loading. With any, they
-	// are merged into the one file and `imports` goes. Give them for containerd before 2.0, where an imported file that has
-	// a CRI table replaces the whole one of the main file; for later ones leave them out, and `imports` stays.
-	Imported [][]byte
+	// Release is the containerd that the file is for. Without one it is of version 2, which containerd 1.3 to 2.4 take.
+	Release BinaryVersion
+	// Imported are the files that the existing file's `imports` names (ReadImports). For containerd before 2.0, where an imported file
+	// that has a CRI table replaces the whole one of the main file, they are merged into the one file and `imports` goes. For later
+	// ones `imports` stays, and what the handlers that they define lack is added to them in the main file.
+	Imported []Imported
 }
+
+// merges tells that imported files become part of the main one.
+func (s Settings) merges() bool { return len(s.Imported) > 0 && !s.Release.AtLeast(2, 0) }
 
 // Runtime is a handler: a program in runc's place, or with Type another shim with its Options.
 type Runtime struct {
@@ -75,25 +80,20 @@ const header = `# Written by kubectl-runtime when it moved this node from Docker
 # before are kept, and so are its comments.
 `
 
-// Render returns the config.toml for containerd 1.3 to 2.4: version 2, CRI enabled and set up as s says, and all that the
-// existing file (any version, empty if there is none) says beside that. It is pure, and rendering its own output again
-// changes nothing. What cannot be kept is a CannotKeepError.
+// Render returns the config.toml for s.Release, in the version that it writes itself (formatFor): CRI enabled and set up as s says, and
+// all that the existing file (any version, empty if there is none) says beside that. It is pure, and rendering its own output again
+// changes nothing. What cannot be kept is a CannotKeepError, a file that cannot be imported an ImportError.
 func Render(existing []byte, s Settings) ([]byte, error) {
 	if s.CgroupDriver != "" && s.CgroupDriver != "systemd" && s.CgroupDriver != "cgroupfs" {
 		return nil, fmt.Errorf("containerd config: unknown cgroup driver %q", s.CgroupDriver)
 	}
-	config, err := parse(existing)
+	to, err := formatFor(s.Release, s.Imported)
 	if err != nil {
 		return nil, err
 	}
-	for _, data := range s.Imported {
-		imported, err := parse(data)
-		if err != nil {
-			return nil, fmt.Errorf("imported file: %w", err)
-		}
-		if err := mergeImported(config, imported); err != nil {
-			return nil, err
-		}
+	config, err := s.parse(existing)
+	if err != nil {
+		return nil, err
 	}
 	if s.Root != "" {
 		config["root"] = s.Root
@@ -126,11 +126,27 @@ func Render(existing []byte, s Settings) ([]byte, error) {
 			return nil, err
 		}
 	}
+	if config, err = to.to(config); err != nil {
+		return nil, err
+	}
 	body, err := toml.Marshal(config)
 	if err != nil {
 		return nil, fmt.Errorf("write containerd config: %w", err)
 	}
-	return append([]byte(header), keepComments(existing, body)...), nil
+	return append([]byte(header), keepComments(existing, body, to)...), nil
+}
+
+// parse reads the existing file, with those that become part of it.
+func (s Settings) parse(existing []byte) (table, error) {
+	if !s.merges() {
+		return parse(existing)
+	}
+	config, err := parseAll(existing, s.Imported)
+	if err != nil {
+		return nil, err
+	}
+	delete(config, "imports")
+	return config, nil
 }
 
 // setAddress leaves the file alone where it says, or means, the same.
@@ -146,42 +162,6 @@ func setAddress(config table, address string) error {
 		delete(config, "grpc")
 	}
 	return nil
-}
-
-// mergeImported adds an imported file as containerd 2.x does: tables are merged, lists of plugins united.
-func mergeImported(config, imported table) error {
-	delete(imported, "imports")
-	delete(config, "imports")
-	for _, key := range []string{"disabled_plugins", "required_plugins"} {
-		ids, err := stringList(config, key)
-		if err != nil {
-			return err
-		}
-		more, err := stringList(imported, key)
-		if err != nil {
-			return err
-		}
-		delete(imported, key)
-		for _, id := range more {
-			if !slices.Contains(ids, id) {
-				ids = append(ids, id)
-			}
-		}
-		if len(ids) > 0 {
-			config[key] = ids
-		}
-	}
-	merge(config, imported)
-	return nil
-}
-
-// Imports returns the patterns of the existing file's `imports`; relative ones are relative to the file's directory.
-func Imports(existing []byte) ([]string, error) {
-	config, err := readTOML(existing)
-	if err != nil {
-		return nil, err
-	}
-	return stringList(config, "imports")
 }
 
 // enableCRI takes CRI off the list of disabled plugins; Docker's package puts it there, in the form of version 1.
@@ -325,7 +305,11 @@ func setContainerd(cri table, s Settings) error {
 	if err := renameOldRuntimes(containerd, runtimes); err != nil {
 		return err
 	}
-	addRuntimes(runtimes, s.Runtimes)
+	imported, err := s.importedRuntimes()
+	if err != nil {
+		return err
+	}
+	addRuntimes(runtimes, imported, s.Runtimes)
 	if s.DefaultRuntime != "" {
 		containerd["default_runtime_name"] = s.DefaultRuntime
 	}
@@ -346,15 +330,36 @@ func setContainerd(cri table, s Settings) error {
 		}
 	}
 	name := containerd["default_runtime_name"].(string)
-	if _, ok := runtimes[name]; !ok {
+	if runtimes[name] == nil && imported[name] == nil {
 		return &CannotKeepError{Key: "containerd.default_runtime_name", Reason: fmt.Sprintf("there is no runtime %q", name)}
 	}
 	return nil
 }
 
-func addRuntimes(runtimes table, add []Runtime) {
+// importedRuntimes are the handlers of the files that containerd goes on importing.
+func (s Settings) importedRuntimes() (table, error) {
+	if s.merges() {
+		return nil, nil
+	}
+	config, err := parseAll(nil, s.Imported)
+	if err != nil {
+		return nil, err
+	}
+	runtimes, _ := at(config, "plugins", criPlugin, "containerd", "runtimes").(table)
+	return runtimes, nil
+}
+
+// addRuntimes adds handlers that neither the file nor one that it imports defines. Those that run runc and are imported get an entry, too,
+// which containerd merges with theirs: they are set up there.
+func addRuntimes(runtimes, imported table, add []Runtime) {
+	for _, name := range sortedKeys(imported) {
+		kind := at(imported, name, "runtime_type")
+		if _, ok := runtimes[name]; !ok && (kind == nil || kind == "" || kind == runcV2) {
+			runtimes[name] = table{"runtime_type": runcV2}
+		}
+	}
 	for _, r := range add {
-		if _, ok := runtimes[r.Name]; ok {
+		if runtimes[r.Name] != nil || imported[r.Name] != nil {
 			continue
 		}
 		runtime := table{"runtime_type": runcV2}

@@ -27,41 +27,54 @@ func TestRenderGolden(t *testing.T) {
 		t.Fatalf("found %d test files: %v", len(files), err)
 	}
 	for _, file := range files {
-		t.Run(filepath.Base(file), func(t *testing.T) {
-			existing, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := containerd.Render(existing, settings)
-			if err != nil {
-				t.Fatal(err)
-			}
-			golden := strings.Replace(file, ".in.toml", ".golden.toml", 1)
-			if *update {
-				if err := os.WriteFile(golden, got, 0o600); err != nil {
+		for suffix, release := range map[string]string{"": "1.6.20", ".v3": "2.0.7", ".v4": "2.4.2"} {
+			t.Run(strings.TrimSuffix(filepath.Base(file), ".in.toml")+"/"+release, func(t *testing.T) {
+				existing, err := os.ReadFile(file)
+				if err != nil {
 					t.Fatal(err)
 				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), string(got)); diff != "" {
-				t.Errorf("-want +got\n%s", diff)
-			}
-			again, err := containerd.Render(got, settings)
-			if err != nil || !bytes.Equal(again, got) {
-				t.Errorf("rendering the output again changes it (%v):\n%s", err, cmp.Diff(string(got), string(again)))
-			}
-		})
+				s := settings
+				s.Release = parseRelease(t, release)
+				got, err := containerd.Render(existing, s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				golden := strings.Replace(file, ".in.toml", suffix+".golden.toml", 1)
+				if *update {
+					if err := os.WriteFile(golden, got, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want, err := os.ReadFile(golden)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(string(want), string(got)); diff != "" {
+					t.Errorf("-want +got\n%s", diff)
+				}
+				again, err := containerd.Render(got, s)
+				if err != nil || !bytes.Equal(again, got) {
+					t.Errorf("rendering the output again changes it (%v):\n%s", err, cmp.Diff(string(got), string(again)))
+				}
+			})
+		}
 	}
+}
+
+func parseRelease(t *testing.T, text string) containerd.BinaryVersion {
+	t.Helper()
+	release, err := containerd.ParseVersion("containerd - " + text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return release
 }
 
 // Before 2.0 an imported file with a CRI table replaces the main file's, so it is merged in.
 func TestRenderMergesImported(t *testing.T) {
 	existing := []byte("version = 2\nimports = [\"/etc/containerd/conf.d/*.toml\"]\ndisabled_plugins = [\"io.containerd.snapshotter.v1.zfs\"]\n")
 	s := settings
-	s.Imported = [][]byte{[]byte(`version = 2
+	s.Imported = []containerd.Imported{{Path: "/etc/containerd/conf.d/99-nvidia.toml", Data: []byte(`version = 2
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.btrfs"]
 [plugins."io.containerd.grpc.v1.cri".containerd]
 default_runtime_name = "nvidia"
@@ -69,7 +82,7 @@ default_runtime_name = "nvidia"
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.nvidia.options]
 BinaryName = "/usr/bin/nvidia-container-runtime"
-`)}
+`)}}
 	got, err := containerd.Render(existing, s)
 	if err != nil {
 		t.Fatal(err)
@@ -224,7 +237,7 @@ func TestParseVersion(t *testing.T) {
 	}
 }
 
-// What Render accepts has to be TOML of version 2 that Render leaves alone, whatever the file was.
+// What Render accepts has to be TOML of the release's version that Render leaves alone, whatever the file was.
 func FuzzRender(f *testing.F) {
 	files, _ := filepath.Glob("testdata/*.in.toml")
 	for _, file := range files {
@@ -235,17 +248,21 @@ func FuzzRender(f *testing.F) {
 		f.Add(data)
 	}
 	f.Fuzz(func(t *testing.T, existing []byte) {
-		got, err := containerd.Render(existing, settings)
-		if err != nil {
-			return
-		}
-		var config map[string]any
-		if err := toml.Unmarshal(got, &config); err != nil || config["version"] != int64(2) {
-			t.Fatalf("not a version 2 file (%v):\n%s", err, got)
-		}
-		again, err := containerd.Render(got, settings)
-		if err != nil || !bytes.Equal(again, got) {
-			t.Fatalf("not stable (%v):\n%s\nthen\n%s", err, got, again)
+		for _, release := range []containerd.BinaryVersion{{Major: 1, Minor: 6}, {Major: 2}, {Major: 2, Minor: 4}} {
+			s := settings
+			s.Release = release
+			got, err := containerd.Render(existing, s)
+			if err != nil {
+				continue
+			}
+			var config map[string]any
+			if err := toml.Unmarshal(got, &config); err != nil || config["version"] != containerd.ConfigVersion(release) {
+				t.Fatalf("%+v: not a file of its version (%v):\n%s", release, err, got)
+			}
+			again, err := containerd.Render(got, s)
+			if err != nil || !bytes.Equal(again, got) {
+				t.Fatalf("%+v: not stable (%v):\n%s\nthen\n%s", release, err, got, again)
+			}
 		}
 	})
 }

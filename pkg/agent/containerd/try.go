@@ -50,13 +50,17 @@ func (e *TryError) Error() string {
 // Detail returns the daemon's lines.
 func (e *TryError) Detail() string { return strings.Join(e.Lines, "\n") }
 
-// Try starts a throw-away daemon of binary with config (as Render returns it) and returns nil once it answers CRI's Version
-// call: neither a running containerd nor `containerd config dump` tells whether CRI loads. What the config imports is read, too;
-// relative paths count from /etc/containerd. The daemon has a root, a state directory and sockets of its own, on the file system
+// Try starts a throw-away daemon of binary with config (as Render returns it, for the file at path) and returns nil once it answers CRI's
+// Version call: neither a running containerd nor `containerd config dump` tells whether CRI loads. What the config imports is read, too.
+// The daemon has a root, a state directory and sockets of its own, on the file system
 // of the root that the config names, since that decides which snapshotters work. When Try returns the daemon has ended and
 // its directories are gone. A config that containerd does not take is a *TryError.
-func Try(ctx context.Context, binary string, config []byte) (err error) {
-	dir, err := tryDir(config)
+func Try(ctx context.Context, binary, path string, config []byte) (err error) {
+	imported, err := ReadImports(path, config)
+	if err != nil {
+		return err
+	}
+	dir, err := tryDir(config, imported)
 	if err != nil {
 		return fmt.Errorf("try containerd config: %w", err)
 	}
@@ -65,7 +69,7 @@ func Try(ctx context.Context, binary string, config []byte) (err error) {
 			err = errors.Join(err, fmt.Errorf("try containerd config: %w", cleanErr))
 		}
 	}()
-	if err := writeTryConfig(dir, config); err != nil {
+	if err := writeTryConfig(dir, config, imported); err != nil {
 		return fmt.Errorf("try containerd config: %w", err)
 	}
 	daemon, err := startTry(binary, dir)
@@ -80,8 +84,8 @@ func Try(ctx context.Context, binary string, config []byte) (err error) {
 }
 
 // tryDir makes the daemon's directory and removes those of processes that died before they could.
-func tryDir(config []byte) (string, error) {
-	layout, err := ReadLayout(config)
+func tryDir(config []byte, imported []Imported) (string, error) {
+	layout, err := ReadLayout(config, imported...)
 	if err != nil {
 		return "", err
 	}

@@ -24,9 +24,6 @@ func TestTryTakesWhatRenderWrites(t *testing.T) {
 		for _, file := range files {
 			name := strings.TrimSuffix(filepath.Base(file), ".in.toml")
 			t.Run(release.Name+"/"+name, func(t *testing.T) {
-				if release.Name == "1.6" && name == "imports" {
-					t.Skip("before 2.0 imports are merged by Render")
-				}
 				existing, err := os.ReadFile(file)
 				if err != nil {
 					t.Fatal(err)
@@ -34,12 +31,12 @@ func TestTryTakesWhatRenderWrites(t *testing.T) {
 				root := filepath.Join(t.TempDir(), "containerd")
 				config, err := containerd.Render(existing, containerd.Settings{
 					CgroupDriver: "systemd", SandboxImage: "pause:1", CNIBinDirs: "/opt/cni/bin", CNIConfDir: "/etc/cni/net.d",
-					Root: root, Snapshotter: noOverlay,
+					Root: root, Snapshotter: noOverlay, Release: versionOf(t, release),
 				})
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := containerd.Try(t.Context(), release.Binary, config); err != nil {
+				if err := containerd.Try(t.Context(), release.Binary, containerd.DefaultConfigPath, config); err != nil {
 					t.Fatal(err)
 				}
 				assertNothingLeft(t, root)
@@ -65,7 +62,7 @@ endpoint = ["https://mirror.example"]
 			t.Run(release.Name+"/"+name, func(t *testing.T) {
 				root := filepath.Join(t.TempDir(), "containerd")
 				config := strings.Replace(c.config, "version = 2\n", "version = 2\nroot = \""+root+"\"\n", 1)
-				err := containerd.Try(t.Context(), release.Binary, []byte(config))
+				err := containerd.Try(t.Context(), release.Binary, containerd.DefaultConfigPath, []byte(config))
 				var tryErr *containerd.TryError
 				if !errors.As(err, &tryErr) || !strings.Contains(err.Error()+tryErr.Detail(), c.want) || strings.Contains(err.Error(), "\n") {
 					t.Fatalf("got %v, want a TryError with %q", err, c.want)
@@ -105,7 +102,7 @@ func TestTryKeepsOffTheLiveDaemon(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := listing(t, dir)
-			if err := containerd.Try(t.Context(), release.Binary, config); err != nil {
+			if err := containerd.Try(t.Context(), release.Binary, containerd.DefaultConfigPath, config); err != nil {
 				t.Fatal(err)
 			}
 			if after := listing(t, dir); after != before {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -13,34 +12,26 @@ import (
 // trySocket is the throw-away daemon's socket in its directory.
 const trySocket = "c.sock"
 
-// writeTryConfig writes config.toml, and a copy of each file it imports, into dir, without anything that the live daemon uses.
-func writeTryConfig(dir string, config []byte) error {
-	main, err := parse(config)
-	if err != nil {
-		return err
-	}
-	files, err := collectImports(main, filepath.Dir(DefaultConfigPath), nil)
-	if err != nil {
+// writeTryConfig writes config.toml, and a copy of each file it imports, into dir, without anything that the live daemon uses. Each stays
+// of its version: how this containerd takes the files together is what is tried.
+func writeTryConfig(dir string, config []byte, imported []Imported) error {
+	main := table{}
+	if err := unmarshal(config, &main); err != nil {
 		return err
 	}
 	delete(main, "imports")
 	var imports []string
-	for i, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return fmt.Errorf("read imported file: %w", err)
+	for i, file := range imported {
+		content := table{}
+		if err := unmarshal(file.Data, &content); err != nil {
+			return fmt.Errorf("imported file %s: %w", file.Path, err)
 		}
-		// Not converted: how this containerd takes the file as it is, is what is tried.
-		imported := table{}
-		if err := toml.Unmarshal(data, &imported); err != nil {
-			return fmt.Errorf("parse imported file %s: %w", file, err)
-		}
-		delete(imported, "imports")
-		if err := isolate(imported, ""); err != nil {
-			return fmt.Errorf("imported file %s: %w", file, err)
+		delete(content, "imports") // they are among imported
+		if err := isolate(content, ""); err != nil {
+			return fmt.Errorf("imported file %s: %w", file.Path, err)
 		}
 		path := filepath.Join(dir, fmt.Sprintf("import-%03d.toml", i))
-		if err := writeTOML(path, imported); err != nil {
+		if err := writeTOML(path, content); err != nil {
 			return err
 		}
 		imports = append(imports, path)
@@ -52,44 +43,6 @@ func writeTryConfig(dir string, config []byte) error {
 		return err
 	}
 	return writeTOML(filepath.Join(dir, "config.toml"), main)
-}
-
-// collectImports lists the files that config imports, each once, in the order of loading: a file's own after it.
-func collectImports(config table, base string, seen []string) ([]string, error) {
-	patterns, err := stringList(config, "imports")
-	if err != nil {
-		return nil, err
-	}
-	for _, pattern := range patterns {
-		if !filepath.IsAbs(pattern) {
-			pattern = filepath.Join(base, pattern)
-		}
-		matches, err := filepath.Glob(pattern)
-		if err != nil {
-			return nil, fmt.Errorf("imports %s: %w", pattern, err)
-		}
-		if matches == nil && !strings.ContainsAny(pattern, "*?[") {
-			matches = []string{pattern} // so that its absence is an error here as it is there
-		}
-		for _, file := range matches {
-			if slices.Contains(seen, file) || file == DefaultConfigPath {
-				continue
-			}
-			seen = append(seen, file)
-			data, err := os.ReadFile(file)
-			if err != nil {
-				return nil, fmt.Errorf("read imported file: %w", err)
-			}
-			imported := table{}
-			if err := toml.Unmarshal(data, &imported); err != nil {
-				return nil, fmt.Errorf("parse imported file %s: %w", file, err)
-			}
-			if seen, err = collectImports(imported, filepath.Dir(file), seen); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return seen, nil
 }
 
 // isolate takes out of a config whatever the live daemon listens on, writes to, or accounts to. With dir it puts the throw-away
@@ -120,13 +73,16 @@ func isolate(config table, dir string) error {
 	if dir == "" {
 		return nil
 	}
-	config["grpc"] = table{"address": filepath.Join(dir, trySocket)}
-	config["ttrpc"] = table{"address": filepath.Join(dir, trySocket+".ttrpc")}
-	debug, err := subtable(config, "debug")
+	version, err := versionOf(config)
 	if err != nil {
 		return err
 	}
-	debug["address"] = filepath.Join(dir, "debug.sock")
+	of := format{version: version}
+	for _, server := range []struct{ table, socket string }{{"grpc", trySocket}, {"ttrpc", trySocket + ".ttrpc"}, {"debug", "debug.sock"}} {
+		if err := put(config, of.place([]string{server.table, "address"}), filepath.Join(dir, server.socket)); err != nil {
+			return err
+		}
+	}
 	own, err := subtable(config, "plugins")
 	if err != nil {
 		return err

@@ -40,14 +40,12 @@ func (i *inspection) lookAtCarried(ctx context.Context) error {
 	if err := i.lookForSandboxAuth(ctx); err != nil {
 		return err
 	}
-	config, err := readFile(i.ContainerdConfig)
+	config, err := containerdToBe(ctx, i.h, i.inventory)
 	if err != nil {
 		return err
 	}
-	if _, err := renderContainerd(i.inventory, config); err != nil {
-		return fmt.Errorf("%s: %w", i.ContainerdConfig, err)
-	}
-	_, warnings, err := carryFiles(ctx, i.h, i.inventory)
+	i.layout = config.layout
+	_, warnings, err := carryFiles(ctx, i.h, i.inventory, config)
 	for _, warning := range warnings {
 		i.warn("%s", warning)
 	}
@@ -56,7 +54,7 @@ func (i *inspection) lookAtCarried(ctx context.Context) error {
 
 // carrySettings adds Docker's settings to those of containerd's config.
 func carrySettings(s *containerd.Settings, found inventory, old []byte) error {
-	layout, err := containerd.ReadLayout(old)
+	layout, err := containerd.ReadLayout(old, s.Imported...)
 	if err != nil {
 		return err
 	}
@@ -96,25 +94,14 @@ func carriedSnapshotter(docker translate.Settings, layout containerd.Layout) str
 }
 
 // carryFiles are the files beside containerd's config.
-func carryFiles(ctx context.Context, h *Host, found inventory) (files []containerd.File, warnings []string, err error) {
-	config, err := readFile(found.ContainerdConfig)
-	if err != nil {
-		return nil, nil, err
-	}
-	layout, err := containerd.ReadLayout(config)
-	if err != nil {
-		return nil, nil, err
-	}
+func carryFiles(ctx context.Context, h *Host, found inventory, config newConfig) (files []containerd.File, warnings []string, err error) {
+	layout := config.layout
 	certs, err := readHosts(dockerCertsDir)
 	if err != nil {
 		return nil, nil, err
 	}
 	docker := found.Docker
-	imported, err := importedBy(found, config)
-	if err != nil {
-		return nil, nil, err
-	}
-	inline, err := containerd.InlineHosts(config, imported)
+	inline, err := containerd.InlineHosts(config.old, config.settings)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", found.ContainerdConfig, err)
 	}

@@ -54,7 +54,11 @@ func TestDockersSettingsInContainerdsConfig(t *testing.T) {
 					Facts:  protocol.Facts{CgroupDriver: "systemd", SandboxImage: "pause:1", ContainerdVersion: "2.4.2"},
 					Docker: docker, CNIBinDir: "/opt/cni/bin", CNIConfDir: "/etc/cni/net.d",
 				}
-				got, err := renderContainerd(found, old)
+				settings, err := containerdSettings(found, old, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := containerd.Render(old, settings)
 				if err != nil {
 					t.Fatal(err)
 				}

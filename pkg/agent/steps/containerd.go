@@ -1,13 +1,13 @@
 package steps
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -44,27 +44,38 @@ func existing(path string) string {
 	return path
 }
 
-// containerdProgram returns the program and the config file of the service.
-func containerdProgram(ctx context.Context, h *Host) (binary, config string, err error) {
+// containerdProcess is how the service runs containerd.
+type containerdProcess struct {
+	binary, config string
+	// root and address are those of its flags, which count whatever the config says.
+	root, address string
+}
+
+func findContainerd(ctx context.Context, h *Host) (containerdProcess, error) {
 	p, err := h.Systemd.Show(ctx, containerdUnit, "MainPID")
 	if err != nil {
-		return "", "", err
+		return containerdProcess{}, err
 	}
-	config = containerd.DefaultConfigPath
-	if pid, _ := strconv.Atoi(p["MainPID"]); pid > 0 {
-		process, err := host.ReadProcess(proc, pid)
-		if err != nil {
-			return "", "", err
-		}
-		for _, name := range []string{"config", "c"} {
-			if path := kubelet.FlagOf(process.Args, name); path != "" {
-				config = path
-			}
-		}
-		return process.Exe, config, nil
+	found := containerdProcess{config: containerd.DefaultConfigPath}
+	pid, _ := strconv.Atoi(p["MainPID"])
+	if pid <= 0 {
+		found.binary, err = host.LookPath("containerd")
+		return found, err
 	}
-	binary, err = host.LookPath("containerd")
-	return binary, config, err
+	process, err := host.ReadProcess(proc, pid)
+	if err != nil {
+		return containerdProcess{}, err
+	}
+	found.binary = process.Exe
+	flag := func(names ...string) (value string) {
+		for _, name := range names {
+			value = cmp.Or(kubelet.FlagOf(process.Args, name), value)
+		}
+		return value
+	}
+	found.config = cmp.Or(flag("config", "c"), found.config)
+	found.root, found.address = flag("root"), flag("address", "a")
+	return found, nil
 }
 
 // containerdConfig writes containerd's config, after a throw-away daemon has taken it, and what else is carried over from Docker.
@@ -132,7 +143,7 @@ func (h *Host) applyContainerdConfig(ctx context.Context, changes []host.Change,
 		return err
 	}
 	report.Progress("try it on a throw-away containerd", 0, 0, "")
-	if err := containerd.Try(ctx, found.ContainerdBinary, config); err != nil {
+	if err := containerd.Try(ctx, found.ContainerdBinary, found.ContainerdConfig, config); err != nil {
 		return err
 	}
 	if err := apply(false); err != nil {
@@ -148,15 +159,11 @@ func containerdFiles(ctx context.Context, h *Host) ([]plannedFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	old, err := readFile(found.ContainerdConfig)
+	config, err := containerdToBe(ctx, h, found)
 	if err != nil {
 		return nil, err
 	}
-	config, err := renderContainerd(found, old)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", found.ContainerdConfig, err)
-	}
-	carried, _, err := carryFiles(ctx, h, found)
+	carried, _, err := carryFiles(ctx, h, found, config)
 	if err != nil {
 		return nil, err
 	}
@@ -168,10 +175,79 @@ func containerdFiles(ctx context.Context, h *Host) ([]plannedFile, error) {
 		}
 		files = append(files, planned)
 	}
-	return append(files, plannedFile{path: found.ContainerdConfig, old: old, new: config, mode: configMode(found)}), nil
+	return append(files, plannedFile{path: found.ContainerdConfig, old: config.old, new: config.text, mode: configMode(found)}), nil
 }
 
-func renderContainerd(found inventory, old []byte) ([]byte, error) {
+// newConfig is containerd's config as it was and as it will be.
+type newConfig struct {
+	old, text []byte
+	settings  containerd.Settings
+	// layout is that with the new one.
+	layout containerd.Layout
+}
+
+// containerdToBe makes containerd's new config. What the very containerd that will run makes of it, with what it imports, has to be what was
+// wanted of it.
+func containerdToBe(ctx context.Context, h *Host, found inventory) (newConfig, error) {
+	old, err := readFile(found.ContainerdConfig)
+	if err != nil {
+		return newConfig{}, err
+	}
+	imported, err := containerd.ReadImports(found.ContainerdConfig, old)
+	if err != nil {
+		return newConfig{}, err
+	}
+	c := newConfig{old: old}
+	if c.settings, err = containerdSettings(found, old, imported); err != nil {
+		return c, err
+	}
+	c.text, err = containerd.Render(old, c.settings)
+	if errors.As(err, new(*containerd.ImportError)) {
+		return c, err
+	}
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", found.ContainerdConfig, err)
+	}
+	effective, err := effectiveContainerd(ctx, h, found, c.text)
+	if err != nil {
+		return c, err
+	}
+	c.layout = effective.Layout
+	return c, effective.Check(c.settings)
+}
+
+// effectiveContainerd is what the containerd that will run makes of a config; where it is yet to be installed, a guess.
+func effectiveContainerd(ctx context.Context, h *Host, found inventory, config []byte) (effective containerd.Effective, err error) {
+	if willRun(ctx, h, found) {
+		err = within(ctx, 30*time.Second, func(ctx context.Context) error {
+			effective, err = containerd.ReadEffective(ctx, found.ContainerdBinary, found.ContainerdConfig, config, h.Runner.Run)
+			return err
+		})
+	} else {
+		err = containerd.ErrUnknownVersion
+	}
+	if errors.Is(err, containerd.ErrUnknownVersion) {
+		effective, err = containerd.GuessEffective(found.ContainerdConfig, config)
+	}
+	effective.Root = cmp.Or(found.ContainerdRoot, effective.Root)
+	return effective, err
+}
+
+// willRun tells that the program on the host is the one that the node will run.
+func willRun(ctx context.Context, h *Host, found inventory) bool {
+	if found.ContainerdBinary == "" || found.Install == nil {
+		return found.ContainerdBinary != ""
+	}
+	is, err := containerd.Version(ctx, found.ContainerdBinary, h.Runner.Run)
+	release, releaseErr := containerdRelease(found)
+	return err == nil && releaseErr == nil && is.Major == release.Major && is.Minor == release.Minor
+}
+
+func containerdRelease(found inventory) (containerd.BinaryVersion, error) {
+	return containerd.ParseVersion("containerd - " + found.Facts.ContainerdVersion)
+}
+
+func containerdSettings(found inventory, old []byte, imported []containerd.Imported) (containerd.Settings, error) {
 	settings := containerd.Settings{
 		CgroupDriver:        found.Facts.CgroupDriver,
 		SandboxImage:        found.Facts.SandboxImage,
@@ -179,22 +255,23 @@ func renderContainerd(found inventory, old []byte) ([]byte, error) {
 		CNIConfDir:          found.CNIConfDir,
 		RestrictOOMScoreAdj: found.RestrictOOM,
 		Address:             found.ContainerdAddress,
+		Imported:            imported,
+	}
+	var err error
+	if settings.Release, err = containerdRelease(found); err != nil {
+		return settings, err
 	}
 	if err := carrySettings(&settings, found, old); err != nil {
-		return nil, err
+		return settings, fmt.Errorf("%s: %w", found.ContainerdConfig, err)
 	}
 	if found.SandboxAuthFile != "" {
 		auth, err := registryAuth(found.SandboxAuthFile, found.Facts.SandboxImage)
 		if err != nil {
-			return nil, fmt.Errorf("read credentials for the sandbox image: %w", err)
+			return settings, fmt.Errorf("read credentials for the sandbox image: %w", err)
 		}
 		settings.SandboxAuth = auth
 	}
-	var err error
-	if settings.Imported, err = importedBy(found, old); err != nil {
-		return nil, err
-	}
-	return containerd.Render(old, settings)
+	return settings, nil
 }
 
 // configMode is for root's eyes alone where the config holds a password.
@@ -203,42 +280,6 @@ func configMode(found inventory) uint32 {
 		return 0o600
 	}
 	return 0o644
-}
-
-// importedBy reads what has to be merged into the config: see containerd.Settings.
-func importedBy(found inventory, config []byte) ([][]byte, error) {
-	version, err := containerd.ParseVersion("containerd - " + found.Facts.ContainerdVersion)
-	if err != nil || version.AtLeast(2, 0) {
-		return nil, err
-	}
-	return readImports(config, filepath.Dir(found.ContainerdConfig))
-}
-
-// readImports reads the files that a config imports, in the order in which containerd loads them.
-func readImports(config []byte, dir string) ([][]byte, error) {
-	patterns, err := containerd.Imports(config)
-	if err != nil {
-		return nil, err
-	}
-	var contents [][]byte
-	for _, pattern := range patterns {
-		if !filepath.IsAbs(pattern) {
-			pattern = filepath.Join(dir, pattern)
-		}
-		files, err := filepath.Glob(pattern)
-		if err != nil {
-			return nil, fmt.Errorf("imports %q: %w", pattern, err)
-		}
-		slices.Sort(files)
-		for _, file := range files {
-			data, err := os.ReadFile(file) //nolint:gosec // the administrator has containerd read it
-			if err != nil {
-				return nil, err
-			}
-			contents = append(contents, data)
-		}
-	}
-	return contents, nil
 }
 
 // containerdService enables containerd, has it read its config, and waits until CRI is ready.

@@ -122,7 +122,7 @@ func (h *Host) bringImages(ctx context.Context, found inventory, wanted []string
 	if err != nil {
 		return err
 	}
-	layout, err := containerd.ReadLayout(config)
+	layout, err := effectiveContainerd(ctx, h, found, config)
 	if err != nil {
 		return err
 	}

@@ -52,6 +52,8 @@ type inventory struct {
 	ContainerdBinary  string `json:"containerdBinary"`
 	ContainerdConfig  string `json:"containerdConfig"`
 	ContainerdAddress string `json:"containerdAddress"`
+	// ContainerdRoot is that of the service's own flag, if it has one.
+	ContainerdRoot string `json:"containerdRoot,omitempty"`
 	// Install is how a containerd comes to a host that has none that fits; nil where it has.
 	Install *installation `json:"install,omitempty"`
 	// Running are Docker's and cri-dockerd's units that ran.
@@ -262,10 +264,16 @@ func (i *inspection) lookAtContainerd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if i.layout, err = containerd.ReadLayout(config); err != nil {
-		return fmt.Errorf("%s: %w", i.ContainerdConfig, err)
+	// One that containerd does not take as it is, it may take as it will be.
+	effective, err := effectiveContainerd(ctx, i.h, i.inventory, config)
+	if err != nil {
+		effective, err = containerd.GuessEffective(i.ContainerdConfig, config)
 	}
-	i.ContainerdAddress = i.layout.Address
+	if err != nil {
+		return err
+	}
+	i.layout = effective.Layout
+	i.ContainerdAddress = cmp.Or(i.ContainerdAddress, i.layout.Address)
 	if err := i.keepApart(unit); err != nil {
 		return err
 	}
@@ -285,10 +293,11 @@ func (i *inspection) findContainerd(ctx context.Context, unit host.UnitState) er
 	var was *containerd.BinaryVersion
 	i.ContainerdConfig = containerd.DefaultConfigPath
 	if unit.Exists() {
-		var err error
-		if i.ContainerdBinary, i.ContainerdConfig, err = containerdProgram(ctx, i.h); err != nil {
+		process, err := findContainerd(ctx, i.h)
+		if err != nil {
 			return err
 		}
+		i.ContainerdBinary, i.ContainerdConfig, i.ContainerdRoot, i.ContainerdAddress = process.binary, process.config, process.root, process.address
 		version, err := containerd.Version(ctx, i.ContainerdBinary, i.h.Runner.Run)
 		if err != nil {
 			return err

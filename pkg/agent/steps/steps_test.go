@@ -138,20 +138,3 @@ func TestRemoveDockerLogLinks(t *testing.T) {
 		t.Errorf("%v %v", left, err)
 	}
 }
-
-func TestReadImports(t *testing.T) {
-	dir := t.TempDir()
-	for name, content := range map[string]string{"conf.d/20.toml": "b", "conf.d/10.toml": "a", "one.toml": "c"} {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := readImports([]byte(`imports = ["`+dir+`/conf.d/*.toml", "one.toml", "none.toml"]`), dir)
-	if err != nil || len(got) != 3 || string(got[0])+string(got[1])+string(got[2]) != "abc" {
-		t.Errorf("%q %v", got, err)
-	}
-}

@@ -20,8 +20,15 @@ Beside daemon.json: /etc/docker/certs.d is copied to containerd's certs.d; HTTP_
 docker.service go to a drop-in of containerd.service; credentials with which Docker's side of the kubelet pulls a private
 sandbox image go to containerd's config, which is then root's alone. Where containerd's own files say something already, they
 win; registries that its config has inline move to certs.d, the only place that all of them can be in. containerd's config is
-written anew as version 2, with all settings and comments of the file that was there; a comment whose setting is gone moves to
-the table that held it, or to the head of the file. The file as it was is in the run's backups.
+written in the version that this containerd writes itself (2 up to containerd 1.7, 3 up to 2.2, 4 from 2.3 on), with all settings and
+comments of the file that was there; a comment whose setting is gone moves to the table that held it, or to the head of the file. The file
+as it was is in the run's backups.
+
+What counts is the merged configuration, as ` + "`containerd config dump`" + ` of the very program prints it for the new file and those that it
+imports: certificates and mirrors go to the ` + "`config_path`" + ` that an imported file sets, and handlers that an imported file defines get the
+cgroup driver. Before containerd 2.0, where an imported file replaces whole tables, imported files become part of the one file. From 2.0 on
+they stay, and an imported file that overrides what the node's pods need is refused with its name and line. So is a drop-in of a
+version that containerd does not read, and on 2.0 to 2.2 drop-ins of different versions, of which it would ignore some.
 
 Docker gives each container, from 20.10 on, ports below 1024 and ICMP echos without privileges. So does containerd then.
 

@@ -15,7 +15,7 @@ import (
 
 // Release is one containerd with its shim.
 type Release struct {
-	// Name is "1.6" or "2.4".
+	// Name is "1.6", "1.7", "2.0" or "2.4".
 	Name   string
 	Binary string
 	// Dir holds the shims; it has to be in the daemon's PATH.
@@ -31,11 +31,26 @@ func Releases(t *testing.T) []Release {
 	if deb := debian(t); deb != "" {
 		releases = append(releases, Release{Name: "1.6", Binary: filepath.Join(deb, "usr/bin/containerd"), Dir: filepath.Join(deb, "usr/bin")})
 	}
-	if dir := built(); dir != "" {
+	if dir := built("containerd"); dir != "" {
 		releases = append(releases, Release{Name: "2.4", Binary: filepath.Join(dir, "containerd"), Dir: dir})
 	}
 	if len(releases) == 0 {
 		t.Skip("no containerd to test with: run test/lab/build/build.sh containerd, or run on Debian 12")
+	}
+	return releases
+}
+
+// ConfigReleases are Releases and those between them whose config differs. These have no shim: they can be asked for their configuration,
+// and load it, but run no container.
+func ConfigReleases(t *testing.T) []Release {
+	t.Helper()
+	releases := Releases(t)
+	for _, name := range []string{"1.7", "2.0"} {
+		if dir := built("containerd-" + name); dir != "" {
+			releases = append(releases, Release{Name: name, Binary: filepath.Join(dir, "containerd"), Dir: dir})
+		} else {
+			t.Logf("without containerd %s: run test/lab/build/build.sh containerd-%s", name, name)
+		}
 	}
 	return releases
 }
@@ -91,13 +106,13 @@ func cache() string {
 	return filepath.Join(dir, "kubectl-runtime")
 }
 
-// built returns the folder of the containerd that the lab builds, if it has been built.
-func built() string {
+// built returns the folder of what build.sh builds under a name, if it has been built.
+func built(name string) string {
 	root, err := exec.Command("git", "rev-parse", "--show-toplevel").Output()
 	if err != nil {
 		return ""
 	}
-	out, err := exec.Command(filepath.Join(strings.TrimSpace(string(root)), "test/lab/build/build.sh"), "--path", "containerd").Output()
+	out, err := exec.Command(filepath.Join(strings.TrimSpace(string(root)), "test/lab/build/build.sh"), "--path", name).Output()
 	if err != nil {
 		return ""
 	}

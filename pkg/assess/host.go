@@ -57,7 +57,7 @@ var hostChecks = []Check{
 	hostCheck(protocol.CheckFileSystem, Blocker, "containerd's file system cannot hold its snapshots",
 		"overlayfs needs a file system that tells the types of directory entries", "give containerd a root on another file system"),
 	hostCheck(protocol.CheckSpace, Blocker, "There is not enough space for the images",
-		"a full disk in the middle of a switch harms the pods that run", "free some, for example with docker image prune"),
+		"a full disk in the middle of a switch harms the pods that run, and below the kubelet's eviction thresholds it evicts them", "free some, for example with docker image prune"),
 	hostCheck(protocol.CheckSettingLost, Warning, "A setting of Docker's is lost, or a person has to look at it",
 		"pods that rely on it behave differently on containerd", "see docs/configuration.md, and set what takes its place"),
 	hostCheck(protocol.CheckDockerUse, Warning, "Docker is used for more than Kubernetes",

@@ -114,31 +114,42 @@ func (f Files) keep(content []byte) (string, error) {
 	}
 	path := filepath.Join(f.Dir, checksum(content))
 	if kept, err := os.ReadFile(path); err == nil && bytes.Equal(kept, content) {
-		return path, nil
+		return path, errors.Join(SyncFile(path), SyncDir(f.Dir))
 	}
 	return path, replace(path, content, State{Mode: 0o600, UID: os.Getuid(), GID: os.Getgid()})
 }
 
-// Apply makes the change. A file that is neither as it was nor as it is to be was edited by someone since, and stays: an error.
+// Apply makes the change, lastingly. A file that is neither as it was nor as it is to be was edited by someone since, and stays: an error.
 func (f Files) Apply(c Change) error {
-	now, err := is(c.Path)
+	err := c.apply()
+	if err == nil {
+		err = c.sync()
+	}
 	if err != nil {
 		return fmt.Errorf("change %s: %w", c.Path, err)
+	}
+	return nil
+}
+
+func (c Change) apply() error {
+	now, err := is(c.Path)
+	if err != nil {
+		return err
 	}
 	switch {
 	case c.isNew(now):
 		return nil
 	case !c.isOld(now):
-		return fmt.Errorf("change %s: someone edited it since the agent looked at it", c.Path)
+		return errors.New("someone edited it since the agent looked at it")
 	case c.NewAbsent:
 		return remove(c.Path)
 	}
 	content, err := readKept(c.NewCopy, c.NewSHA256)
 	if err != nil {
-		return fmt.Errorf("change %s: %w", c.Path, err)
+		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(c.Path), 0o755); err != nil { //nolint:gosec // directories below /etc are for all to read
-		return fmt.Errorf("change %s: %w", c.Path, err)
+		return err
 	}
 	state := c.Old
 	state.ModTime = time.Time{}
@@ -151,29 +162,55 @@ func (f Files) Apply(c Change) error {
 			state.Mode = c.NewMode
 		}
 	}
-	if err := replace(c.Path, content, state); err != nil {
-		return fmt.Errorf("change %s: %w", c.Path, err)
+	return replace(c.Path, content, state)
+}
+
+// sync makes the file, or that there is none, and the directories that were made for it last. It does so also for what is as it should be:
+// an attempt that was killed may have changed it, and not have come to this.
+func (c Change) sync() error {
+	if err := SyncFile(c.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	dirs := []string{filepath.Dir(c.Path)}
+	for _, made := range c.MadeDirs {
+		dirs = append(dirs, filepath.Dir(made))
+	}
+	for _, dir := range dirs {
+		if err := SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	return nil
 }
 
-// Undo puts the file back as it was: content, owner, mode, extended attributes and time of modification. One that someone
+// Undo puts the file back as it was, lastingly: content, owner, mode, extended attributes and time of modification. One that someone
 // edited after us is kept beside it under EditedSuffix, and its path returned.
 func (f Files) Undo(c Change) (edited string, err error) {
+	edited, err = c.undo()
+	if err == nil {
+		err = c.sync()
+	}
+	if err != nil {
+		return edited, fmt.Errorf("restore %s: %w", c.Path, err)
+	}
+	return edited, nil
+}
+
+func (c Change) undo() (edited string, err error) {
 	now, err := is(c.Path)
 	if err != nil {
-		return "", fmt.Errorf("restore %s: %w", c.Path, err)
+		return "", err
 	}
 	if c.isOld(now) && !c.isNew(now) {
 		if err := removeTemp(c.Path); err != nil {
-			return "", fmt.Errorf("restore %s: %w", c.Path, err)
+			return "", err
 		}
 		removeDirs(c)
 		return "", nil
 	}
 	if !c.isNew(now) && now != "" {
 		if edited, err = keepBeside(c.Path); err != nil {
-			return "", fmt.Errorf("restore %s: keep what someone edited: %w", c.Path, err)
+			return "", fmt.Errorf("keep what someone edited: %w", err)
 		}
 	}
 	if c.Old.Absent {
@@ -185,12 +222,9 @@ func (f Files) Undo(c Change) (edited string, err error) {
 	}
 	content, err := readKept(c.OldCopy, c.Old.SHA256)
 	if err != nil {
-		return edited, fmt.Errorf("restore %s: %w", c.Path, err)
+		return edited, err
 	}
-	if err := replace(c.Path, content, c.Old); err != nil {
-		return edited, fmt.Errorf("restore %s: %w", c.Path, err)
-	}
-	return edited, nil
+	return edited, replace(c.Path, content, c.Old)
 }
 
 // Undoable checks that what Undo would need is there and whole.
@@ -319,122 +353,6 @@ func readXattrs(path string) (map[string][]byte, error) {
 		xattrs[string(name)] = value[:n]
 	}
 	return xattrs, nil
-}
-
-// tempPath is where the content of a file is written before it takes the file's name. It is always the same, so that what an agent left that
-// was killed in between is found again: by the same change, or by its undo.
-func tempPath(path string) string {
-	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".kubectl-runtime")
-}
-
-func removeTemp(path string) error {
-	if err := unix.Unlink(tempPath(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return &fs.PathError{Op: "remove", Path: tempPath(path), Err: err}
-	}
-	return nil
-}
-
-// replace puts a file with this content and state in place of what is at path, in one instant and lastingly.
-func replace(path string, content []byte, s State) (err error) {
-	dir := filepath.Dir(path)
-	if err := removeTemp(path); err != nil {
-		return err
-	}
-	temp, err := os.OpenFile(tempPath(path), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = temp.Close()
-			_ = unix.Unlink(temp.Name())
-		}
-	}()
-	if _, err := temp.Write(content); err != nil {
-		return err
-	}
-	if err := setState(temp, s); err != nil {
-		return err
-	}
-	if err := temp.Sync(); err != nil {
-		return err
-	}
-	if err := temp.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(temp.Name(), path); err != nil {
-		return err
-	}
-	return SyncDir(dir)
-}
-
-// setState sets owner before mode, since chown drops the setuid bit, and the time last.
-func setState(file *os.File, s State) error {
-	if err := file.Chown(s.UID, s.GID); err != nil {
-		return err
-	}
-	if err := unix.Fchmod(int(file.Fd()), s.Mode); err != nil {
-		return fmt.Errorf("set mode: %w", err)
-	}
-	for name, value := range s.Xattrs {
-		if err := unix.Lsetxattr(file.Name(), name, value, 0); err != nil {
-			return fmt.Errorf("set extended attribute %s: %w", name, err)
-		}
-	}
-	if s.ModTime.IsZero() {
-		return nil
-	}
-	return os.Chtimes(file.Name(), s.ModTime, s.ModTime)
-}
-
-// keepBeside links, so that the file is never gone, and takes a name that nothing has: what an earlier undo kept stays.
-func keepBeside(path string) (string, error) {
-	now, err := os.Lstat(path)
-	if err != nil {
-		return "", err
-	}
-	for n := 1; ; n++ {
-		beside := path + EditedSuffix
-		if n > 1 {
-			beside += fmt.Sprintf("-%d", n)
-		}
-		if kept, err := os.Lstat(beside); err == nil && os.SameFile(kept, now) {
-			return beside, nil // by an undo that did not get any further
-		}
-		err := os.Link(path, beside)
-		if errors.Is(err, fs.ErrExist) {
-			continue
-		}
-		if err != nil {
-			return "", err
-		}
-		return beside, SyncDir(filepath.Dir(path))
-	}
-}
-
-func remove(path string) error {
-	if err := unix.Unlink(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return &fs.PathError{Op: "remove", Path: path, Err: err}
-	}
-	if err := removeTemp(path); err != nil {
-		return err
-	}
-	if _, err := os.Stat(filepath.Dir(path)); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return SyncDir(filepath.Dir(path))
-}
-
-// SyncDir makes the names in a directory last.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return fmt.Errorf("sync directory %s: %w", dir, err)
-	}
-	return nil
 }
 
 // Replace writes a file of the agent's own, with its parents, in one instant and lastingly.

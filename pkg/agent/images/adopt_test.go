@@ -127,7 +127,12 @@ func load(t *testing.T, e *agenttest.Engine, tags []string, layers [][]byte) str
 // loadFor is load of an image for an architecture.
 func loadFor(t *testing.T, e *agenttest.Engine, architecture string, tags []string, layers [][]byte) string {
 	t.Helper()
-	var diffIDs, paths []string
+	return loadAll(t, e, architecture, [][]string{tags}, [][][]byte{layers})[0]
+}
+
+// loadAll gives the engine images at once, each with its tags and layers.
+func loadAll(t *testing.T, e *agenttest.Engine, architecture string, tags [][]string, layers [][][]byte) (ids []string) {
+	t.Helper()
 	var buffer bytes.Buffer
 	w := tar.NewWriter(&buffer)
 	add := func(name string, data []byte) {
@@ -138,23 +143,30 @@ func loadFor(t *testing.T, e *agenttest.Engine, architecture string, tags []stri
 			t.Fatal(err)
 		}
 	}
-	for n, layer := range layers {
-		diffIDs, paths = append(diffIDs, "sha256:"+sha(layer)), append(paths, fmt.Sprintf("%d/layer.tar", n))
-		add(paths[n], layer)
+	var manifest []any
+	for i := range layers {
+		var diffIDs, paths []string
+		for n, layer := range layers[i] {
+			diffIDs, paths = append(diffIDs, "sha256:"+sha(layer)), append(paths, fmt.Sprintf("%d-%d/layer.tar", i, n))
+			add(paths[n], layer)
+		}
+		config, err := json.Marshal(map[string]any{
+			"architecture": architecture, "os": "linux", "config": map[string]any{"Entrypoint": []string{"/program", "sleep"}},
+			"rootfs": map[string]any{"type": "layers", "diff_ids": diffIDs},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := fmt.Sprintf("config-%d.json", i)
+		add(name, config)
+		manifest = append(manifest, map[string]any{"Config": name, "RepoTags": tags[i], "Layers": paths})
+		ids = append(ids, "sha256:"+sha(config))
 	}
-	config, err := json.Marshal(map[string]any{
-		"architecture": architecture, "os": "linux", "config": map[string]any{"Entrypoint": []string{"/program", "sleep"}},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": diffIDs},
-	})
+	data, err := json.Marshal(manifest)
 	if err != nil {
 		t.Fatal(err)
 	}
-	add("config.json", config)
-	manifest, err := json.Marshal([]any{map[string]any{"Config": "config.json", "RepoTags": tags, "Layers": paths}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	add("manifest.json", manifest)
+	add("manifest.json", data)
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +175,7 @@ func loadFor(t *testing.T, e *agenttest.Engine, architecture string, tags []stri
 		t.Fatal(err)
 	}
 	e.Docker("load", "-q", "-i", file)
-	return "sha256:" + sha(config)
+	return ids
 }
 
 // startOverlay is start with the snapshotter that nodes have.

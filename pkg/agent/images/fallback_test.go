@@ -157,7 +157,7 @@ func testFallback(t *testing.T, f fallback, release agenttest.Release) {
 	var why error
 	before := agenttest.Describe(t, docks)
 	_, err = images.Import(t.Context(), d, n.client, []string{"odd:1"}, nil, images.WithDockerRoot(engine.Root), images.WithRun("run"),
-		images.WithRoot(engine.Root), images.WithFallback(func(_ string, err error) { why = err }))
+		images.WithRoot(images.Space{Dir: engine.Root}), images.WithFallback(func(_ string, err error) { why = err }))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images/adopt"
 )
 
@@ -44,8 +45,12 @@ func WithSnapshotter(name string) Option { return func(i *importer) { i.snapshot
 // WithDockerRoot adopts the images below Docker's data root instead of streaming them, where that can be done.
 func WithDockerRoot(root string) Option { return func(i *importer) { i.dockerRoot = root } }
 
-// WithRoot tells where containerd keeps its data, so that its space is looked at before an image is streamed after all.
-func WithRoot(root string) Option { return func(i *importer) { i.root = root } }
+// WithRoot tells where containerd keeps its data, so that its space is looked at before an image is streamed after all, and all that was
+// brought is written out in the end.
+func WithRoot(root Space) Option { return func(i *importer) { i.root = root } }
+
+// WithTemporary tells where Docker writes an image that it saves, so that its space is looked at, too, before an image is streamed after all.
+func WithTemporary(dir Space) Option { return func(i *importer) { i.temporary = dir } }
 
 // WithRun labels the records that are made, so that Undo finds them.
 func WithRun(run string) Option {
@@ -67,7 +72,8 @@ type importer struct {
 	client      *client.Client
 	snapshotter string
 	dockerRoot  string
-	root        string
+	root        Space
+	temporary   Space
 	run         string
 	fallback    func(image string, err error)
 	skipped     func(ref string, err error)
@@ -83,6 +89,7 @@ type importer struct {
 	mu        sync.Mutex // of what follows, and around calls of report, fallback and skipped
 	seen      map[string]bool
 	added     []string
+	brought   []ocispec.Descriptor // what the images' records refer to
 	done      int64
 }
 
@@ -90,14 +97,32 @@ type importer struct {
 // records that are there now and were not before, also with an error, so that Remove can undo it. An image that containerd
 // has under all its names is not read from Docker. A tag that stands for another image in containerd is moved to Docker's,
 // which is the one the node has been running. Refs that Docker does not have are skipped: a pod's image may not have been
-// pulled yet. report, if not nil, is called after each ref with how many are done.
+// pulled yet. What an Import brought that the end of the host interrupted is to be undone first: files of it may be lost. report, if not nil, is called after each ref with how many are done.
 func Import(ctx context.Context, d Source, c *client.Client, refs []string, report func(done, total int64, ref string), opts ...Option) (added []string, err error) {
 	i := &importer{source: d, client: c, seen: map[string]bool{}}
 	for _, opt := range opts {
 		opt(i)
 	}
 	err = underLease(ctx, c, func(ctx context.Context) error { return i.importAll(ctx, refs, report) })
+	if err == nil {
+		err = i.lookAgain(ctx)
+	}
+	if err == nil && i.root.Dir != "" {
+		// containerd's records are on the disk by now, what they refer to may not be: neither Docker nor containerd writes out the files of
+		// the layers that it unpacks, nor is it done above for each of them.
+		err = host.SyncFileSystems(i.dockerRoot, i.root.Dir)
+	}
 	return i.added, err
+}
+
+// lookAgain makes sure that all images are there after the lease has ended, and with it whatever no record keeps.
+func (i *importer) lookAgain(ctx context.Context) error {
+	for _, target := range i.brought {
+		if !i.complete(ctx, target) {
+			return fmt.Errorf("import images: containerd does not have all of image %s any more, which was there a moment ago", target.Digest)
+		}
+	}
+	return nil
 }
 
 func (i *importer) importAll(ctx context.Context, refs []string, report func(done, total int64, ref string)) error {
@@ -136,13 +161,14 @@ const together = 4
 func (i *importer) open(ctx context.Context) {
 	if i.namespace != "" {
 		i.inside = adopt.OpenNamespace(i.client, i.namespace)
+		i.inside.Keep = max(Reserve, i.root.Keep)
 		return
 	}
 	if i.dockerRoot == "" || i.snapshotter != "" && i.snapshotter != adopt.Snapshotter {
 		return
 	}
 	if i.store, i.unfit = adopt.Open(i.dockerRoot); i.unfit == nil {
-		i.adopter, i.unfit = adopt.New(ctx, i.client, i.store)
+		i.adopter, i.unfit = adopt.New(ctx, i.client, i.store, max(Reserve, i.root.Keep))
 	}
 }
 
@@ -252,7 +278,13 @@ func (i *importer) add(ctx context.Context, image docker.Image) ([]string, error
 	if err != nil {
 		return nil, err
 	}
-	return i.record(ctx, *target, missing)
+	added, err := i.record(ctx, *target, missing)
+	if err == nil {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.brought = append(i.brought, *target)
+	}
+	return added, err
 }
 
 // recordNames are the names that CRI looks an image up by: normalised tags and digests, or its ID where there are none.
@@ -292,17 +324,6 @@ func (i *importer) present(ctx context.Context, id string, names []string) (targ
 		target = &record.Target
 	}
 	return target, missing, nil
-}
-
-// complete tells whether all of this platform's image is there: its layers' blobs, or, as with adopted images and with containerd's
-// discard_unpacked_layers, its snapshots.
-func (i *importer) complete(ctx context.Context, target ocispec.Descriptor) bool {
-	available, _, _, missing, err := images.Check(ctx, i.client.ContentStore(), target, platforms.Default())
-	if err != nil || !available || len(missing) == 0 {
-		return err == nil && available
-	}
-	unpacked, err := client.NewImage(i.client, images.Image{Target: target}).IsUnpacked(ctx, i.snapshotter)
-	return err == nil && unpacked
 }
 
 // matches checks that target is the image that Docker calls id. Equal config digests mean equal layers; with Docker's
@@ -380,15 +401,6 @@ func onlyManifest(ctx context.Context, store content.Provider, wrapper ocispec.D
 	target := index.Manifests[0]
 	target.Annotations = nil
 	return target, nil
-}
-
-// unpack makes the snapshots now, so that a full disk or a snapshotter that does not work shows before the node is drained.
-func (i *importer) unpack(ctx context.Context, target ocispec.Descriptor) error {
-	image := client.NewImage(i.client, images.Image{Name: target.Digest.String(), Target: target})
-	if err := image.Unpack(ctx, i.snapshotter); err != nil {
-		return fmt.Errorf("unpack: %w", err)
-	}
-	return nil
 }
 
 // record makes the records names. containerd does not ask whether a digest in a name is the target's, and CRI finds an image

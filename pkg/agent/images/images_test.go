@@ -291,7 +291,7 @@ func TestNeed(t *testing.T) {
 	if got := images.Need(list, func(id string) bool { return id == "a" }); got != 62 {
 		t.Errorf("Need with one to adopt is %d, want 62", got)
 	}
-	if got := images.NeedTemporary(list); got != 100 {
-		t.Errorf("NeedTemporary is %d, want 100", got)
+	if got, rest := images.NeedTemporary(list, nil), images.NeedTemporary(list, func(id string) bool { return id == "a" }); got != 100 || rest != 30 {
+		t.Errorf("NeedTemporary is %d, and without the largest one %d, want 100 and 30", got, rest)
 	}
 }

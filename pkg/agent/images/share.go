@@ -40,7 +40,7 @@ func (i *importer) share(ctx context.Context, image docker.Image, known sharing)
 	if known.err != nil {
 		return nil, known.err
 	}
-	if err := i.inside.Link(ctx, known.found, i.room); err != nil {
+	if err := i.inside.Link(ctx, known.found, func(bytes int64) error { return i.room(bytes) }); err != nil {
 		return nil, err
 	}
 	err := fmt.Errorf("%w for the snapshotter %s", adopt.ErrUnsuitable, i.snapshotter)

@@ -371,7 +371,7 @@ func TestSharedOtherwise(t *testing.T) {
 			blobs := n.blobs(t)
 			var why []string
 			fallback := images.WithFallback(func(_ string, err error) { why = append(why, err.Error()) })
-			shareAll(t, n, d, []string{"odd:1"}, fallback, images.WithSnapshotter("native"), images.WithRoot("/"))
+			shareAll(t, n, d, []string{"odd:1"}, fallback, images.WithSnapshotter("native"), images.WithRoot(images.Space{Dir: "/"}))
 			if len(why) != 1 || !strings.Contains(why[0], "unpacked anew") {
 				t.Errorf("the reason is %q", why)
 			}
@@ -411,8 +411,8 @@ func TestSharedOtherwise(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = unix.Unmount(full, unix.MNT_DETACH) })
-			_, err := images.Import(t.Context(), d, n.client, []string{"odd:1"}, nil, images.WithNamespace("moby"), images.WithRun("run"), images.WithRoot(full))
-			if err == nil || !strings.Contains(err.Error(), "and 1 MiB are free") {
+			_, err := images.Import(t.Context(), d, n.client, []string{"odd:1"}, nil, images.WithNamespace("moby"), images.WithRun("run"), images.WithRoot(images.Space{Dir: full}))
+			if err == nil || !strings.Contains(err.Error(), ", 1 MiB are free") {
 				t.Errorf("on a full disk: %v", err)
 			}
 			shareAll(t, n, d, []string{"odd:1"}, never(t))

@@ -12,7 +12,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images/adopt"
 )
 
-// Reserve is what is to stay free beside the images, in bytes.
+// Reserve is what is to stay free beside the images at least, in bytes.
 const Reserve = 1 << 30
 
 // Need estimates the bytes that Import writes below containerd's root for these images, too high where they share layers: each
@@ -62,35 +62,94 @@ func Shareable(ctx context.Context, c *client.Client, namespace, snapshotter str
 // unpackedBy is how much larger an image is unpacked than in a registry, and in Docker's containerd store, by a careful guess.
 const unpackedBy = 3
 
-// enough checks that the image can be streamed: blobs and unpacked layers.
-func (i *importer) enough(image docker.Image) error {
-	if i.namespace != "" {
-		image.Size *= unpackedBy
-	}
-	return i.room(Need([]docker.Image{image}, nil))
+// Space is a directory that is written to.
+type Space struct {
+	Dir string
+	// Keep is how many bytes have to stay free on its file system, and Why the reason; Reserve if it is less.
+	Keep int64
+	Why  string
 }
 
-// room checks that so many bytes can be written and some space is left.
-func (i *importer) room(bytes int64) error {
-	if i.root == "" {
-		return nil
+// Demand is how many bytes are to be written to a directory.
+type Demand struct {
+	Space
+	Bytes int64
+}
+
+// CheckSpace returns an error if the file systems of the directories, which have to exist, do not have so much space.
+func CheckSpace(demands ...Demand) error {
+	byDevice := map[uint64]Demand{}
+	var devices []uint64
+	for _, d := range demands {
+		var stat unix.Stat_t
+		if err := unix.Stat(d.Dir, &stat); err != nil {
+			return fmt.Errorf("look for space in %s: %w", d.Dir, err)
+		}
+		all, seen := byDevice[stat.Dev]
+		if !seen {
+			devices = append(devices, stat.Dev)
+			all = Demand{Space: Space{Dir: d.Dir, Keep: Reserve}}
+		}
+		all.Bytes += d.Bytes
+		if d.Keep > all.Keep {
+			all.Keep, all.Why = d.Keep, d.Why
+		}
+		byDevice[stat.Dev] = all
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(i.root, &fs); err != nil {
-		return fmt.Errorf("look for space in %s: %w", i.root, err)
-	}
-	need := bytes + Reserve
-	if free := int64(fs.Bavail) * fs.Bsize; free < need { //nolint:gosec // no file system is that large
-		return fmt.Errorf("copying it needs %d MiB in %s, and %d MiB are free", need>>20, i.root, free>>20)
+	for _, device := range devices {
+		d := byDevice[device]
+		free, err := Free(d.Dir)
+		if err != nil {
+			return err
+		}
+		if d.Bytes > 0 && free < d.Bytes+d.Keep {
+			why := d.Why
+			if why != "" {
+				why = " (" + why + ")"
+			}
+			return fmt.Errorf("%d MiB are needed in %s, %d MiB are free, and %d MiB of them have to stay free%s", d.Bytes>>20, d.Dir, free>>20, d.Keep>>20, why)
+		}
 	}
 	return nil
 }
 
-// NeedTemporary estimates the bytes that Docker writes below its own root while the largest of these images is saved.
-func NeedTemporary(list []docker.Image) int64 {
+// Free is how many bytes the file system of a directory has free.
+func Free(dir string) (int64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return 0, fmt.Errorf("look for space in %s: %w", dir, err)
+	}
+	return int64(fs.Bavail) * fs.Bsize, nil //nolint:gosec // no file system is that large
+}
+
+// enough checks that the image can be streamed: blobs and unpacked layers, and what Docker writes meanwhile.
+func (i *importer) enough(image docker.Image) error {
+	if i.namespace != "" {
+		image.Size *= unpackedBy
+	}
+	var temporary []Demand
+	if i.temporary.Dir != "" {
+		temporary = []Demand{{i.temporary, NeedTemporary([]docker.Image{image}, nil)}}
+	}
+	return i.room(Need([]docker.Image{image}, nil), temporary...)
+}
+
+// room checks that so many bytes can be written to containerd's root, and what else is to be written.
+func (i *importer) room(bytes int64, more ...Demand) error {
+	if i.root.Dir == "" {
+		return nil
+	}
+	return CheckSpace(append([]Demand{{i.root, bytes}}, more...)...)
+}
+
+// NeedTemporary estimates the bytes that Docker writes to its own directory for temporary files while the largest of these images is saved:
+// all of its layers (image/tarexport/save.go). Docker's containerd image store writes none. Those that adoptable returns true for are not saved.
+func NeedTemporary(list []docker.Image, adoptable func(id string) bool) int64 {
 	var largest int64
-	for _, size := range sizes(list) {
-		largest = max(largest, size)
+	for id, size := range sizes(list) {
+		if adoptable == nil || !adoptable(id) {
+			largest = max(largest, size)
+		}
 	}
 	return largest
 }

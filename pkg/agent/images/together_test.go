@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -23,13 +24,20 @@ import (
 // loadSharing gives the engine images that have all layers but their last ones in common.
 func loadSharing(t *testing.T, e *agenttest.Engine, count int) (refs, ids []string) {
 	t.Helper()
-	base := oddLayers(t)
+	return loadOnBase(t, e, "sharing", oddLayers(t), count)
+}
+
+// loadOnBase gives the engine images NAME:0, NAME:1 and so on, each with the layers of base and one of its own, with a file own-0, own-1 and so on.
+func loadOnBase(t *testing.T, e *agenttest.Engine, name string, base [][]byte, count int) (refs, ids []string) {
+	t.Helper()
+	var tags [][]string
+	var layers [][][]byte
 	for n := range count {
-		ref := fmt.Sprintf("sharing:%d", n)
+		refs = append(refs, fmt.Sprintf("%s:%d", name, n))
 		own := layerOf(t, []*tar.Header{{Typeflag: tar.TypeReg, Name: fmt.Sprintf("own-%d", n), Size: int64(n), Mode: 0o600}})
-		refs, ids = append(refs, ref), append(ids, load(t, e, []string{ref}, append(slices.Clone(base), own)))
+		tags, layers = append(tags, refs[n:]), append(layers, append(slices.Clone(base), own))
 	}
-	return refs, ids
+	return refs, loadAll(t, e, runtime.GOARCH, tags, layers)
 }
 
 // TestAdoptedTogether adopts images at the same time that share layers: each layer is made once, and each image is whole.
@@ -114,7 +122,7 @@ func TestAdoptedTogetherWithARemovedOne(t *testing.T) {
 
 func adoptBoth(ctx context.Context, t *testing.T, n node, store *adopt.Store, both []adopt.Image) (errs [2]error) {
 	t.Helper()
-	adopter, err := adopt.New(ctx, n.client, store)
+	adopter, err := adopt.New(ctx, n.client, store, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

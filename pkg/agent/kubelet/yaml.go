@@ -113,6 +113,10 @@ type config struct {
 	HealthzBindAddress       string `json:"healthzBindAddress"`
 	ContainerLogMaxSize      string `json:"containerLogMaxSize"`
 	ContainerLogMaxFiles     *int   `json:"containerLogMaxFiles"`
+
+	EvictionHard                 map[string]string `json:"evictionHard"`
+	EvictionSoft                 map[string]string `json:"evictionSoft"`
+	MergeDefaultEvictionSettings *bool             `json:"mergeDefaultEvictionSettings"`
 }
 
 func parseConfig(data []byte) (config, error) {

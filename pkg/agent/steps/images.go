@@ -55,6 +55,8 @@ type importMemo struct {
 	Refs []string `json:"refs"`
 	// Before are the image records that containerd had: CRI's records by ID are not labelled, so the undo tells them by this.
 	Before []string `json:"before"`
+	// Boot is the host's at that time.
+	Boot string `json:"boot,omitempty"`
 }
 
 const imagesID = "images"
@@ -67,7 +69,7 @@ func importImages(h *Host) engine.Step {
 			if err != nil {
 				return importMemo{}, err
 			}
-			var memo importMemo
+			memo := importMemo{Boot: host.BootID()}
 			err = h.docker(found, func(d *docker.Client) error {
 				containers, err := d.Containers(ctx)
 				if err != nil {
@@ -96,6 +98,9 @@ func importImages(h *Host) engine.Step {
 			return h.whileAnswering(ctx, found, func(ctx context.Context) error {
 				return h.docker(found, func(d *docker.Client) error {
 					return withContainerd(found, func(c *client.Client) error {
+						if err := h.undoLost(ctx, memo, c); err != nil {
+							return err
+						}
 						return h.bringImages(ctx, found, memo.Refs, d, c, report)
 					})
 				})
@@ -114,6 +119,15 @@ func importImages(h *Host) engine.Step {
 			})
 		},
 	}
+}
+
+// undoLost removes what an attempt brought that the end of the host interrupted: containerd has it in its records, and files of it may be
+// lost, since all is written out in the end.
+func (h *Host) undoLost(ctx context.Context, memo importMemo, c *client.Client) error {
+	if memo.Boot == host.BootID() {
+		return nil
+	}
+	return images.Undo(ctx, c, h.Spec.Run, memo.Before)
 }
 
 // bringImages imports what Docker has of the wanted images, and proves it.
@@ -139,12 +153,16 @@ func (h *Host) bringImages(ctx context.Context, found inventory, wanted []string
 	if err != nil {
 		return err
 	}
+	root, temporary, err := found.spaces(layout.Root)
+	if err != nil {
+		return err
+	}
 	kept := images.WithDockerRoot(found.Facts.DockerRoot)
 	if info.ContainerdStore {
-		kept = images.WithNamespace(info.Namespace)
+		kept, temporary = images.WithNamespace(info.Namespace), images.Space{}
 	}
 	if _, err := images.Import(ctx, d, c, wanted, progress, images.WithSnapshotter(layout.Snapshotter), images.WithSkipped(skipped),
-		kept, images.WithRoot(existing(layout.Root)), images.WithRun(h.Spec.Run), images.WithFallback(copied)); err != nil {
+		kept, images.WithRoot(root), images.WithTemporary(temporary), images.WithRun(h.Spec.Run), images.WithFallback(copied)); err != nil {
 		return err
 	}
 	if err := provenByCRI(ctx, found, d, refs); err != nil {

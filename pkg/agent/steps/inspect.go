@@ -398,17 +398,22 @@ func (i *inspection) lookAtSpace(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	root := existing(i.layout.Root)
-	need := images.Need(wanted, i.linkable(ctx, root))
-	var fs unix.Statfs_t
-	if err := unix.Statfs(root, &fs); err != nil {
-		return fmt.Errorf("look for space in %s: %w", i.layout.Root, err)
+	root, temporary, err := i.spaces(i.layout.Root)
+	if err != nil {
+		return err
 	}
-	free := int64(fs.Bavail) * fs.Bsize //nolint:gosec // no file system is that large
-	i.note(protocol.CheckDisk, "%d images need about %d MiB in %s, and %d MiB are free", len(wanted), need>>20, i.layout.Root, free>>20)
-	if free < need+images.Reserve {
-		return refuse("free some, for example with docker image prune", "the images need about %d MiB in %s, and %d MiB are free",
-			(need+images.Reserve)>>20, i.layout.Root, free>>20)
+	linkable := i.linkable(ctx, root.Dir)
+	demands := []images.Demand{{Space: root, Bytes: images.Need(wanted, linkable)}}
+	if !i.info.ContainerdStore {
+		demands = append(demands, images.Demand{Space: temporary, Bytes: images.NeedTemporary(wanted, linkable)})
+	}
+	free, err := images.Free(root.Dir)
+	if err != nil {
+		return err
+	}
+	i.note(protocol.CheckDisk, "%d images need about %d MiB in %s, and %d MiB are free", len(wanted), demands[0].Bytes>>20, i.layout.Root, free>>20)
+	if err := images.CheckSpace(demands...); err != nil {
+		return refuse("free some, for example with docker image prune", "there is not enough space for the images: %v", err)
 	}
 	return nil
 }

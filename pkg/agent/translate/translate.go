@@ -47,6 +47,8 @@ type Settings struct {
 	// LogMaxSize is in bytes; 0 means that Docker did not rotate.
 	LogMaxSize  int64 `json:"logMaxSize,omitempty"`
 	LogMaxFiles int   `json:"logMaxFiles,omitempty"`
+	// TempDir is where Docker writes temporary files; empty for the folder tmp of its data root.
+	TempDir string `json:"tempDir,omitempty"`
 }
 
 // Proxy are values of the variables of these names.
@@ -101,6 +103,11 @@ func Docker(in Input) (Settings, []Finding, error) {
 		}
 	}
 	t.proxyFrom(in.Environ)
+	for _, variable := range in.Environ {
+		if dir, ok := strings.CutPrefix(variable, "DOCKER_TMPDIR="); ok {
+			t.TempDir = dir
+		}
+	}
 	for _, s := range append(set, flags...) {
 		if err := t.take(s); err != nil {
 			return Settings{}, nil, err

@@ -39,8 +39,10 @@ type Adopter struct {
 	from      source
 	snapshots snapshots.Snapshotter
 	content   content.Store
-	// hold adds a snapshot to the lease that this run did not make.
+	// hold adds a snapshot that this run did not make to the lease.
 	hold func(context.Context, digest.Digest) error
+	// keep is how many bytes copies leave free on the file system.
+	keep int64
 	// filling has room for as many as may link or copy files at once.
 	filling chan struct{}
 
@@ -65,28 +67,32 @@ type making struct {
 }
 
 // New returns an Adopter of what store has. ctx has to carry the lease that holds snapshots and blobs until an image record does; whatever an
-// interrupted Adopt left goes with that lease. The same has to be in the contexts that Adopt is called with.
-func New(ctx context.Context, c *client.Client, store *Store) (*Adopter, error) {
-	return newAdopter(ctx, c, store)
+// interrupted Adopt left goes with that lease. The same has to be in the contexts that Adopt is called with. Where layers have to be copied, keep
+// bytes stay free.
+func New(ctx context.Context, c *client.Client, store *Store, keep int64) (*Adopter, error) {
+	return newAdopter(ctx, c, store, keep)
 }
 
-func newAdopter(ctx context.Context, c *client.Client, from source) (*Adopter, error) {
-	lease, ok := leases.FromContext(ctx)
-	if !ok {
+func newAdopter(ctx context.Context, c *client.Client, from source, keep int64) (*Adopter, error) {
+	if _, ok := leases.FromContext(ctx); !ok {
 		return nil, errors.New("adopt images: there is no lease")
 	}
 	return &Adopter{
-		from: from, snapshots: c.SnapshotService(Snapshotter), content: c.ContentStore(),
-		hold: func(ctx context.Context, chain digest.Digest) error {
-			resource := leases.Resource{ID: chain.String(), Type: "snapshots/" + Snapshotter}
-			return c.LeasesService().AddResource(ctx, leases.Lease{ID: lease}, resource)
-		},
+		from: from, keep: keep, snapshots: c.SnapshotService(Snapshotter), content: c.ContentStore(),
+		hold:    func(ctx context.Context, chain digest.Digest) error { return Hold(ctx, c, Snapshotter, chain) },
 		filling: make(chan struct{}, max(2, min(runtime.NumCPU(), 8))),
 		layers:  map[digest.Digest]*making{},
 	}, nil
 }
 
-// Adopt makes the image's snapshots in containerd, with config and manifest, and returns the manifest's descriptor.
+// Hold adds a snapshot to the lease that ctx carries. It succeeds also where there is no such snapshot.
+func Hold(ctx context.Context, c *client.Client, snapshotter string, chain digest.Digest) error {
+	id, _ := leases.FromContext(ctx)
+	return c.LeasesService().AddResource(ctx, leases.Lease{ID: id}, leases.Resource{ID: chain.String(), Type: "snapshots/" + snapshotter})
+}
+
+// Adopt makes the image's snapshots in containerd, with config and manifest, and returns the manifest's descriptor. It writes nothing out: the
+// caller does that at once for all images, before anybody counts on them.
 //
 // The manifest is the one that `docker save` would write, with the layers as uncompressed tars, and no layer's blob is stored:
 // containerd unpacks only what has no snapshot, and CRI (1.6 to 2.4) asks for manifest and config alone.
@@ -158,30 +164,34 @@ func (a *Adopter) made(chain digest.Digest) bool {
 // make adopts one layer, unless containerd has it.
 func (a *Adopter) make(ctx context.Context, image Image, n int) error {
 	chain := image.Layers[n].ChainID
-	if there, err := a.there(ctx, chain); err != nil || there {
-		return err
-	}
-	key := prefix + "final-" + chain.Encoded()
-	dir, copies, err := a.assemble(ctx, image, n, key)
-	if err == nil {
-		err = syncOut(dir, copies)
-	}
-	if err == nil {
-		err = a.commit(ctx, chain, key)
-	}
-	if err != nil {
+	for {
+		if there, err := a.there(ctx, chain); err != nil || there {
+			return err
+		}
+		key := prefix + "final-" + chain.Encoded()
+		if err := a.assemble(ctx, image, n, key); err != nil {
+			a.discard(ctx, key)
+			return err
+		}
+		// As containerd marks what it unpacks (core/unpack).
+		err := a.snapshots.Commit(ctx, chain.String(), key, snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotRef: chain.String()}))
+		if err == nil {
+			return nil
+		}
 		a.discard(ctx, key)
+		if !errdefs.IsAlreadyExists(err) { // else someone pulled the same layer at the same time
+			return err
+		}
 	}
-	return err
 }
 
 // assemble puts a layer together in the new snapshot key. Where its parent is still being made, it does so in a snapshot without one, whose
 // entries are moved when the parent is there: to rename a few takes no time.
-func (a *Adopter) assemble(ctx context.Context, image Image, n int, key string) (dir string, copies bool, err error) {
+func (a *Adopter) assemble(ctx context.Context, image Image, n int, key string) error {
 	select {
 	case a.filling <- struct{}{}:
 	case <-ctx.Done():
-		return "", false, ctx.Err()
+		return ctx.Err()
 	}
 	layer := image.Layers[n]
 	at, parent := key, layer.Parent
@@ -189,81 +199,50 @@ func (a *Adopter) assemble(ctx context.Context, image Image, n int, key string) 
 		at, parent = prefix+layer.ChainID.Encoded(), ""
 		defer func() { a.discard(ctx, at) }()
 	}
-	dir, copies, err = a.fill(ctx, layer, at, parent)
+	dir, err := a.fill(ctx, layer, at, parent)
 	<-a.filling
 	if err == nil && !a.from.Holds(ctx, image.ID, layer) {
 		err = fmt.Errorf("%w: Docker removed it meanwhile", ErrUnsuitable)
 	}
 	if err != nil || at == key {
-		return dir, copies, err
+		return err
 	}
 	if err := a.layer(ctx, image, n-1); err != nil {
-		return "", false, err
+		return err
 	}
 	final, err := a.prepare(ctx, key, layer.Parent)
 	if err != nil {
-		return "", false, err
-	}
-	return final, copies, move(dir, final)
-}
-
-func (a *Adopter) commit(ctx context.Context, chain digest.Digest, key string) error {
-	// As containerd marks what it unpacks (core/unpack).
-	err := a.snapshots.Commit(ctx, chain.String(), key, snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotRef: chain.String()}))
-	if errdefs.IsAlreadyExists(err) {
-		// Someone pulled the same layer at the same time.
-		a.discard(ctx, key)
-		return a.hold(ctx, chain)
-	}
-	return err
-}
-
-// syncOut writes a layer out: containerd's database may reach the disk before the directories that it refers to, and what is in the
-// database is not looked at again. Links and directories are but entries in the log of ext4 and XFS, which an fsync writes out up to
-// there; to write the whole file system out, as copies need it, would wait for whatever else the node has to write.
-func syncOut(dir string, copies bool) error {
-	f, err := os.Open(dir)
-	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }()
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(fd(f), &fs); err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	oneLog := fs.Type == unix.EXT4_SUPER_MAGIC || fs.Type == unix.XFS_SUPER_MAGIC
-	sync := unix.Syncfs
-	if oneLog && !copies {
-		sync = unix.Fsync
-	}
-	if err := sync(fd(f)); err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	return nil
+	return move(dir, final)
 }
 
-// there tells whether the snapshot exists, and makes it stay.
+// there reports whether the snapshot exists, and makes it stay. One that exists may be garbage that containerd has yet to collect, such as
+// what was left of a pod, and a lease takes the names of what does not exist, too. So only what is found under the lease counts.
 func (a *Adopter) there(ctx context.Context, chain digest.Digest) (bool, error) {
 	info, err := a.snapshots.Stat(ctx, chain.String())
-	if errdefs.IsNotFound(err) {
+	if err == nil {
+		if err := a.hold(ctx, chain); err != nil {
+			return false, fmt.Errorf("hold snapshot %s: %w", chain, err)
+		}
+		info, err = a.snapshots.Stat(ctx, chain.String())
+	}
+	switch {
+	case errdefs.IsNotFound(err):
 		return false, nil
-	}
-	if err != nil {
+	case err != nil:
 		return false, fmt.Errorf("look for snapshot %s: %w", chain, err)
+	case info.Kind != snapshots.KindCommitted:
+		return false, fmt.Errorf("snapshot %s is %s", chain, info.Kind)
 	}
-	if err := a.hold(ctx, chain); errdefs.IsNotFound(err) {
-		return false, nil // removed meanwhile
-	} else if err != nil {
-		return false, fmt.Errorf("hold snapshot %s: %w", chain, err)
-	}
-	return info.Kind == snapshots.KindCommitted, nil
+	return true, nil
 }
 
 // fill assembles a layer in a new snapshot by hard links, and by copies where the file system does not allow links. It returns the snapshot's
-// directory, and whether there is data in it to be written out, not only links.
-func (a *Adopter) fill(ctx context.Context, layer Layer, key string, parent digest.Digest) (dir string, copies bool, err error) {
+// directory.
+func (a *Adopter) fill(ctx context.Context, layer Layer, key string, parent digest.Digest) (dir string, err error) {
 	if dir, err = a.prepare(ctx, key, parent); err != nil {
-		return "", false, err
+		return "", err
 	}
 	from := a.from.Dir(layer)
 	v, err := a.from.between(from, dir)
@@ -273,23 +252,20 @@ func (a *Adopter) fill(ctx context.Context, layer Layer, key string, parent dige
 	// Another file system, too many links to one file, or a file that chattr made immutable.
 	if errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EMLINK) || errors.Is(err, unix.EPERM) {
 		if dir, err = a.prepare(ctx, key, parent); err != nil {
-			return "", false, err
+			return "", err
 		}
-		return dir, true, mirrorByCopies(ctx, from, dir, layer.Size)
+		return dir, a.mirrorByCopies(ctx, from, dir, layer.Size)
 	}
-	return dir, false, err
+	return dir, err
 }
 
-// reserve is what copies leave free on the file system, in bytes.
-const reserve = 1 << 30
-
-func mirrorByCopies(ctx context.Context, from, to string, size int64) error {
+func (a *Adopter) mirrorByCopies(ctx context.Context, from, to string, size int64) error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(to, &fs); err != nil {
 		return fmt.Errorf("look for space in %s: %w", to, err)
 	}
-	if free := int64(fs.Bavail) * fs.Bsize; free < size+reserve { //nolint:gosec // no file system is that large
-		return fmt.Errorf("copy %d MiB to %s: only %d MiB are free, and %d MiB have to stay", size>>20, to, free>>20, reserve>>20)
+	if free := int64(fs.Bavail) * fs.Bsize; free < size+a.keep { //nolint:gosec // no file system is that large
+		return fmt.Errorf("copy %d MiB to %s: only %d MiB are free, and %d MiB have to stay", size>>20, to, free>>20, a.keep>>20)
 	}
 	return mirror(ctx, directly, from, to, true)
 }

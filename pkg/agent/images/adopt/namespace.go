@@ -29,6 +29,9 @@ import (
 // containerd-snapshotter, from 24 on, the default of a new 29 (moby daemon/containerd). Nothing in it is changed, but for a view of a
 // snapshot that is there for a moment.
 type Namespace struct {
+	// Keep is how many bytes stay free where layers have to be copied.
+	Keep int64
+
 	client *client.Client
 	name   string
 	links
@@ -296,7 +299,7 @@ func (n *Namespace) Adopt(ctx context.Context, image Shared) error {
 		}
 		layers[at].Size, layers[at].dir = usage.Size, dirs[layers[at].ChainID]
 	}
-	n.once.Do(func() { n.adopter, n.unfit = newAdopter(ctx, n.client, n) })
+	n.once.Do(func() { n.adopter, n.unfit = newAdopter(ctx, n.client, n, n.Keep) })
 	if n.unfit != nil {
 		return n.unfit
 	}

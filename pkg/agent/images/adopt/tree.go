@@ -140,8 +140,7 @@ func (t *tree) file(src, dst *os.File, name, path string) error {
 		}
 		t.made[key] = path
 	}
-	// Where all is copied, all is written out at once in the end.
-	if err := copyNode(src, dst, name, stat, !t.copies); err != nil {
+	if err := copyNode(src, dst, name, stat); err != nil {
 		return err
 	}
 	return finish(source, dst.Name()+"/"+name, path, stat)
@@ -174,11 +173,11 @@ func (t *tree) linkTo(first string, dst *os.File, name string) error {
 	return err
 }
 
-// copyNode makes a file of the same type and content; sync has the content written out.
-func copyNode(src, dst *os.File, name string, stat unix.Stat_t, sync bool) error {
+// copyNode makes a file of the same type and content.
+func copyNode(src, dst *os.File, name string, stat unix.Stat_t) error {
 	switch stat.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		return copyContent(src, dst, name, stat.Size, sync)
+		return copyContent(src, dst, name, stat.Size)
 	case unix.S_IFLNK:
 		target, err := os.Readlink(src.Name() + "/" + name)
 		if err != nil {
@@ -191,7 +190,7 @@ func copyNode(src, dst *os.File, name string, stat unix.Stat_t, sync bool) error
 }
 
 // copyContent copies a regular file and leaves its holes out.
-func copyContent(src, dst *os.File, name string, size int64, sync bool) error {
+func copyContent(src, dst *os.File, name string, size int64) error {
 	n, err := openat(fd(src), name, unix.O_RDONLY)
 	if err != nil {
 		return err
@@ -228,11 +227,6 @@ func copyContent(src, dst *os.File, name string, size int64, sync bool) error {
 			return err
 		}
 		at = hole
-	}
-	if sync {
-		if err := to.Sync(); err != nil {
-			return err
-		}
 	}
 	return to.Close()
 }

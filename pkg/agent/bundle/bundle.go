@@ -244,7 +244,7 @@ func Label(dir, label string) error {
 			return fmt.Errorf("label %s: %w", program, err)
 		}
 	}
-	return nil
+	return host.SyncFileSystems(dir)
 }
 
 // Remove takes back what Unpack or Copy made, whole or half-way, and the folder above if nothing else is in it.

@@ -232,23 +232,42 @@ func parseApt(out string) Transaction {
 }
 
 // Keep downloads the old versions: a repository may drop them once there are newer ones.
-func (a apt) Keep(ctx context.Context, dir string, packages []Package) error {
+func (a apt) Keep(ctx context.Context, dir string, packages []Package) ([]Kept, error) {
 	if len(packages) == 0 {
-		return nil
+		return nil, nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("keep packages: %w", err)
+		return nil, fmt.Errorf("keep packages: %w", err)
 	}
 	command := append([]string{"sh", "-c", `cd "$1" && shift && exec apt-get -q download "$@"`, "sh", dir}, targets(packages, "=", oldVersion)...)
 	if _, err := a.run(ctx, changeTime, command...); err != nil {
-		return fmt.Errorf("keep the packages that are to be replaced: %w", said(err, "E: "))
+		return nil, fmt.Errorf("keep the packages that are to be replaced: %w", said(err, "E: "))
 	}
+	var files []Kept
+	for _, p := range packages {
+		path, err := kept(dir, p)
+		if err != nil {
+			return nil, err
+		}
+		sum, err := checksum(path)
+		if err == nil {
+			err = host.SyncFile(path)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("keep packages: %w", err)
+		}
+		files = append(files, Kept{Name: filepath.Base(path), SHA256: sum})
+	}
+	return files, errors.Join(host.SyncDir(dir), host.SyncDir(filepath.Dir(dir)))
+}
+
+func (a apt) Restorable(_ context.Context, dir string, packages []Package) error {
 	for _, p := range packages {
 		if _, err := kept(dir, p); err != nil {
 			return err
 		}
 	}
-	return host.SyncDir(dir)
+	return nil
 }
 
 // kept finds a file that apt-get download wrote: NAME_VERSION_ARCH.deb, with %3a for the colon of an epoch.

@@ -223,13 +223,21 @@ func replaced(t *Transaction, list *[]Package, fields []string) {
 func (d dnf) Mend(context.Context) error { return nil }
 
 // Keep can only look whether the repositories still have the old versions.
-func (d dnf) Keep(ctx context.Context, _ string, packages []Package) error {
-	return haveOld(ctx, d, packages)
+func (d dnf) Keep(ctx context.Context, _ string, packages []Package) ([]Kept, error) {
+	return nil, haveOld(ctx, d, packages, true)
 }
 
-func haveOld(ctx context.Context, m Manager, packages []Package) error {
+func (d dnf) Restorable(ctx context.Context, _ string, packages []Package) error {
+	return haveOld(ctx, d, packages, false)
+}
+
+// haveOld looks whether the repositories have the old versions. Repositories that cannot be asked are an error where that has to be known.
+func haveOld(ctx context.Context, m Manager, packages []Package, known bool) error {
 	for _, p := range packages {
 		versions, err := m.Versions(ctx, p.Name)
+		if err != nil && !known && ctx.Err() == nil {
+			continue
+		}
 		if err != nil {
 			return err
 		}

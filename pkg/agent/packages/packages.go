@@ -114,8 +114,11 @@ type Manager interface {
 	SimulateRemove(ctx context.Context, names []string) (Transaction, error)
 	// Mend ends what the manager was in the middle of when it was killed.
 	Mend(ctx context.Context) error
-	// Keep makes sure that Restore can bring back the old versions of packages, in dir where the manager can keep files.
-	Keep(ctx context.Context, dir string, packages []Package) error
+	// Keep makes sure that Restore can bring back the old versions of packages, and returns the files that it kept in dir for that: none where
+	// the manager cannot keep any.
+	Keep(ctx context.Context, dir string, packages []Package) ([]Kept, error)
+	// Restorable returns why Restore cannot bring back the old versions, nil where nothing is known to be in its way.
+	Restorable(ctx context.Context, dir string, packages []Package) error
 	// Install brings packages to their new versions, and nothing else: it refuses to remove any.
 	Install(ctx context.Context, packages []Package) error
 	// Restore brings packages back to their old versions, from what Keep kept.
@@ -131,13 +134,13 @@ func Find(run host.Runner, look func(program string) (path string, err error), t
 	r := runner{Runner: run, tell: tell, pause: 2 * time.Second, fetched: new(bool), readOnly: readOnly}
 	switch {
 	case has("apt-get") && has("dpkg-query"):
-		return apt{r}
+		return synced{apt{r}}
 	case has("zypper") && has("rpm"):
-		return zypper{r}
+		return synced{zypper{r}}
 	case has("dnf") && has("rpm"):
-		return dnf{r, "dnf"}
+		return synced{dnf{r, "dnf"}}
 	case has("yum") && has("rpm"):
-		return dnf{r, "yum"}
+		return synced{dnf{r, "yum"}}
 	}
 	return nil
 }

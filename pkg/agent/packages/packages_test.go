@@ -389,22 +389,32 @@ func TestKeep(t *testing.T) {
 	dir := t.TempDir()
 	a, d, _, f := managers(t, map[string]answer{"list --showduplicates": {"dnf-list", 0}})
 	old := []Package{{Name: "containerd", Old: "5:1.4.13-1", New: "2"}}
-	if err := a.Keep(t.Context(), dir, old); err == nil {
+	if _, err := a.Keep(t.Context(), dir, old); err == nil {
 		t.Error("apt downloaded nothing, and that is no error")
 	}
 	f.scripts = map[string]func() error{"containerd=5:1.4.13-1": func() error {
 		return os.WriteFile(filepath.Join(dir, "containerd_5%3a1.4.13-1_amd64.deb"), nil, 0o600)
 	}}
-	if err := a.Keep(t.Context(), dir, old); err != nil {
-		t.Error(err)
+	kept, err := a.Keep(t.Context(), dir, old)
+	if err != nil || len(kept) != 1 || CheckKept(dir, kept) != nil {
+		t.Errorf("%v %v: %v", kept, err, CheckKept(dir, kept))
+	}
+	if err := os.WriteFile(filepath.Join(dir, kept[0].Name), []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckKept(dir, kept); err == nil || a.Restorable(t.Context(), dir, old) != nil {
+		t.Errorf("a damaged package: %v", err)
+	}
+	if a.Restorable(t.Context(), t.TempDir(), old) == nil {
+		t.Error("a package that is gone is no error")
 	}
 	if err := a.Restore(t.Context(), dir, old); err != nil || !strings.HasSuffix(f.commands[len(f.commands)-1], "--allow-downgrades install "+dir+"/containerd_5%3a1.4.13-1_amd64.deb") {
 		t.Errorf("%v %q", err, f.commands)
 	}
-	if err := d.Keep(t.Context(), dir, []Package{{Name: "containerd.io", Old: "1.5.11-3.1.el9"}}); err != nil {
+	if _, err := d.Keep(t.Context(), dir, []Package{{Name: "containerd.io", Old: "1.5.11-3.1.el9"}}); err != nil {
 		t.Error(err)
 	}
-	if err := d.Keep(t.Context(), dir, []Package{{Name: "containerd.io", Old: "1.4.3-3.1.el8"}}); err == nil {
+	if _, err := d.Keep(t.Context(), dir, []Package{{Name: "containerd.io", Old: "1.4.3-3.1.el8"}}); err == nil {
 		t.Error("the repositories do not have the old version, and that is no error")
 	}
 }

@@ -161,8 +161,12 @@ func (s stream) transaction() (Transaction, error) {
 // Mend does nothing: see dnf's.
 func (z zypper) Mend(context.Context) error { return nil }
 
-func (z zypper) Keep(ctx context.Context, _ string, packages []Package) error {
-	return haveOld(ctx, z, packages)
+func (z zypper) Keep(ctx context.Context, _ string, packages []Package) ([]Kept, error) {
+	return nil, haveOld(ctx, z, packages, true)
+}
+
+func (z zypper) Restorable(ctx context.Context, _ string, packages []Package) error {
+	return haveOld(ctx, z, packages, false)
 }
 
 func (z zypper) Install(ctx context.Context, packages []Package) error {

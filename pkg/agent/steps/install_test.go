@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,7 +36,9 @@ type fakeManager struct {
 	// needs are packages that come, or go, along with another one.
 	brings, removes map[string][]packages.Package
 	// dies ends Install after the first package, once.
-	dies  bool
+	dies bool
+	// lost are the packages whose old versions Restore does not have.
+	lost  map[string]bool
 	did   []string
 	lists time.Time
 }
@@ -83,9 +87,21 @@ func (m *fakeManager) SimulateRemove(_ context.Context, names []string) (package
 
 func (m *fakeManager) Mend(context.Context) error { m.did = append(m.did, "mend"); return nil }
 
-func (m *fakeManager) Keep(_ context.Context, _ string, list []packages.Package) error {
+func (m *fakeManager) Keep(_ context.Context, dir string, list []packages.Package) (kept []packages.Kept, err error) {
 	for _, p := range list {
 		m.did = append(m.did, "keep "+p.Name+" "+p.Old)
+		err = errors.Join(err, os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, p.Name), []byte(p.Old), 0o600))
+		sum := sha256.Sum256([]byte(p.Old))
+		kept = append(kept, packages.Kept{Name: p.Name, SHA256: hex.EncodeToString(sum[:])})
+	}
+	return kept, err
+}
+
+func (m *fakeManager) Restorable(_ context.Context, _ string, list []packages.Package) error {
+	for _, p := range list {
+		if m.lost[p.Name] {
+			return errors.New("there is no " + p.Name + " " + p.Old + " any more")
+		}
 	}
 	return nil
 }
@@ -303,7 +319,7 @@ func TestPackagesInstalledAndRemoved(t *testing.T) {
 			h := &Host{Packages: &m, RunDir: t.TempDir()}
 			var err error
 			for range test.applies {
-				err = h.installPackages(t.Context(), test.n, quiet{})
+				err = h.installPackages(t.Context(), test.n, installed{}, quiet{})
 			}
 			if died := test.m.dies && test.applies == 1; (err != nil) != died {
 				t.Errorf("install: %v", err)
@@ -326,6 +342,66 @@ func TestPackagesInstalledAndRemoved(t *testing.T) {
 	}
 }
 
+// TestUpgradeThatCannotBeUndone: whether the old packages can be brought back is known before anything is undone, and before anything is
+// installed.
+func TestUpgradeThatCannotBeUndone(t *testing.T) {
+	n := installation{From: fromPackages, Was: "1.4", Package: "containerd", Transaction: packages.Transaction{
+		Upgrade: []packages.Package{{Name: "containerd", Old: "1.4", New: "1.6"}},
+	}}
+	m := &fakeManager{installed: map[string]string{"containerd": "1.4"}, half: map[string]bool{}}
+	h := hostWith(t, inventory{Install: &n}, protocol.Spec{})
+	h.Packages, h.RunDir = m, t.TempDir()
+	s := containerdInstall(h).(step[installed])
+	memo, err := h.recordInstall(t.Context(), n, quiet{})
+	if err != nil || len(memo.Kept) != 1 {
+		t.Fatalf("%v %v", memo, err)
+	}
+	file := filepath.Join(h.keptPackages(), "containerd")
+	change := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change("damaged")
+	if err := h.installPackages(t.Context(), n, memo, quiet{}); err == nil || m.installed["containerd"] != "1.4" {
+		t.Errorf("%v, installed is %s", err, m.installed["containerd"])
+	}
+	if err := s.revertible(t.Context(), memo); err != nil {
+		t.Errorf("nothing was upgraded: %v", err)
+	}
+	change("1.4")
+	if err := h.installPackages(t.Context(), n, memo, quiet{}); err != nil || m.installed["containerd"] != "1.6" {
+		t.Fatalf("%v, installed is %s", err, m.installed["containerd"])
+	}
+	if err := s.revertible(t.Context(), memo); err != nil {
+		t.Error(err)
+	}
+	change("damaged")
+	hint := ""
+	if hinted := (interface {
+		error
+		Hint() string
+	})(nil); errors.As(s.revertible(t.Context(), memo), &hinted) {
+		hint = hinted.Hint()
+	}
+	if !strings.Contains(hint, file) || !strings.Contains(hint, memo.Kept[0].SHA256) {
+		t.Errorf("hint %q", hint)
+	}
+	if err := h.uninstallPackages(t.Context(), n, memo, quiet{}); err == nil || slices.Contains(m.did, "restore containerd 1.4") {
+		t.Errorf("a damaged package was used: %v, %v", err, m.did)
+	}
+	change("1.4")
+	m.lost = map[string]bool{"containerd": true}
+	if err := s.revertible(t.Context(), memo); err == nil {
+		t.Error("the manager does not have the old version, and the way back is not closed")
+	}
+	m.lost = nil
+	if err := h.uninstallPackages(t.Context(), n, memo, quiet{}); err != nil || m.installed["containerd"] != "1.4" {
+		t.Errorf("%v, installed is %s", err, m.installed["containerd"])
+	}
+}
+
 func listOf(installed map[string]string) string {
 	var out []string
 	for name, version := range installed {
@@ -344,7 +420,7 @@ func TestInstallRefusesWhatWasNotPlanned(t *testing.T) {
 	} {
 		m.installed, m.half = map[string]string{}, map[string]bool{}
 		h := &Host{Packages: m, RunDir: t.TempDir()}
-		if err := h.installPackages(t.Context(), n, quiet{}); err == nil || len(m.installed) > 0 {
+		if err := h.installPackages(t.Context(), n, installed{}, quiet{}); err == nil || len(m.installed) > 0 {
 			t.Errorf("%s: %v, installed %v", name, err, m.installed)
 		}
 	}

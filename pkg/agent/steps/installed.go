@@ -26,6 +26,9 @@ type installed struct {
 	Unit host.UnitState `json:"unit,omitzero"`
 	// Changes are the unit of a containerd that no package manager knows.
 	Changes []host.Change `json:"changes,omitempty"`
+	// Kept are the files of the packages that are replaced. There are none where the manager cannot keep any, and in journals of agents
+	// that did not record them.
+	Kept []packages.Kept `json:"kept,omitempty"`
 	// Purge tells that configuration files which come with packages go with them: there were none.
 	Purge bool `json:"purge,omitempty"`
 }
@@ -35,7 +38,7 @@ type installed struct {
 func containerdInstall(h *Host) engine.Step {
 	return step[installed]{
 		id: containerdInstallID, title: "Install containerd",
-		record: func(ctx context.Context, _ engine.Report) (installed, error) {
+		record: func(ctx context.Context, report engine.Report) (installed, error) {
 			found, err := h.found()
 			if err != nil || found.Install == nil {
 				return installed{}, err
@@ -44,7 +47,7 @@ func containerdInstall(h *Host) engine.Step {
 			if err != nil {
 				return installed{}, err
 			}
-			memo, err := h.recordInstall(*found.Install)
+			memo, err := h.recordInstall(ctx, *found.Install, report)
 			memo.Unit = unit
 			return memo, err
 		},
@@ -79,14 +82,26 @@ func containerdInstall(h *Host) engine.Step {
 			}
 			return h.uninstall(ctx, *found.Install, memo, report)
 		},
+		revertible: func(ctx context.Context, memo installed) error {
+			found, err := h.found()
+			if err != nil || found.Install == nil {
+				return err
+			}
+			return h.uninstallable(ctx, *found.Install, memo)
+		},
 	}
 }
 
 const containerdInstallID = "containerd-install"
 
-func (h *Host) recordInstall(n installation) (installed, error) {
+func (h *Host) recordInstall(ctx context.Context, n installation, report engine.Report) (installed, error) {
 	if n.From == fromPackages {
-		return installed{Purge: host.Absent(containerd.DefaultConfigPath)}, nil
+		m := h.packageManager(report)
+		if m == nil {
+			return installed{}, errNoManager
+		}
+		kept, err := m.Keep(ctx, h.keptPackages(), n.Transaction.Upgrade)
+		return installed{Purge: host.Absent(containerd.DefaultConfigPath), Kept: kept}, err
 	}
 	path := append([]string{filepath.Join(n.Dir, "bin")}, n.Path...)
 	file, content := containerdUnitPath, containerd.Unit(n.Binary, path, n.NoFile)
@@ -104,7 +119,7 @@ func (h *Host) recordInstall(n installation) (installed, error) {
 func (h *Host) install(ctx context.Context, n installation, memo installed, report engine.Report) error {
 	switch n.From {
 	case fromPackages:
-		return h.installPackages(ctx, n, report)
+		return h.installPackages(ctx, n, memo, report)
 	case fromArchive:
 		if err := bundle.Unpack(n.Archive, n.SHA256, n.Dir); err != nil {
 			return err
@@ -129,7 +144,7 @@ func (h *Host) keptPackages() string { return filepath.Join(h.RunDir, "packages"
 
 // installPackages looks again at what the manager would do: the host was inspected a moment ago, and an attempt of this step may have died
 // half-way, so that less is left to be done.
-func (h *Host) installPackages(ctx context.Context, n installation, report engine.Report) error {
+func (h *Host) installPackages(ctx context.Context, n installation, memo installed, report engine.Report) error {
 	m := h.packageManager(report)
 	if m == nil {
 		return errNoManager
@@ -145,8 +160,13 @@ func (h *Host) installPackages(ctx context.Context, n installation, report engin
 	if err := stillSafe(ctx, m, n, want); err != nil {
 		return fmt.Errorf("install %s by %s: %w", n.Package, m.Name(), err)
 	}
-	if err := m.Keep(ctx, h.keptPackages(), n.Transaction.Upgrade); err != nil {
-		return err
+	if len(memo.Kept) == 0 {
+		_, err = m.Keep(ctx, h.keptPackages(), n.Transaction.Upgrade)
+	} else {
+		err = packages.CheckKept(h.keptPackages(), memo.Kept)
+	}
+	if err != nil {
+		return fmt.Errorf("install %s by %s: there would be no way back: %w", n.Package, m.Name(), err)
 	}
 	if err := m.Install(ctx, want); err != nil {
 		return withHint(fmt.Errorf("install %s by %s: %w", n.Transaction, m.Name(), err),
@@ -269,6 +289,42 @@ func (h *Host) retireContainerd(ctx context.Context, before host.UnitState) erro
 	return errors.Join(h.Systemd.Stop(ctx, containerdUnit), h.Systemd.RestoreLinks(before))
 }
 
+// uninstallable returns why uninstall could not succeed as the host is now.
+func (h *Host) uninstallable(ctx context.Context, n installation, memo installed) error {
+	if n.From != fromPackages {
+		return h.undoable(ctx, memo.Changes)
+	}
+	m := h.packageManager(silent{})
+	if m == nil {
+		return errNoManager
+	}
+	changed, err := changedPackages(ctx, m, n)
+	if err == nil && len(changed) > 0 {
+		if err = packages.CheckKept(h.keptPackages(), memo.Kept); err == nil {
+			err = m.Restorable(ctx, h.keptPackages(), changed)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("bring back packages by %s: %w", m.Name(), err)
+	}
+	return nil
+}
+
+// changedPackages are the upgraded packages that are not there, whole, in their old versions.
+func changedPackages(ctx context.Context, m packages.Manager, n installation) ([]packages.Package, error) {
+	var changed []packages.Package
+	for _, p := range n.Transaction.Upgrade {
+		version, whole, err := m.Installed(ctx, p.Name)
+		if err != nil {
+			return nil, err
+		}
+		if version != p.Old || !whole {
+			changed = append(changed, p)
+		}
+	}
+	return changed, nil
+}
+
 // uninstallPackages brings back the versions from before and removes what is new, unless something else has come to need it.
 func (h *Host) uninstallPackages(ctx context.Context, n installation, memo installed, report engine.Report) error {
 	m := h.packageManager(report)
@@ -278,18 +334,15 @@ func (h *Host) uninstallPackages(ctx context.Context, n installation, memo insta
 	if err := m.Mend(ctx); err != nil {
 		report.Warn(err.Error()) // to remove such a package, or to replace it, is the cure
 	}
-	var changed []packages.Package
-	for _, p := range n.Transaction.Upgrade {
-		version, whole, err := m.Installed(ctx, p.Name)
-		if err != nil {
-			return err
-		}
-		if version != p.Old || !whole {
-			changed = append(changed, p)
-		}
+	changed, err := changedPackages(ctx, m, n)
+	if err != nil {
+		return err
 	}
 	if len(changed) > 0 {
 		report.Progress("back to "+changed[0].Name+" "+changed[0].Old, 0, 0, "")
+		if err := packages.CheckKept(h.keptPackages(), memo.Kept); err != nil {
+			return err
+		}
 		if err := m.Restore(ctx, h.keptPackages(), changed); err != nil {
 			return fmt.Errorf("bring back packages by %s: %w", m.Name(), err)
 		}

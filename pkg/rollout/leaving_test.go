@@ -14,8 +14,8 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
-// deleteDaemonPod has a DaemonSet's pod in a phase, and deletes it. Never says that its kubelet does not end it.
-func deleteDaemonPod(t *testing.T, s *apiserver.Server, node, name string, phase corev1.PodPhase, never bool) {
+// deleteDaemonPod deletes a DaemonSet's pod whose kubelet does not end it, and leaves it in a phase.
+func deleteDaemonPod(t *testing.T, s *apiserver.Server, node, name string, phase corev1.PodPhase) {
 	t.Helper()
 	createDaemonPod(t, s, node, name)
 	pods := s.Client().CoreV1().Pods("default")
@@ -23,17 +23,19 @@ func deleteDaemonPod(t *testing.T, s *apiserver.Server, node, name string, phase
 	if err != nil {
 		t.Fatal(err)
 	}
-	if never {
-		pod.Annotations = map[string]string{neverEnds: "true"}
-		if pod, err = pods.Update(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
-			t.Fatal(err)
-		}
+	pod.Annotations = map[string]string{neverEnds: "true"}
+	if _, err = pods.Update(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// Before it ends: a pod that has ended goes at once when it is deleted.
+	if err := pods.Delete(t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](1)}); err != nil {
+		t.Fatal(err)
+	}
+	if pod, err = pods.Get(t.Context(), name, metav1.GetOptions{}); err != nil {
+		t.Fatal(err)
 	}
 	pod.Status.Phase = phase
 	if _, err := pods.UpdateStatus(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := pods.Delete(t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](1)}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -42,7 +44,7 @@ func exists(t *testing.T, s *apiserver.Server, name string) bool {
 	t.Helper()
 	_, err := s.Client().CoreV1().Pods("default").Get(context.Background(), name, metav1.GetOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	return err == nil
 }
@@ -53,13 +55,9 @@ func TestPodsThatAreLeaving(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
 	h := newHollow(t, s, "leaving")
-	for name, never := range map[string]bool{"leaving-soon": false, "leaving-ended": true, "leaving-runs": true} {
-		phase := corev1.PodSucceeded
-		if name == "leaving-runs" {
-			phase = corev1.PodRunning
-		}
-		deleteDaemonPod(t, s, "leaving", name, phase, never)
-	}
+	deleteDaemonPod(t, s, "leaving", "leaving-soon", corev1.PodRunning)
+	deleteDaemonPod(t, s, "leaving", "leaving-ended", corev1.PodSucceeded)
+	deleteDaemonPod(t, s, "leaving", "leaving-runs", corev1.PodRunning)
 	h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
 		if exists(t, s, "leaving-soon") {
 			t.Error("the cutover did not wait for a pod that was being deleted")
@@ -67,6 +65,20 @@ func TestPodsThatAreLeaving(t *testing.T) {
 		h.succeed(spec)
 	}
 	seen := &recorder{}
+	ended := make(chan struct{})
+	go func() { // the kubelet ends one of them while it is waited for
+		defer close(ended)
+		for deadline := time.Now().Add(time.Minute); !seen.said("waiting for pods that are being deleted: "); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Error("it was not said what is waited for")
+				return
+			}
+		}
+		err := s.Client().CoreV1().Pods("default").Delete(context.Background(), "leaving-soon", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)})
+		if err != nil {
+			t.Error(err)
+		}
+	}()
 	began := time.Now()
 	if _, err := quickly(newRollout(s, seen)).Switch(t.Context(), "leaving"); err != nil {
 		t.Fatal(err)
@@ -74,9 +86,7 @@ func TestPodsThatAreLeaving(t *testing.T) {
 	if took := time.Since(began); took < (leavingMargin+time.Second)/10 { // by the quick clock
 		t.Errorf("it did not wait for pods that had time left: %s", took)
 	}
-	if !seen.said("waiting for pods that are being deleted: default/leaving-ended") {
-		t.Error("it was not said what is waited for")
-	}
+	<-ended
 	if exists(t, s, "leaving-ended") || !seen.said("pod default/leaving-ended was being deleted before the runtime changed") {
 		t.Error("a pod that had ended is left in the API")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -392,7 +393,11 @@ func dockerStop(h *Host) engine.Step {
 				return err
 			}
 			if slices.Contains(namesOf(units), dockerUnit) {
-				if err := endDockerShims(ctx, podProcesses{proc: proc, freezer: host.Freezer, kill: killProcess}); err != nil {
+				found, err := h.found()
+				if err != nil {
+					return err
+				}
+				if err := endDockerShims(ctx, podProcesses{proc: proc, freezer: host.Freezer, kill: killProcess}, found.Facts.DockerRoot); err != nil {
 					return err
 				}
 			}
@@ -433,16 +438,22 @@ func dockerStop(h *Host) engine.Step {
 var dockerContainerds = []string{"/run/containerd/containerd.sock", "/run/docker/containerd/containerd.sock"}
 
 // endDockerShims ends what a Docker that is down has left: with live-restore, or where runc was in the middle of making a container, which
-// Docker lists as one that does not run.
-func endDockerShims(ctx context.Context, p podProcesses) error {
-	for _, address := range dockerContainerds {
-		p := p
-		p.address, p.namespace = address, dockerNamespace
-		if err := within(ctx, killWait, func(ctx context.Context) error { return p.end(ctx, true) }); err != nil {
-			return err
+// Docker lists as one that does not run. A second Docker may use the same containerd, and the same namespace: only containers that have
+// a directory below the root of this Docker's data are ended, and those of pods, of which Docker may have lost sight.
+func endDockerShims(ctx context.Context, p podProcesses, root string) error {
+	p.namespace = dockerNamespace
+	pods := map[string]bool{} // whose processes may be gone when their shims are to be ended
+	p.ours = func(shim host.Process, all []host.Process) bool {
+		if containerID.MatchString(shimID(shim)) && !host.Absent(filepath.Join(root, "containers", shimID(shim))) {
+			return true
 		}
+		if slices.ContainsFunc(dockerContainerds, func(address string) bool { return serves(shim, address, dockerNamespace) }) &&
+			slices.ContainsFunc(all, func(child host.Process) bool { return parentPID(p.proc, child.PID) == shim.PID && inPod(child) }) {
+			pods[shimID(shim)] = true
+		}
+		return pods[shimID(shim)]
 	}
-	return nil
+	return within(ctx, killWait, func(ctx context.Context) error { return p.end(ctx, true) })
 }
 
 // clearDockerSockets makes room for the sockets that Docker and cri-dockerd are about to listen at: a log agent that mounts one of them

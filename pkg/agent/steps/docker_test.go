@@ -12,7 +12,6 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -86,7 +85,8 @@ func (u *units) Run(_ context.Context, _ string, args ...string) (string, error)
 func TestDockerStop(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		u := newUnits(t, "docker.socket", "docker.service", "cri-docker.socket", "cri-docker.service", containerdUnit)
-		h := &Host{Systemd: u.systemd, Spec: protocol.Spec{KeepDocker: keep}, Records: func() []journal.Record { return nil }}
+		h := hostWith(t, inventory{Facts: protocol.Facts{DockerRoot: t.TempDir()}}, protocol.Spec{KeepDocker: keep})
+		h.Systemd = u.systemd
 		s := dockerStop(h)
 		ctx := context.Background()
 		memo, err := s.Record(ctx, quiet{})

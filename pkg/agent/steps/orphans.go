@@ -139,8 +139,10 @@ func (o orphanage) look(ctx context.Context, c *client.Client) (map[string]bool,
 // ofPod tells whether a process is in a pod's cgroup. Another Docker daemon may have its containers in the same namespace.
 func (o orphanage) ofPod(pid int) bool {
 	process, err := host.ReadProcess(o.proc, pid)
-	return err == nil && strings.Contains(process.Cgroup, "/kubepods")
+	return err == nil && inPod(process)
 }
+
+func inPod(process host.Process) bool { return strings.Contains(process.Cgroup, "/kubepods") }
 
 func endTask(ctx context.Context, c *client.Client, id string) error {
 	err := func() error {

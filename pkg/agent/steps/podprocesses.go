@@ -24,6 +24,8 @@ import (
 // the cgroups of their containers. Those of another containerd, such as one inside a container, have another socket or PID namespace.
 type podProcesses struct {
 	proc, address, namespace string
+	// ours, if it is set, takes the place of address and namespace: it reports which shims are meant, among all processes.
+	ours func(shim host.Process, all []host.Process) bool
 	// freezer is where cgroup v1's is mounted, if it is.
 	freezer string
 	kill    func(pid int) error
@@ -107,12 +109,12 @@ func (p *podProcesses) find() (shims, containers []host.Process, err error) {
 	}
 	var pids []int
 	for _, process := range all {
-		if p.isShim(process) {
+		if p.isShim(process, all) {
 			shims, pids = append(shims, process), append(pids, process.PID)
 			if p.sandboxes == nil {
 				p.sandboxes = map[string]string{}
 			}
-			if id := kubelet.FlagOf(process.Args, "id"); p.sandboxes[id] == "" {
+			if id := shimID(process); p.sandboxes[id] == "" {
 				p.sandboxes[id] = networkNamespace(filepath.Join(p.proc, strconv.Itoa(process.PID), "cwd"))
 			}
 		}
@@ -183,11 +185,28 @@ func networkNamespace(bundle string) string {
 	return ""
 }
 
-func (p *podProcesses) isShim(process host.Process) bool {
-	return isShim(process) &&
-		kubelet.FlagOf(process.Args, "namespace") == p.namespace &&
-		kubelet.SameEndpoint("unix://"+kubelet.FlagOf(process.Args, "address"), "unix://"+p.address) &&
-		pidNamespace(p.proc, strconv.Itoa(process.PID)) == pidNamespace(p.proc, "self")
+func (p *podProcesses) isShim(process host.Process, all []host.Process) bool {
+	if !isShim(process) || pidNamespace(p.proc, strconv.Itoa(process.PID)) != pidNamespace(p.proc, "self") {
+		return false
+	}
+	if p.ours != nil {
+		return p.ours(process, all)
+	}
+	return serves(process, p.address, p.namespace)
+}
+
+// serves reports whether a shim is of one containerd's, and of one of its namespaces.
+func serves(shim host.Process, address, namespace string) bool {
+	return kubelet.FlagOf(shim.Args, "namespace") == namespace &&
+		kubelet.SameEndpoint("unix://"+kubelet.FlagOf(shim.Args, "address"), "unix://"+address)
+}
+
+// shimID is the container of a shim, or the pod. Those of Docker up to 19.03 have it in the path of their directory alone.
+func shimID(shim host.Process) string {
+	if id := kubelet.FlagOf(shim.Args, "id"); id != "" {
+		return id
+	}
+	return filepath.Base(kubelet.FlagOf(shim.Args, "workdir"))
 }
 
 // containerID is how containerd and Docker name a container, in the name of its cgroup too, whatever the driver.

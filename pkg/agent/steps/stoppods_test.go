@@ -118,19 +118,36 @@ func TestPodProcesses(t *testing.T) {
 	}
 }
 
-// TestEndDockerShims: a container that runc was making when Docker was stopped is none that Docker would tell of.
+// TestEndDockerShims: a container that runc was making when Docker was stopped is none that Docker would tell of. Those of a second Docker
+// go on, on the same containerd, too.
 func TestEndDockerShims(t *testing.T) {
 	f := newFakeProc(t)
 	f.addPods()
-	f.add("60", 1, "0::/\n", "host", "/usr/bin/containerd-shim-runc-v2", "-namespace", "moby", "-id", strings.Repeat("6", 64),
-		"-address", "/var/run/docker/containerd/containerd.sock")
+	const host = "/run/containerd/containerd.sock"
+	shim := func(pid, namespace, address string) {
+		f.add(pid, 1, "0::/\n", "host", "/usr/bin/containerd-shim-runc-v2", "-namespace", namespace, "-id", strings.Repeat(pid[:1], 64), "-address", address)
+	}
+	shim("60", "moby", "/var/run/docker/containerd/containerd.sock")
 	f.add("61", 60, "0::/\n", "host", "runc", "init")
-	f.add("70", 1, "0::/\n", "host", "/usr/bin/containerd-shim-runc-v2", "-namespace", "moby", "-id", strings.Repeat("7", 64),
-		"-address", "/run/user/1000/docker/containerd/containerd.sock") // a rootless Docker
-	if err := endDockerShims(t.Context(), podProcesses{proc: f.dir, kill: f.kill}); err != nil {
+	shim("70", "moby", host) // a second Docker's
+	f.add("71", 70, "0::/docker/"+strings.Repeat("e", 64)+"\n", "db", "/db")
+	shim("80", "moby", host) // a pod's of which Docker has lost sight
+	f.add("81", 80, "0::/kubepods/"+strings.Repeat("9", 64)+"\n", "etcd", "/etcd")
+	shim("90", "docker", "/run/other.sock") // where its configuration says so
+	f.add("91", 90, "0::/docker/"+strings.Repeat("0", 64)+"\n", "db", "/db")
+	f.add("50", 1, "0::/\n", "host", "docker-containerd-shim", "-namespace", "moby", "-workdir", // of Docker 18.06
+		"/var/lib/docker/containerd/daemon/io.containerd.runtime.v1.linux/moby/"+strings.Repeat("5", 64), "-address", "/run/docker/containerd/docker-containerd.sock")
+	f.add("51", 50, "0::/docker/"+strings.Repeat("5", 64)+"\n", "db", "/db")
+	root := t.TempDir()
+	for _, id := range []string{"2", "5", "6", "9"} {
+		if err := os.MkdirAll(filepath.Join(root, "containers", strings.Repeat(id, 64)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := endDockerShims(t.Context(), podProcesses{proc: f.dir, kill: f.kill}, root); err != nil {
 		t.Fatal(err)
 	}
-	if slices.Sort(f.killed); !slices.Equal(f.killed, []int{20, 21, 60, 61}) {
+	if slices.Sort(f.killed); !slices.Equal(f.killed, []int{20, 21, 50, 51, 60, 61, 80, 81, 90, 91}) {
 		t.Errorf("killed %v", f.killed)
 	}
 }
@@ -187,7 +204,11 @@ func TestThaw(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			defer cancel()
-			if err := endDockerShims(ctx, podProcesses{proc: f.dir, freezer: freezer, kill: kill}); err != nil {
+			root := t.TempDir()
+			if err := os.MkdirAll(filepath.Join(root, "containers", id), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := endDockerShims(ctx, podProcesses{proc: f.dir, freezer: freezer, kill: kill}, root); err != nil {
 				t.Error(err)
 			}
 			if _, err := os.Stat(filepath.Join(f.dir, "21")); err == nil || len(f.killed) == 0 || f.killed[0] != 21 {

@@ -33,10 +33,12 @@ func (h *Host) service(ctx context.Context, unit string) (service, error) {
 }
 
 // lookAtDockerd makes sure that the Docker behind the kubelet is the one of docker.service: that unit is what is stopped, held and
-// started again, and its process tells how Docker was set up.
+// started again. Its process, which tells how Docker was set up, is found by the socket: CentOS 7 calls the program dockerd-current, and a
+// script may start it.
 func (i *inspection) lookAtDockerd(ctx context.Context) error {
 	s, err := i.h.service(ctx, dockerUnit)
 	if err != nil {
+		i.findDaemonErr = err
 		return err
 	}
 	socket := i.DockerSocket
@@ -46,10 +48,28 @@ func (i *inspection) lookAtDockerd(ctx context.Context) error {
 	listener := s.pid // of a Docker behind a TCP port nothing better is known
 	if path, ok := strings.CutPrefix(socket, "unix://"); ok {
 		if listener, err = listenerOf(ctx, path); err != nil {
+			i.findDaemonErr = err
 			return err
 		}
 	}
+	i.daemon, i.findDaemonErr = daemonOf(proc, s, listener)
 	return expectService(proc, s, socket, listener)
+}
+
+// daemonOf reads the process of a service's daemon. systemd hands a socket that it listens at itself, as process 1, to the main process.
+func daemonOf(proc string, s service, listener int) (*host.Process, error) {
+	pid := listener
+	if pid <= 1 {
+		pid = s.pid
+	}
+	if pid == 0 {
+		return nil, fmt.Errorf("find the process of %s: it is %s", s.unit, s.active)
+	}
+	process, err := host.ReadProcess(proc, pid)
+	if err != nil {
+		return nil, fmt.Errorf("find the process of %s: %w", s.unit, err)
+	}
+	return &process, nil
 }
 
 // listenerOf returns the PID of the process that made a socket listen: the daemon, or systemd where it hands the socket over.

@@ -52,6 +52,34 @@ func TestExpectService(t *testing.T) {
 	}
 }
 
+// TestDaemonOf: the daemon is who listens, whatever its program is called and whoever started it.
+func TestDaemonOf(t *testing.T) {
+	f := newFakeProc(t)
+	f.add("100", 1, "0::/system.slice/docker.service\n", "host", "/bin/sh", "/usr/local/bin/start-docker")
+	f.add("101", 100, "0::/system.slice/docker.service\n", "host", "/usr/bin/dockerd-current", "--data-root=/data")
+	for _, test := range []struct {
+		name      string
+		main      int
+		listener  int
+		want, err string
+	}{
+		{"its own socket", 101, 101, "/usr/bin/dockerd-current", ""},
+		{"systemd's socket", 101, 1, "/usr/bin/dockerd-current", ""},
+		{"behind a script", 100, 101, "/usr/bin/dockerd-current", ""},
+		{"down", 0, 1, "", "find the process of docker.service: it is inactive"},
+		{"ended a moment ago", 102, 1, "", "find the process of docker.service: read process 102"},
+	} {
+		daemon, err := daemonOf(f.dir, service{unit: dockerUnit, active: "inactive", pid: test.main}, test.listener)
+		if (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) || err == nil && daemon.Args[0] != test.want {
+			t.Errorf("%s: %+v, %v", test.name, daemon, err)
+		}
+	}
+	i := &inspection{findDaemonErr: errors.New("find it: gone")}
+	if err := i.lookAtDockerConfig(t.Context()); err == nil || !strings.Contains(err.Error(), "how Docker was started cannot be seen: find it: gone") {
+		t.Errorf("without a daemon: %v", err)
+	}
+}
+
 func TestListenerOf(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	listener, err := net.Listen("unix", path)

@@ -21,30 +21,23 @@ import (
 
 // lookAtDockerConfig reads how Docker was set up, from daemon.json and from the process that runs.
 func (i *inspection) lookAtDockerConfig(ctx context.Context) error {
-	in := translate.Input{Version: i.Facts.DockerVersion}
-	var started time.Time
-	p, err := i.h.Systemd.Show(ctx, dockerUnit, "MainPID")
+	if i.daemon == nil {
+		return refuse("start Docker as "+dockerUnit, "how Docker was started cannot be seen: %v", i.findDaemonErr)
+	}
+	dir := filepath.Join(proc, strconv.Itoa(i.daemon.PID))
+	environ, err := os.ReadFile(filepath.Join(dir, "environ"))
+	if err != nil {
+		return fmt.Errorf("read dockerd's environment: %w", err)
+	}
+	started, err := host.Started(proc, i.daemon.PID)
 	if err != nil {
 		return err
 	}
-	dockerd := ""
-	if pid, _ := strconv.Atoi(p["MainPID"]); pid > 0 {
-		process, err := host.ReadProcess(proc, pid)
-		if err != nil {
-			return err
-		}
-		environ, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "environ"))
-		if err != nil {
-			return fmt.Errorf("read dockerd's environment: %w", err)
-		}
-		in.Args, in.Environ = process.Args, strings.Split(string(environ), "\x00")
-		if started, err = host.Started(proc, pid); err != nil {
-			return err
-		}
-		if dockerd = process.Exe; host.Absent(dockerd) {
-			dockerd = filepath.Join(proc, strconv.Itoa(pid), "exe")
-		}
+	dockerd := i.daemon.Exe
+	if host.Absent(dockerd) {
+		dockerd = filepath.Join(dir, "exe")
 	}
+	in := translate.Input{Version: i.Facts.DockerVersion, Args: i.daemon.Args, Environ: strings.Split(string(environ), "\x00")}
 	in.File = translate.ConfigFile(in.Args)
 	if in.Data, err = readFile(in.File); err != nil {
 		return err

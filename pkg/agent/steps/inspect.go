@@ -106,11 +106,14 @@ type inspection struct {
 	h      *Host
 	report engine.Report
 	inventory
-	setup      kubelet.Setup
-	info       docker.Info
-	containers []docker.Container
-	images     []docker.Image
-	layout     containerd.Layout
+	setup kubelet.Setup
+	// daemon is the process of Docker's daemon, nil for the reason findDaemonErr.
+	daemon        *host.Process
+	findDaemonErr error
+	info          docker.Info
+	containers    []docker.Container
+	images        []docker.Image
+	layout        containerd.Layout
 	// listsUnknown is set where a switch would fetch newer package lists than a plan may; listsUsed is what an installation goes by.
 	listsUnknown, listsUsed string
 

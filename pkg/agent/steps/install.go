@@ -143,8 +143,8 @@ func (i *inspection) complete(ctx context.Context, n *installation, was *contain
 	if n.Dir == "" {
 		return nil
 	}
-	if dockerd, err := i.dockerd(ctx); err == nil && dockerd != "" {
-		n.Label = bundle.LabelOf(dockerd)
+	if i.daemon != nil {
+		n.Label = bundle.LabelOf(i.daemon.Exe)
 	}
 	if was == nil {
 		return nil
@@ -328,7 +328,7 @@ func (i *inspection) planArchive(ctx context.Context, archive string, was *conta
 	}
 	n := &installation{From: fromArchive, Archive: archive, SHA256: content.SHA256, Version: version.String()}
 	if content.Sizes["runc"] == 0 {
-		runc, err := i.lookNearDocker(ctx, "runc")
+		runc, err := i.lookNearDocker("runc")
 		if err != nil {
 			return nil, fmt.Errorf("it does not hold runc, and the host has none: %w", err)
 		}
@@ -370,30 +370,14 @@ func (i *inspection) versionIn(ctx context.Context, archive string) (containerd.
 	return containerd.Version(ctx, binary, i.h.Runner.Run)
 }
 
-// lookNearDocker finds a program in the usual directories or beside dockerd.
-func (i *inspection) lookNearDocker(ctx context.Context, name string) (string, error) {
-	dockerd, err := i.dockerd(ctx)
-	if err != nil {
-		return "", err
-	}
-	if path := filepath.Join(filepath.Dir(dockerd), name); dockerd != "" && !host.Absent(path) {
-		return path, nil
+// lookNearDocker finds a program beside Docker's daemon or in the usual directories.
+func (i *inspection) lookNearDocker(name string) (string, error) {
+	if i.daemon != nil {
+		if path := filepath.Join(filepath.Dir(i.daemon.Exe), name); !host.Absent(path) {
+			return path, nil
+		}
 	}
 	return host.LookPath(name)
-}
-
-// dockerd is the program of Docker's service, empty if it cannot be seen.
-func (i *inspection) dockerd(ctx context.Context) (string, error) {
-	p, err := i.h.Systemd.Show(ctx, dockerUnit, "MainPID")
-	if err != nil {
-		return "", err
-	}
-	pid, _ := strconv.Atoi(p["MainPID"])
-	process, err := host.ReadProcess(proc, pid)
-	if err != nil {
-		return "", nil //nolint:nilerr // it does not run
-	}
-	return process.Exe, nil
 }
 
 // planDocker takes the programs of the containerd that a Docker of static binaries brought. They are copied: who removes such a Docker
@@ -402,7 +386,7 @@ func (i *inspection) planDocker(ctx context.Context) (n *installation, reason st
 	n = &installation{From: fromDocker}
 	var need int64
 	for _, name := range bundle.Names {
-		path, err := i.lookNearDocker(ctx, name)
+		path, err := i.lookNearDocker(name)
 		if err != nil {
 			if name == "containerd" || name == bundle.Shim || name == "runc" {
 				return nil, "Docker has no containerd of its own that could be copied: " + err.Error()

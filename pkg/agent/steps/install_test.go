@@ -476,12 +476,17 @@ func TestPrivateContainerd(t *testing.T) {
 		name string
 		// processes are PID, program, parent.
 		processes [][3]string
+		daemon    int
 		want      bool
 	}{
-		{"packages", [][3]string{{"10", "containerd", "1"}, {"20", "dockerd", "1"}}, false},
-		{"static binaries", [][3]string{{"20", "dockerd", "1"}, {"21", "containerd", "20"}}, true},
-		{"Docker 18.06", [][3]string{{"20", "dockerd", "1"}, {"21", "docker-containerd", "20"}}, true},
-		{"no Docker", [][3]string{{"10", "containerd", "1"}}, false},
+		{"packages", [][3]string{{"10", "containerd", "1"}, {"20", "dockerd", "1"}}, 20, false},
+		{"static binaries", [][3]string{{"20", "dockerd", "1"}, {"21", "containerd", "20"}}, 20, true},
+		{"another Docker's", [][3]string{{"10", "containerd", "1"}, {"20", "dockerd", "1"}, {"30", "dockerd", "1"}, {"31", "containerd", "30"}}, 20, true},
+		{"Docker 18.06", [][3]string{{"20", "dockerd", "1"}, {"21", "docker-containerd", "20"}}, 20, true},
+		{"CentOS 7", [][3]string{{"20", "dockerd-current", "1"}, {"21", "docker-containerd-current", "20"}}, 20, true},
+		{"another name", [][3]string{{"20", "moby-engine", "1"}, {"21", "containerd", "20"}}, 20, true},
+		{"a shim", [][3]string{{"20", "dockerd", "1"}, {"21", "containerd-shim", "20"}}, 20, false},
+		{"no Docker", [][3]string{{"10", "containerd", "1"}}, 0, false},
 	} {
 		proc := t.TempDir()
 		for _, p := range test.processes {
@@ -498,7 +503,7 @@ func TestPrivateContainerd(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got, err := privateContainerd(proc); err != nil || got != test.want {
+		if got, err := privateContainerd(proc, test.daemon); err != nil || got != test.want {
 			t.Errorf("%s: %t %v", test.name, got, err)
 		}
 	}

@@ -27,7 +27,7 @@ func looks() []look {
 		{protocol.CheckForeign, protocol.CheckDockerUse, docker, (*inspection).lookForForeign},
 		{protocol.CheckSwarm, protocol.CheckDockerUse, docker, (*inspection).lookForSwarm},
 		{protocol.CheckDockerUnit, protocol.CheckNote, kubelet, (*inspection).lookAtDockerd},
-		{protocol.CheckDockerConfig, protocol.CheckSettingLost, nil, (*inspection).lookAtDockerConfig},
+		{protocol.CheckDockerConfig, protocol.CheckSettingLost, kubelet, (*inspection).lookAtDockerConfig},
 		{protocol.CheckContainerd, protocol.CheckNote, kubelet, (*inspection).lookAtContainerd},
 		{protocol.CheckRuntimes, protocol.CheckSettingLost, []string{protocol.CheckDockerConfig, protocol.CheckContainerd}, (*inspection).lookAtRuntimes},
 		{protocol.CheckNetwork, protocol.CheckNote, kubelet, (*inspection).lookAtNetwork},

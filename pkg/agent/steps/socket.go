@@ -2,6 +2,7 @@ package steps
 
 import (
 	"path/filepath"
+	"strings"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
@@ -19,25 +20,23 @@ const (
 	linkFile = "/etc/tmpfiles.d/kubectl-runtime-containerd.conf"
 )
 
-// privateContainerd reports whether a Docker runs a containerd of its own.
-func privateContainerd(proc string) (bool, error) {
-	daemons, err := host.FindProcesses(proc, "dockerd")
+// privateContainerd reports whether a Docker runs a containerd of its own: the given one, or another that its name tells. Up to Docker 18.06 that
+// is docker-containerd, on CentOS 7 docker-containerd-current.
+func privateContainerd(proc string, daemon int) (bool, error) {
+	all, err := (&podProcesses{proc: proc}).list()
 	if err != nil {
 		return false, err
 	}
-	parents := map[int]bool{}
-	for _, daemon := range daemons {
-		parents[daemon.PID] = true
-	}
-	for _, name := range []string{"containerd", "docker-containerd"} { // the latter up to Docker 18.06
-		children, err := host.FindProcesses(proc, name)
-		if err != nil {
-			return false, err
+	parents := map[int]bool{daemon: true}
+	for _, p := range all {
+		if strings.HasPrefix(filepath.Base(p.Exe), "dockerd") || strings.HasPrefix(filepath.Base(p.Args[0]), "dockerd") {
+			parents[p.PID] = true
 		}
-		for _, child := range children {
-			if parents[parentPID(proc, child.PID)] {
-				return true, nil
-			}
+	}
+	for _, p := range all {
+		name := strings.TrimPrefix(filepath.Base(p.Exe), "docker-")
+		if strings.HasPrefix(name, "containerd") && !strings.HasPrefix(name, "containerd-shim") && parents[parentPID(proc, p.PID)] {
+			return true, nil
 		}
 	}
 	return false, nil
@@ -48,7 +47,11 @@ func (i *inspection) keepApart(unit host.UnitState) error {
 	if i.ContainerdAddress != containerd.DefaultAddress || unit.Running() {
 		return nil
 	}
-	private, err := privateContainerd(proc)
+	daemon := 0
+	if i.daemon != nil {
+		daemon = i.daemon.PID
+	}
+	private, err := privateContainerd(proc, daemon)
 	if err == nil && private {
 		i.ContainerdAddress = apartAddress
 		i.warn("Docker runs a containerd of its own and must not find another: the kubelet's endpoint will be unix://%s, and %s a link to it once Docker is stopped",

@@ -83,6 +83,8 @@ var hostChecks = []Check{
 		"none is dropped in silence", "nothing; docs/configuration.md has all settings"),
 	hostCheck(protocol.CheckDisk, Info, "What the images need on the host's disk",
 		"they are brought before the node is drained", "nothing"),
+	hostCheck(protocol.CheckRegistry, Info, "A registry that the node's images came from",
+		"a wrong mirror, certificate or proxy would show at the first pull; the rehearsal asks each registry as containerd would, and refuses where one answers Docker alone", "nothing"),
 	hostCheck(protocol.CheckInstall, Info, "A containerd would be installed",
 		"the node has none that its kubelet can use; what the package manager would do comes from its own simulation with the lists that are there",
 		"nothing"),

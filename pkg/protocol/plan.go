@@ -40,6 +40,7 @@ const (
 	CheckFileSystem     = "host-file-system"
 	CheckSpace          = "host-space"
 	CheckDisk           = "host-disk"
+	CheckRegistry       = "host-registry"
 	CheckAPI            = "host-api"
 	CheckVersions       = "host-versions"
 	CheckNote           = "host-note"
@@ -50,7 +51,7 @@ func HostChecks() []string {
 	return []string{
 		CheckSystemd, CheckKubelet, CheckSecondKubelet, CheckKubeletFiles, CheckLogRotation, CheckDocker, CheckDockerUnit, CheckDockerConfig, CheckRuntimes,
 		CheckForeign, CheckSwarm, CheckDockerUse, CheckSettingLost, CheckSetting, CheckCgroupDriver, CheckContainerd, CheckMayInstall, CheckInstall,
-		CheckContainerdFile, CheckCarried, CheckNetwork, CheckUnits, CheckKillMode, CheckHold, CheckDependents, CheckFileSystem, CheckSpace, CheckDisk, CheckAPI, CheckVersions, CheckNote,
+		CheckContainerdFile, CheckCarried, CheckNetwork, CheckUnits, CheckKillMode, CheckHold, CheckDependents, CheckFileSystem, CheckSpace, CheckDisk, CheckRegistry, CheckAPI, CheckVersions, CheckNote,
 	}
 }
 

@@ -60,6 +60,9 @@ func (c *cluster) testPlan(t *testing.T) {
 			c.plan.contents[file.Path] = c.content(t, "node-1", file.Path)
 		}
 	}
+	if text := r.stdout; !strings.Contains(text, "10.88.0.1:5443, which ") {
+		t.Error("the plan does not name the registry that an image came from")
+	}
 	// People read the same.
 	text := c.runtime(t, 0, "plan", "node-1", "--image", agentImage).stdout
 	for _, file := range c.plan.Nodes[0].Files {

@@ -314,6 +314,11 @@ func smoke(h *Host, id, title string) engine.Step {
 			if _, err := h.waitForCRI(ctx, found, ready); err != nil {
 				return err
 			}
+			if id == rehearsalID {
+				if err := h.tryRegistries(ctx, found, report); err != nil {
+					return err
+				}
+			}
 			rehearse := func(ctx context.Context) error {
 				dial, cancelDial := context.WithTimeout(ctx, time.Minute)
 				defer cancelDial()

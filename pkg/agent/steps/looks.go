@@ -37,6 +37,7 @@ func looks() []look {
 		{protocol.CheckHold, protocol.CheckNote, nil, (*inspection).lookAtHolds},
 		{protocol.CheckFileSystem, protocol.CheckNote, []string{protocol.CheckDockerConfig, protocol.CheckContainerd}, (*inspection).lookAtFileSystem},
 		{protocol.CheckSpace, protocol.CheckNote, []string{protocol.CheckDocker, protocol.CheckContainerd}, (*inspection).lookAtSpace},
+		{protocol.CheckRegistry, protocol.CheckRegistry, []string{protocol.CheckDocker, protocol.CheckDockerConfig}, (*inspection).lookAtRegistries},
 		{protocol.CheckAPI, protocol.CheckAPI, kubelet, (*inspection).lookAtAPI},
 		{protocol.CheckKubeletFiles, protocol.CheckLogRotation, []string{protocol.CheckDockerConfig, protocol.CheckContainerd}, (*inspection).planKubelet},
 	}

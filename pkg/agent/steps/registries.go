@@ -1,0 +1,323 @@
+package steps
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/redact"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+const (
+	// registryWait and dockerRegistryWait bound the questions to all registries, which are asked side by side. Docker gives a registry that
+	// is silent 15 s.
+	registryWait, dockerRegistryWait = 12 * time.Second, 20 * time.Second
+	// maxRegistries bounds how many are asked; more are named.
+	maxRegistries, registriesAtOnce = 32, 8
+)
+
+// registryInUse is a registry that images of this node's pods came from.
+type registryInUse struct {
+	host   string // as in image names, e.g. docker.io
+	ref    string // one of the images, as a full name
+	images int
+}
+
+// registriesInUse finds the registries behind the images of Docker's pods and those with one of the names. An image that Docker has no
+// digest for was built or loaded on the node.
+func registriesInUse(containers []docker.Container, names []string, images []docker.Image) []registryInUse {
+	ids, wanted := map[string]bool{}, map[string]bool{}
+	for _, c := range containers {
+		ids[c.ImageID] = ids[c.ImageID] || c.Kubernetes()
+	}
+	for _, name := range names {
+		if ref, err := reference.ParseDockerRef(name); err == nil {
+			wanted[ref.String()] = true
+		}
+	}
+	found := map[string]registryInUse{}
+	for _, image := range images {
+		var tags, refs, names []reference.Named
+		for _, tag := range image.RepoTags {
+			if ref, err := reference.ParseDockerRef(tag); err == nil {
+				tags = append(tags, ref)
+			}
+		}
+		for _, digest := range image.RepoDigests {
+			ref, err := reference.ParseDockerRef(digest)
+			if err != nil {
+				continue
+			}
+			names = append(names, ref)
+			// A tag is asked for where there is one: of a digest that is not there, containerd would ask twice.
+			if i := slices.IndexFunc(tags, func(tag reference.Named) bool { return tag.Name() == ref.Name() }); i >= 0 {
+				ref = tags[i]
+			}
+			refs = append(refs, ref)
+		}
+		if !ids[image.ID] && !slices.ContainsFunc(append(names, tags...), func(ref reference.Named) bool { return wanted[ref.String()] }) {
+			continue
+		}
+		hosts := map[string]bool{}
+		for _, ref := range refs {
+			host := reference.Domain(ref)
+			r := found[host]
+			if !hosts[host] {
+				r.images++
+				hosts[host] = true
+			}
+			if r.host = host; r.ref == "" || ref.String() < r.ref {
+				r.ref = ref.String()
+			}
+			found[host] = r
+		}
+	}
+	return slices.SortedFunc(maps.Values(found), func(a, b registryInUse) int { return strings.Compare(a.host, b.host) })
+}
+
+// usedNames are images that pods of this node want, whether they run or not.
+func (h *Host) usedNames(sandboxImage string) []string {
+	return append([]string{sandboxImage, h.Spec.Image}, h.Spec.Images...)
+}
+
+// lookAtRegistries lists the registries that the rehearsal will try. A plan asks none of them.
+func (i *inspection) lookAtRegistries(context.Context) error {
+	for _, r := range registriesInUse(i.containers, i.h.usedNames(i.Facts.SandboxImage), i.images) {
+		through := ""
+		switch {
+		case r.host == "docker.io" && len(i.Docker.Mirrors) > 0:
+			through = " through " + strings.Join(i.Docker.Mirrors, ", ")
+		case slices.Contains(i.Docker.Insecure, r.host):
+			through = " without verification of its certificate, or over plain HTTP"
+		}
+		i.note(protocol.CheckRegistry, "%s, which %d image(s) of this node's pods came from%s: a switch asks it for %s through containerd's configuration before the node is drained",
+			r.host, r.images, through, r.ref)
+	}
+	return nil
+}
+
+// triedRegistry is a registry, and what containerd's configuration made of it.
+type triedRegistry struct {
+	registryInUse
+	attempts []containerd.Attempt
+	err      error // it was not asked
+}
+
+func (r triedRegistry) answered() bool {
+	return slices.ContainsFunc(r.attempts, func(a containerd.Attempt) bool { return a.Answered })
+}
+
+// failures are the endpoints that did not answer, and why.
+func (r triedRegistry) failures() string {
+	var out []string
+	if r.err != nil {
+		out = append(out, r.err.Error())
+	}
+	for _, a := range r.attempts {
+		if !a.Answered {
+			out = append(out, fmt.Sprintf("%s: %v", a.Endpoint, a.Err))
+		}
+	}
+	return string(redact.Text([]byte(strings.Join(out, "; "))))
+}
+
+// tryRegistries asks each registry in use for a manifest as containerd would, and refuses where it answers Docker alone: pods would not find
+// out before their first pull. Credentials of pods are the kubelet's, so that a registry that wants some has answered.
+func (h *Host) tryRegistries(ctx context.Context, found inventory, report engine.Report) error {
+	return h.docker(found, func(d *docker.Client) error {
+		inUse, err := h.findRegistries(ctx, d, found)
+		if err != nil || len(inUse) == 0 {
+			return err
+		}
+		for _, r := range inUse[min(len(inUse), maxRegistries):] {
+			report.Info(fmt.Sprintf("registry %s is not tried: the node uses more than %d", r.host, maxRegistries))
+		}
+		inUse = inUse[:min(len(inUse), maxRegistries)]
+		report.Progress(fmt.Sprintf("ask %d registries", len(inUse)), 0, 0, "")
+		resolve, auth, err := h.resolver(ctx, found)
+		if err != nil {
+			return err
+		}
+		tried := tryAll(ctx, inUse, resolve)
+		var silent []registryInUse
+		for _, r := range tried {
+			if !r.answered() {
+				silent = append(silent, r.registryInUse)
+			}
+		}
+		docker := askDocker(ctx, d, silent, auth)
+		var again []registryInUse
+		for _, r := range silent {
+			if docker[r.host].answered {
+				again = append(again, r)
+			}
+		}
+		// Docker's word is newer: the registry may have been away for a moment.
+		for _, r := range tryAll(ctx, again, resolve) {
+			tried[slices.IndexFunc(tried, func(t triedRegistry) bool { return t.host == r.host })] = r
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		for _, r := range tried {
+			if err := r.judge(docker[r.host], report); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// judge reports how the registry was reached, or refuses.
+func (r triedRegistry) judge(byDocker dockersAnswer, report engine.Report) error {
+	if !r.answered() && byDocker.answered {
+		return refuse("correct what containerd's certs.d has of it, its proxies, or the registry's certificate",
+			"registry %s answers Docker, and does not answer containerd, so that pods could pull nothing from it (asked for %s): %s", r.host, r.ref, r.failures())
+	}
+	if !r.answered() {
+		report.Info(fmt.Sprintf("registry %s answers neither containerd nor Docker: %s; %s", r.host, r.failures(), redact.Text([]byte(byDocker.err.Error()))))
+		return nil
+	}
+	last := r.attempts[len(r.attempts)-1]
+	if i := slices.IndexFunc(r.attempts, func(a containerd.Attempt) bool { return a.Answered }); !last.Answered {
+		last = r.attempts[i]
+	}
+	if failures := r.failures(); failures != "" {
+		report.Warn(fmt.Sprintf("registry %s: an endpoint that is tried for it does not answer containerd: %s", r.host, failures))
+	}
+	if last.Has {
+		report.Info(fmt.Sprintf("registry %s answers containerd at %s", r.host, last.Endpoint))
+	} else {
+		report.Info(fmt.Sprintf("registry %s answers containerd at %s, and wants credentials or does not have the image: %s", r.host, last.Endpoint, redact.Text([]byte(last.Err.Error()))))
+	}
+	return nil
+}
+
+// findRegistries asks Docker what the node's pods use now.
+func (h *Host) findRegistries(ctx context.Context, d *docker.Client, found inventory) ([]registryInUse, error) {
+	containers, err := listContainers(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	var images []docker.Image
+	err = within(ctx, listTimeout, func(ctx context.Context) error {
+		images, err = d.Images(ctx)
+		return err
+	})
+	return registriesInUse(containers, h.usedNames(found.Facts.SandboxImage), images), err
+}
+
+type resolveFunc func(ctx context.Context, ref string) ([]containerd.Attempt, error)
+
+// resolver asks registries with the configuration and the environment of the running containerd. auth are the credentials that it has itself,
+// by host: USER:PASSWORD.
+func (h *Host) resolver(ctx context.Context, found inventory) (resolve resolveFunc, auth map[string]string, err error) {
+	config, err := readFile(found.ContainerdConfig)
+	if err != nil {
+		return nil, nil, err
+	}
+	effective, err := effectiveContainerd(ctx, h, found, config)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := h.Systemd.Show(ctx, containerdUnit, "MainPID")
+	if err != nil {
+		return nil, nil, err
+	}
+	pid, _ := strconv.Atoi(p["MainPID"])
+	environ, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "environ"))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read containerd's environment: %w", err)
+	}
+	auth = map[string]string{}
+	if found.SandboxAuthFile != "" {
+		encoded, err := registryAuth(found.SandboxAuthFile, found.Facts.SandboxImage)
+		if err != nil {
+			return nil, nil, fmt.Errorf("read credentials for the sandbox image: %w", err)
+		}
+		if decoded, err := base64.StdEncoding.DecodeString(encoded); err == nil {
+			for _, host := range registriesOf([]string{found.Facts.SandboxImage}) {
+				auth[host] = string(decoded)
+			}
+		}
+	}
+	credentials := func(host string) (string, string, error) {
+		user, secret, _ := strings.Cut(auth[host], ":")
+		return user, secret, nil
+	}
+	return func(ctx context.Context, ref string) ([]containerd.Attempt, error) {
+		return containerd.Resolve(ctx, effective.RegistryDir, ref, strings.Split(string(environ), "\x00"), credentials)
+	}, auth, nil
+}
+
+func tryAll(ctx context.Context, registries []registryInUse, resolve resolveFunc) []triedRegistry {
+	ctx, cancel := context.WithTimeout(ctx, registryWait)
+	defer cancel()
+	tried := make([]triedRegistry, len(registries))
+	var group errgroup.Group
+	group.SetLimit(registriesAtOnce)
+	for n, r := range registries {
+		group.Go(func() error {
+			attempts, err := resolve(ctx, r.ref)
+			tried[n] = triedRegistry{registryInUse: r, attempts: attempts, err: err}
+			return nil
+		})
+	}
+	_ = group.Wait() // none fails
+	return tried
+}
+
+type dockersAnswer struct {
+	answered bool
+	err      error
+}
+
+// askDocker asks the same through Docker. Its engine fetches the manifest, which a registry may count as a pull, so that only those are asked
+// that did not answer containerd.
+func askDocker(ctx context.Context, d *docker.Client, registries []registryInUse, auth map[string]string) map[string]dockersAnswer {
+	ctx, cancel := context.WithTimeout(ctx, dockerRegistryWait)
+	defer cancel()
+	answers := make([]dockersAnswer, len(registries))
+	var group errgroup.Group
+	group.SetLimit(registriesAtOnce)
+	for n, r := range registries {
+		group.Go(func() error {
+			answers[n].answered, answers[n].err = d.AskRegistry(ctx, r.ref, authHeader(auth[r.host]))
+			return nil
+		})
+	}
+	_ = group.Wait() // none fails
+	byHost := map[string]dockersAnswer{}
+	for n, r := range registries {
+		byHost[r.host] = answers[n]
+	}
+	return byHost
+}
+
+// authHeader is Docker's X-Registry-Auth; empty without credentials.
+func authHeader(auth string) string {
+	user, secret, ok := strings.Cut(auth, ":")
+	if !ok {
+		return ""
+	}
+	data, err := json.Marshal(map[string]string{"username": user, "password": secret})
+	if err != nil {
+		return ""
+	}
+	return base64.URLEncoding.EncodeToString(data)
+}

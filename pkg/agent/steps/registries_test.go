@@ -1,0 +1,154 @@
+package steps
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+)
+
+func TestRegistriesInUse(t *testing.T) {
+	const d = "@sha256:0000000000000000000000000000000000000000000000000000000000000000"
+	images := []docker.Image{
+		{ID: "sha256:a", RepoTags: []string{"busybox:1", "mirror.local/busybox:1"}, RepoDigests: []string{"busybox" + d, "mirror.local/busybox" + d}},
+		{ID: "sha256:b", RepoTags: []string{"quay.io/x/y:2"}, RepoDigests: []string{"quay.io/x/y" + d}},
+		{ID: "sha256:c", RepoDigests: []string{"10.0.0.1:5000/pinned" + d}},
+		{ID: "sha256:d", RepoTags: []string{"lab.local/built:1"}},
+		{ID: "sha256:e", RepoTags: []string{"gcr.io/unused:1"}, RepoDigests: []string{"gcr.io/unused" + d}},
+		{ID: "sha256:f", RepoTags: []string{"registry.k8s.io/pause:3.6"}, RepoDigests: []string{"registry.k8s.io/pause" + d}},
+		{ID: "sha256:g", RepoTags: []string{"ghcr.io/foreign:1"}, RepoDigests: []string{"ghcr.io/foreign" + d}},
+		{ID: "sha256:h", RepoTags: []string{"quay.io/a/a:1"}, RepoDigests: []string{"quay.io/a/a" + d}},
+	}
+	pod := map[string]string{"io.kubernetes.docker.type": "container"}
+	containers := []docker.Container{
+		{ImageID: "sha256:a", Labels: pod}, {ImageID: "sha256:b", Labels: pod}, {ImageID: "sha256:b", Labels: pod}, {ImageID: "sha256:d", Labels: pod}, {ImageID: "sha256:g"},
+	}
+	got := registriesInUse(containers, []string{"registry.k8s.io/pause:3.6", "quay.io/a/a:1" + d, "10.0.0.1:5000/pinned" + d, "not there:1"}, images)
+	want := []registryInUse{
+		{"10.0.0.1:5000", "10.0.0.1:5000/pinned" + d, 1},
+		{"docker.io", "docker.io/library/busybox:1", 1},
+		{"mirror.local", "mirror.local/busybox:1", 1},
+		{"quay.io", "quay.io/a/a:1", 2},
+		{"registry.k8s.io", "registry.k8s.io/pause:3.6", 1},
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(registryInUse{})); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+// What answers a real Docker, and not a containerd with the given certs.d, refuses. Everything else is reported.
+func TestRegistriesAreTried(t *testing.T) {
+	ip := agenttest.Outside(t)
+	cert, ca := agenttest.SelfSigned(t, ip)
+	var locked, gone atomic.Bool
+	plain, plainAsked := agenttest.Registry(t, ip, nil, nil)
+	private, privateAsked := agenttest.Registry(t, ip, cert, func(r *http.Request) bool {
+		_, _, ok := r.BasicAuth()
+		return !locked.Load() || ok
+	})
+	lost, _ := agenttest.Registry(t, ip, nil, func(*http.Request) bool {
+		if gone.Load() {
+			panic(http.ErrAbortHandler)
+		}
+		return true
+	})
+	insecure, err := json.Marshal(map[string]any{"live-restore": true, "insecure-registries": []string{plain, private, lost}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine := agenttest.StartEngineWith(t, "vfs", string(insecure))
+	var names []string
+	for _, address := range []string{plain, private, lost} {
+		names = append(names, address+"/x:1")
+		engine.Docker("pull", "-q", address+"/x:1")
+	}
+	gone.Store(true)
+	trusted := "server = \"https://" + private + "\"\nca = \"DIR/ca.crt\"\n"
+	for name, c := range map[string]struct {
+		hosts   map[string]string // certs.d
+		locked  bool
+		refused string
+		said    []string
+	}{
+		"all answer that answer Docker": {
+			hosts: map[string]string{plain: "server = \"http://" + plain + "\"\n", private: trusted},
+			said: []string{
+				"registry " + plain + " answers containerd at http://" + plain, "registry " + private + " answers containerd at https://" + private,
+				"registry " + lost + " answers neither containerd nor Docker: ",
+			},
+		},
+		"wanting credentials is an answer": {
+			hosts: map[string]string{plain: "server = \"http://" + plain + "\"\n", private: trusted}, locked: true,
+			said: []string{"registry " + private + " answers containerd at https://" + private + ", and wants credentials"},
+		},
+		"a CA that only Docker trusts": {
+			hosts:   map[string]string{plain: "server = \"http://" + plain + "\"\n", private: "server = \"https://" + private + "\"\n"},
+			refused: "registry " + private + " answers Docker, and does not answer containerd",
+		},
+		"the same, wanting credentials": {
+			hosts:   map[string]string{plain: "server = \"http://" + plain + "\"\n"},
+			refused: "registry " + private + " answers Docker, and does not answer containerd", locked: true,
+		},
+		"a file that names no registry": {
+			hosts:   map[string]string{plain: "server = \"http://" + plain + "/v1\"\n[host.\"http://127.0.0.1:1\"]\n", private: "server = \"https://127.0.0.1:1\"\n"},
+			refused: "https://127.0.0.1:1",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			locked.Store(c.locked)
+			before := [2]int32{plainAsked.Load(), privateAsked.Load()}
+			dir := t.TempDir()
+			for host, text := range c.hosts {
+				path := filepath.Join(dir, host, "hosts.toml")
+				err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(strings.ReplaceAll(text, "DIR", dir)), 0o644))
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			config := filepath.Join(dir, "config.toml")
+			err := errors.Join(os.WriteFile(filepath.Join(dir, "ca.crt"), ca, 0o644), os.WriteFile(config, fmt.Appendf(nil,
+				"version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = %q\n", dir), 0o644))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// This process has the environment of the containerd that is asked for.
+			h := &Host{Systemd: host.Systemd{Run: answers(fmt.Sprintf("MainPID=%d\n", os.Getpid()))}, Spec: protocol.Spec{Images: names}}
+			report := &heard{}
+			err = h.tryRegistries(t.Context(), inventory{DockerSocket: engine.Socket, ContainerdConfig: config}, report)
+			var refused *refusal
+			if (err != nil) != (c.refused != "") || err != nil && (!errors.As(err, &refused) || !strings.Contains(err.Error(), c.refused)) {
+				t.Errorf("got %v, want %q, said %q", err, c.refused, report.lines)
+			}
+			for _, want := range c.said {
+				if !slices.ContainsFunc(report.lines, func(line string) bool { return strings.Contains(line, want) }) {
+					t.Errorf("%q does not say %q", report.lines, want)
+				}
+			}
+			if asked := [2]int32{plainAsked.Load() - before[0], privateAsked.Load() - before[1]}; c.refused == "" && asked != [2]int32{1, 1} {
+				t.Errorf("the registries were asked %d times for the manifest", asked)
+			}
+		})
+	}
+}
+
+// heard is a report that keeps what is said.
+type heard struct {
+	silent
+	lines []string
+}
+
+func (h *heard) Info(text string) { h.lines = append(h.lines, text) }
+func (h *heard) Warn(text string) { h.lines = append(h.lines, text) }

@@ -184,7 +184,7 @@ func (l *Lab) waitAPIServer(ctx context.Context) error {
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true,
 	}}
-	err = poll(ctx, 90*time.Second, func() error {
+	err = poll(ctx, patience, func() error {
 		if p, ok := l.process(apiServer); !ok || !p.alive() {
 			return fatalError{errors.New("it ended")}
 		}
@@ -228,6 +228,9 @@ func (l *Lab) process(name string) (process, bool) {
 	}
 	return process{}, false
 }
+
+// patience is how long a part of the lab may take to come up on a machine that has much else to do.
+const patience = 4 * time.Minute
 
 // fatalError ends a poll at once.
 type fatalError struct{ error }

@@ -264,7 +264,7 @@ func (l *Lab) bringUp(ctx context.Context, n *node, rootfs string, images []imag
 		return err
 	}
 	booted := time.Since(started)
-	if err := poll(ctx, 60*time.Second, func() error { return l.active(ctx, n.Name, "docker.service") }); err != nil {
+	if err := poll(ctx, patience, func() error { return l.active(ctx, n.Name, "docker.service") }); err != nil {
 		return errors.Join(fmt.Errorf("%s: %w", n.Name, err), l.why(n))
 	}
 	for _, img := range images {

@@ -255,7 +255,7 @@ func (l *Lab) binds(ctx context.Context) ([]string, error) {
 
 // waitBooted waits until the systemd inside is found and has done with its own start.
 func (l *Lab) waitBooted(ctx context.Context, n *node) error {
-	return poll(ctx, 60*time.Second, func() error {
+	return poll(ctx, patience, func() error {
 		if !n.Nspawn.alive() {
 			return fatalError{errors.New("systemd-nspawn ended")}
 		}

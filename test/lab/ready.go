@@ -21,7 +21,7 @@ func (l *Lab) addons(ctx context.Context) error {
 		if err := writeFile(path, content, 0o644); err != nil {
 			return err
 		}
-		if err := poll(ctx, 30*time.Second, func() error { _, err := l.Kubectl(ctx, "apply", "-f", path); return err }); err != nil {
+		if err := poll(ctx, patience, func() error { _, err := l.Kubectl(ctx, "apply", "-f", path); return err }); err != nil {
 			return fmt.Errorf("apply %s: %w", name, err)
 		}
 	}
@@ -34,12 +34,12 @@ func (l *Lab) addons(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = poll(ctx, 60*time.Second, func() error { _, err := l.Kubectl(ctx, "patch", "node", n.Name, "-p", string(data)); return err })
+		err = poll(ctx, patience, func() error { _, err := l.Kubectl(ctx, "patch", "node", n.Name, "-p", string(data)); return err })
 		if err != nil {
 			return errors.Join(fmt.Errorf("wait for %s to register: %w", n.Name, err), l.why(n))
 		}
 	}
-	return l.WaitReady(ctx, 2*time.Minute)
+	return l.WaitReady(ctx, patience)
 }
 
 // manifest renders an addon for a release of Kubernetes.

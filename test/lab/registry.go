@@ -67,7 +67,7 @@ func (l *Lab) startRegistries(ctx context.Context) error {
 		if err := l.start(name, filepath.Join(l.BinDir(), "registry"), "serve", config); err != nil {
 			return err
 		}
-		err = poll(ctx, 20*time.Second, func() error {
+		err = poll(ctx, patience, func() error {
 			conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", r.Address)
 			if err != nil {
 				return err

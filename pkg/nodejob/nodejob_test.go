@@ -403,8 +403,8 @@ func TestTake(t *testing.T) {
 // TestTakeHostile has a node that says what no agent says: all of it is cut, and ends in an error once it is too much.
 func TestTakeHostile(t *testing.T) {
 	var texts []string
-	f := (&Runner{}).NewFollower(func(e protocol.Event) { texts = append(texts, e.Log.Message) }, func(string) {})
-	w := &followed{Follower: f, spec: testSpec()}
+	f := (&Runner{Clock: clock.RealClock{}}).NewFollower(func(e protocol.Event) { texts = append(texts, e.Log.Message) }, func(string) {})
+	w := f.newFollowed(protocol.PhasePrepare, testSpec(), InService, false)
 	for range 100 {
 		if result, err := w.take([]byte("\x1b]52;c;ZXZpbA==\a" + strings.Repeat("x", maxLine))); result != nil || err != nil {
 			t.Fatal(result, err)

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -75,9 +76,14 @@ func TestImagesToBring(t *testing.T) {
 		t.Errorf("warned: %v", observer.updates)
 	}
 
-	long.Spec.Containers[0].Image = strings.Repeat("x", maxImages-len(`"",`))
-	if images := session.imagesToBring(ctx, []corev1.Pod{long}); len(images) != 1 || !observer.said("only 1 images are brought") {
-		t.Errorf("%d images, updates %v", len(images), observer.updates)
+	// Names as long as any that can be pulled use up the room.
+	for i := range maxImages/maxImageName + 1 {
+		name := fmt.Sprintf("%04d", i)
+		long.Spec.Containers = append(long.Spec.Containers, corev1.Container{Image: name + strings.Repeat("x", maxImageName-len(name))})
+	}
+	want := maxImages / (maxImageName + len(`"",`))
+	if images := session.imagesToBring(ctx, []corev1.Pod{long}); len(images) != want || !observer.said(fmt.Sprintf("only %d images are brought", want)) {
+		t.Errorf("%d images, want %d; updates %.500v", len(images), want, observer.updates)
 	}
 }
 

@@ -108,7 +108,7 @@ func (c *cluster) pulls(t *testing.T, since int64) []string {
 	return requests
 }
 
-// pulledNothing checks that the pods run on containerd, and that node-1 asked the registry for nothing since but once whether it answers.
+// pulledNothing checks that the pods run on containerd, and that node-1 asked the registry for nothing since, but at most once whether it has a manifest.
 func (c *cluster) pulledNothing(t *testing.T, u registryUse) {
 	t.Helper()
 	var list struct {
@@ -137,7 +137,10 @@ func (c *cluster) pulledNothing(t *testing.T, u registryUse) {
 		return ""
 	})
 	requests := c.pulls(t, u.seen)
-	if len(requests) != 1 || !strings.Contains(requests[0], `"HEAD /v2/`) || !strings.Contains(requests[0], "/manifests/") {
-		t.Errorf("node-1 asked the registry for more or less than whether it has one manifest:\n%s", strings.Join(requests, "\n"))
+	asksOnly := func(request string) bool {
+		return strings.Contains(request, `"HEAD /v2/`) && strings.Contains(request, "/manifests/")
+	}
+	if len(requests) > 1 || len(requests) == 1 && !asksOnly(requests[0]) {
+		t.Errorf("node-1 asked the registry for more than whether it has one manifest:\n%s", strings.Join(requests, "\n"))
 	}
 }

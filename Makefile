@@ -39,7 +39,7 @@ unit: ## unit tests
 .PHONY: api
 api: ## tests against a real API server and etcd, and real daemons
 	@hack/deps
-	test/lab/build/build.sh etcd kubernetes-1.37 kubernetes-1.24 containerd
+	test/lab/build/build.sh etcd kubernetes-1.37 kubernetes-1.24 containerd containerd-1.7 containerd-2.0
 	go test -race -shuffle=on ./test/apiserver/... $$(grep -rlE 'test/apiserver"|agenttest\.(CNIPlugins|Dockerds|Releases|Runc|Start)' --include='*_test.go' cmd pkg | \
 		xargs -n 1 dirname | sort -u | sed 's|^|./|')
 

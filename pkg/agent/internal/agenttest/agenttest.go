@@ -149,7 +149,8 @@ func trixie(t *testing.T) string {
 	if _, err := os.Stat(filepath.Join(dir, "usr/sbin/dockerd")); err == nil {
 		return dir
 	}
-	return fetch(t, dir, "usr/sbin/dockerd", `mkdir -p lists/partial archives/partial && echo "deb http://deb.debian.org/debian trixie main" >sources.list &&
+	return fetch(t, dir, "usr/sbin/dockerd", `mkdir -p lists/partial archives/partial &&
+		uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -n 1) && echo "deb $uri trixie main" >sources.list &&
 		set -- "$1" "$2" "$3" -qq -o Dir::Etc::SourceList="$PWD/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State::Lists="$PWD/lists" -o Dir::Cache="$PWD" -o APT::Sandbox::User=root &&
 		(shift 3 && apt-get update "$@" && apt-get download "$@" docker.io)`)
 }

@@ -67,6 +67,8 @@ func (d *fakeDocker) serve(w http.ResponseWriter, r *http.Request) {
 			list = append(list, map[string]any{"Id": c.name})
 		}
 		answer = list
+	case strings.HasSuffix(r.URL.Path, "/images/json"):
+		answer = []any{}
 	default:
 		at := slices.IndexFunc(d.containers, func(c *fakeContainer) bool { return c.name == path[len(path)-2] })
 		if at < 0 {

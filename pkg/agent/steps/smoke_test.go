@@ -23,7 +23,7 @@ func TestSmokeTestWithoutNetwork(t *testing.T) {
 		t.Run(release.Name, func(t *testing.T) {
 			network := agenttest.NewNetwork(t, "10.253.92.0/24")
 			address := startOn(t, release, network)
-			found := inventory{ContainerdAddress: address}
+			found := inventory{ContainerdAddress: address, DockerSocket: "unix://" + startFakeDocker(t).socket}
 			found.Facts.NewEndpoint, found.Facts.SandboxImage, found.Facts.CgroupDriver = "unix://"+address, "test/pause:1", "cgroupfs"
 			h := hostWith(t, found, protocol.Spec{Image: "test/agent:1", Pod: protocol.PodRef{Namespace: "kubectl-runtime", Name: "job", UID: "uid"}})
 			h.Systemd = newUnits(t, containerdUnit).systemd

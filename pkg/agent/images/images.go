@@ -218,7 +218,7 @@ func (i *importer) bring(ctx context.Context, image docker.Image, known sharing)
 	default:
 		target, err = i.adopt(ctx, image)
 	}
-	if err == nil || ctx.Err() != nil {
+	if err == nil || ctx.Err() != nil || errors.Is(err, ErrNoSpace) { // a stream needs more space still
 		return target, err
 	}
 	i.why(image, err)

@@ -28,6 +28,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
@@ -405,6 +406,15 @@ func TestSharedOtherwise(t *testing.T) {
 			n, d := startWith(t, release, "[plugins.\"io.containerd.metadata.v1.bolt\"]\ncontent_sharing_policy = \"isolated\"\n"), newSharingDocker()
 			d.pull(t, n, runtime.GOARCH, []string{"odd:1"}, oddLayers(t))
 			blobs := n.blobs(t)
+			full := t.TempDir()
+			if err := unix.Mount("tmpfs", full, "tmpfs", 0, "size=1m"); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = unix.Unmount(full, unix.MNT_DETACH) })
+			_, err := images.Import(t.Context(), d, n.client, []string{"odd:1"}, nil, images.WithNamespace("moby"), images.WithRun("run"), images.WithRoot(images.Space{Dir: full}))
+			if err == nil || !strings.Contains(err.Error(), ", 1 MiB are free") {
+				t.Errorf("on a full disk: %v", err)
+			}
 			shareAll(t, n, d, []string{"odd:1"}, never(t))
 			n.expectCRI(t, "odd:1", true)
 			n.withoutMoby(t)

@@ -2,6 +2,7 @@ package images
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -76,7 +77,10 @@ type Demand struct {
 	Bytes int64
 }
 
-// CheckSpace returns an error if the file systems of the directories, which have to exist, do not have so much space.
+// ErrNoSpace is returned where a file system has too little free space.
+var ErrNoSpace = errors.New("not enough disk space")
+
+// CheckSpace returns ErrNoSpace if the file systems of the directories, which have to exist, do not have so much free space.
 func CheckSpace(demands ...Demand) error {
 	byDevice := map[uint64]Demand{}
 	var devices []uint64
@@ -107,7 +111,8 @@ func CheckSpace(demands ...Demand) error {
 			if why != "" {
 				why = " (" + why + ")"
 			}
-			return fmt.Errorf("%d MiB are needed in %s, %d MiB are free, and %d MiB of them have to stay free%s", d.Bytes>>20, d.Dir, free>>20, d.Keep>>20, why)
+			return fmt.Errorf("%w: %d MiB are needed in %s, %d MiB are free, and %d MiB of them have to stay free%s",
+				ErrNoSpace, d.Bytes>>20, d.Dir, free>>20, d.Keep>>20, why)
 		}
 	}
 	return nil

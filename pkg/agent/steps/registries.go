@@ -197,7 +197,9 @@ func (r triedRegistry) judge(byDocker dockersAnswer, report engine.Report) error
 	if i := slices.IndexFunc(r.attempts, func(a containerd.Attempt) bool { return a.Answered }); !last.Answered {
 		last = r.attempts[i]
 	}
-	if failures := r.failures(); failures != "" {
+	// An insecure registry is tried over HTTPS first, as Docker tries it: that this fails is nothing to look at.
+	others := triedRegistry{attempts: slices.DeleteFunc(slices.Clone(r.attempts), func(a containerd.Attempt) bool { return hostOf(a.Endpoint) == hostOf(last.Endpoint) })}
+	if failures := others.failures(); failures != "" {
 		report.Warn(fmt.Sprintf("registry %s: an endpoint that is tried for it does not answer containerd: %s", r.host, failures))
 	}
 	if last.Has {
@@ -206,6 +208,11 @@ func (r triedRegistry) judge(byDocker dockersAnswer, report engine.Report) error
 		report.Info(fmt.Sprintf("registry %s answers containerd at %s, and wants credentials or does not have the image: %s", r.host, last.Endpoint, redact.Text([]byte(last.Err.Error()))))
 	}
 	return nil
+}
+
+func hostOf(endpoint string) string {
+	_, host, _ := strings.Cut(endpoint, "://")
+	return host
 }
 
 // findRegistries asks Docker what the node's pods use now.

@@ -82,6 +82,7 @@ func TestRegistriesAreTried(t *testing.T) {
 		locked  bool
 		refused string
 		said    []string
+		unsaid  string
 	}{
 		"all answer that answer Docker": {
 			hosts: map[string]string{plain: "server = \"http://" + plain + "\"\n", private: trusted},
@@ -89,6 +90,15 @@ func TestRegistriesAreTried(t *testing.T) {
 				"registry " + plain + " answers containerd at http://" + plain, "registry " + private + " answers containerd at https://" + private,
 				"registry " + lost + " answers neither containerd nor Docker: ",
 			},
+		},
+		"plain HTTP after HTTPS": {
+			hosts:  map[string]string{plain: "server = \"http://" + plain + "\"\n[host.\"https://" + plain + "\"]\n  skip_verify = true\n", private: trusted},
+			said:   []string{"registry " + plain + " answers containerd at http://" + plain},
+			unsaid: "an endpoint that is tried",
+		},
+		"a mirror that does not answer": {
+			hosts: map[string]string{plain: "server = \"http://" + plain + "\"\n[host.\"http://127.0.0.1:1\"]\n", private: trusted},
+			said:  []string{"registry " + plain + ": an endpoint that is tried for it does not answer containerd: http://127.0.0.1:1"},
 		},
 		"wanting credentials is an answer": {
 			hosts: map[string]string{plain: "server = \"http://" + plain + "\"\n", private: trusted}, locked: true,
@@ -136,6 +146,9 @@ func TestRegistriesAreTried(t *testing.T) {
 				if !slices.ContainsFunc(report.lines, func(line string) bool { return strings.Contains(line, want) }) {
 					t.Errorf("%q does not say %q", report.lines, want)
 				}
+			}
+			if c.unsaid != "" && strings.Contains(strings.Join(report.lines, "\n"), c.unsaid) {
+				t.Errorf("%q says %q", report.lines, c.unsaid)
 			}
 			if asked := [2]int32{plainAsked.Load() - before[0], privateAsked.Load() - before[1]}; c.refused == "" && asked != [2]int32{1, 1} {
 				t.Errorf("the registries were asked %d times for the manifest", asked)

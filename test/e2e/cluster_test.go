@@ -17,7 +17,11 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/test/lab"
 )
 
-const agentImage = "lab.local/runtime-agent:e2e"
+const (
+	agentImage = "lab.local/runtime-agent:e2e"
+	// agentCNI asks for a pod network that needs its own agent.
+	agentCNI = "KUBECTL_RUNTIME_AGENT_CNI"
+)
 
 // cluster is a lab cluster with the tools that a user has.
 type cluster struct {
@@ -42,8 +46,12 @@ func up(t *testing.T, profile string, nodes int) *cluster {
 	return upWith(t, lab.Options{Profile: profile, Nodes: nodes})
 }
 
+// hasAgentCNI reports whether the pods' network needs its own agent on the node, as Cilium's does.
+func hasAgentCNI() bool { return os.Getenv(agentCNI) != "" }
+
 func upWith(t *testing.T, options lab.Options) *cluster {
 	t.Helper()
+	options.AgentCNI = options.AgentCNI || hasAgentCNI()
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED: lab nodes need root")
 	}

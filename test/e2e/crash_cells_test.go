@@ -117,7 +117,20 @@ func allCells() []cell {
 	}
 	cells = append(cells, midway("kubelet-stop", journal.KindIntent, 300, 700, 1200, 1800, 2500, 3300)...)
 	cells = append(cells, midway("images", journal.KindIntent, 100, 300, 700, 1500)...)
-	return append(cells, midway("images", journal.KindReverting, 100, 300)...)
+	cells = append(cells, midway("images", journal.KindReverting, 100, 300)...)
+	if hasAgentCNI() {
+		cells = append(cells, agentCells()...)
+	}
+	return cells
+}
+
+// agentCells are for a network that needs its own agent on the node: it dies where CNI DEL is about to run, and no kubelet starts it again.
+func agentCells() []cell {
+	killAgent := kill("cni-needs-agent", "serve")
+	return []cell{
+		{what: "SIGKILL of the CNI's agent", at: before("docker-pods"), strike: killAgent},
+		{what: "SIGKILL of the CNI's agent", at: moment{kind: journal.KindReverting, step: "kubelet-start"}, strike: killAgent},
+	}
 }
 
 // midway are deaths some milliseconds after a record.

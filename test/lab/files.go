@@ -52,7 +52,7 @@ func (l *Lab) nodeFiles(n *node) error {
 	data := map[string]any{
 		"CA":   base64.StdEncoding.EncodeToString(ca),
 		"Node": n, "Nodes": l.state.Nodes, "Driver": l.state.Driver, "Endpoint": l.profile.endpoint, "Flags": l.profile.kubeletFlags,
-		"HostIP": hostIP, "DNSIP": dnsIP, "PodNetwork": podNetwork, "ServiceRange": serviceRange, "Sysctls": l.profile.sysctls,
+		"HostIP": hostIP, "DNSIP": dnsIP, "PodNetwork": podNetwork, "ServiceRange": serviceRange, "Sysctls": l.profile.sysctls, "AgentCNI": l.state.AgentCNI,
 	}
 	dropIn := "etc/systemd/system/kubelet.service.d/10-kubeadm.conf"
 	if l.profile.usrDropIn {

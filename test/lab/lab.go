@@ -31,6 +31,7 @@ type Options struct {
 	// Overlays are folders by node name ("node-1"), copied over that node's root after Overlay.
 	Overlays map[string]string
 	Packages []string // of Debian, which every node has beside the profile's
+	AgentCNI bool     // CNI ADD and DEL fail unless an agent, a DaemonSet's pod, runs on the node
 }
 
 // Lab is a running cluster.
@@ -98,7 +99,7 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	l := &Lab{cache: c, profile: p, overlay: o.Overlay, overlays: o.Overlays, log: o.Log}
 	l.state = &state{
 		Name: o.Name, Repo: c.repo, CacheDir: c.dir, Profile: p.name, Driver: o.CgroupDriver, Started: time.Now(),
-		Sysctls: readSysctls(sharedSysctls), RegistryAuth: o.RegistryAuth,
+		Sysctls: readSysctls(sharedSysctls), RegistryAuth: o.RegistryAuth, AgentCNI: o.AgentCNI,
 	}
 	for i := range o.Nodes {
 		n := nodeNumbered(i+1, filepath.Join(c.dir, "nodes"))
@@ -370,6 +371,9 @@ func (l *Lab) BinDir() string { return filepath.Join(stateDir, "bin") }
 
 // Name is Options.Name.
 func (l *Lab) Name() string { return l.state.Name }
+
+// AgentCNI is Options.AgentCNI.
+func (l *Lab) AgentCNI() bool { return l.state.AgentCNI }
 
 // Nodes names the nodes in order.
 func (l *Lab) Nodes() []string {

@@ -50,6 +50,11 @@ func (l *Lab) create(ctx context.Context, n *node, rootfs string) error {
 	if n.Binds, err = l.binds(ctx); err != nil {
 		return fmt.Errorf("create %s: %w", n.Name, err)
 	}
+	if l.state.AgentCNI {
+		if err := l.cache.goBuild(ctx, "cni-needs-agent", filepath.Join(n.Root, "usr/lib/cni/cni-needs-agent")); err != nil {
+			return fmt.Errorf("create %s: %w", n.Name, err)
+		}
+	}
 	id := make([]byte, 16)
 	_, _ = rand.Read(id)
 	in := func(path string) string { return filepath.Join(n.Root, path) }

@@ -78,18 +78,18 @@ func TestNotReady(t *testing.T) {
 		list []byte
 		want []string
 	}{
-		{"ready", list(object("Node", "n", ready), object("Pod", "a", ready), object("Pod", "b", ready), object("Pod", "c", ready)), nil},
-		{"pod waits", list(object("Node", "n", ready), object("Pod", "a", ready), object("Pod", "b", waiting), object("Pod", "c", `{}`)), []string{"b", "c"}},
-		{"empty", list(), []string{"1 nodes to come", "3 pods to come"}},
+		{"ready", list(object("Node", "n", ready), object("Pod", "a", ready), object("Pod", "b", ready), object("Pod", "c", ready), object("Pod", "d", ready)), nil},
+		{"pod waits", list(object("Node", "n", ready), object("Pod", "a", ready), object("Pod", "b", waiting), object("Pod", "c", `{}`), object("Pod", "d", ready)), []string{"b", "c"}},
+		{"empty", list(), []string{"1 nodes to come", "4 pods to come"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got, err := notReady(test.list, 1)
+			got, err := notReady(test.list, 1, 2)
 			if err != nil || !slices.Equal(got, test.want) {
 				t.Errorf("got %q, %v, want %q", got, err, test.want)
 			}
 		})
 	}
-	if _, err := notReady([]byte("{"), 1); err == nil {
+	if _, err := notReady([]byte("{"), 1, 1); err == nil {
 		t.Error("a torn listing gives no error")
 	}
 }
@@ -272,7 +272,7 @@ func TestRestoreSysctls(t *testing.T) {
 }
 
 func TestManifests(t *testing.T) {
-	for _, name := range []string{"kube-proxy.yaml", "coredns.yaml"} {
+	for _, name := range []string{"kube-proxy.yaml", "coredns.yaml", "cni-agent.yaml"} {
 		text, err := manifest(name, "1.37.2")
 		if err != nil {
 			t.Fatal(err)
@@ -285,6 +285,27 @@ func TestManifests(t *testing.T) {
 			if err := yaml.Unmarshal([]byte(doc), &object); err != nil || object.Kind == "" || object.APIVersion == "" {
 				t.Errorf("%s: %+v, %v", name, object, err)
 			}
+		}
+	}
+}
+
+// TestNetworkConfig: the network that needs an agent is the other one with one more plugin.
+func TestNetworkConfig(t *testing.T) {
+	for agent, want := range map[bool]string{false: "bridge portmap", true: "bridge cni-needs-agent portmap"} {
+		text, err := render("10-lab.conflist", map[string]any{"Node": node{PodCIDR: "10.244.1.0/24"}, "AgentCNI": agent})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var conf struct{ Plugins []struct{ Type string } }
+		if err := json.Unmarshal(text, &conf); err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+		var types []string
+		for _, plugin := range conf.Plugins {
+			types = append(types, plugin.Type)
+		}
+		if got := strings.Join(types, " "); got != want {
+			t.Errorf("agent %t: %s", agent, got)
 		}
 	}
 }

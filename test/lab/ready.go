@@ -12,7 +12,11 @@ import (
 
 // addons brings kube-proxy and CoreDNS, sets what kubeadm and the controller manager would on the nodes, and waits for all.
 func (l *Lab) addons(ctx context.Context) error {
-	for _, name := range []string{"kube-proxy.yaml", "coredns.yaml"} {
+	names := []string{"kube-proxy.yaml", "coredns.yaml"}
+	if l.state.AgentCNI {
+		names = append([]string{"cni-agent.yaml"}, names...) // CoreDNS needs it
+	}
+	for _, name := range names {
 		content, err := manifest(name, l.profile.kubeVersion)
 		if err != nil {
 			return err
@@ -57,7 +61,11 @@ func (l *Lab) WaitReady(ctx context.Context, timeout time.Duration) error {
 		if err != nil {
 			return err
 		}
-		waiting, err := notReady([]byte(out), len(l.state.Nodes))
+		daemons := 1 // kube-proxy
+		if l.state.AgentCNI {
+			daemons++
+		}
+		waiting, err := notReady([]byte(out), len(l.state.Nodes), daemons)
 		if err != nil {
 			return err
 		}
@@ -77,8 +85,8 @@ func (l *Lab) WaitReady(ctx context.Context, timeout time.Duration) error {
 }
 
 // notReady names the nodes and pods of a kubectl listing that are not ready, and what is missing for a cluster of that size:
-// its nodes, a kube-proxy on each and two CoreDNS.
-func notReady(list []byte, nodes int) ([]string, error) {
+// its nodes, the pods of so many DaemonSets on each, and two CoreDNS.
+func notReady(list []byte, nodes, daemons int) ([]string, error) {
 	var objects struct {
 		Items []struct {
 			Kind     string
@@ -106,7 +114,7 @@ func notReady(list []byte, nodes int) ([]string, error) {
 	if missing := nodes - seen["Node"]; missing > 0 {
 		waiting = append(waiting, fmt.Sprintf("%d nodes to come", missing))
 	}
-	if missing := nodes + 2 - seen["Pod"]; missing > 0 {
+	if missing := nodes*daemons + 2 - seen["Pod"]; missing > 0 {
 		waiting = append(waiting, fmt.Sprintf("%d pods to come", missing))
 	}
 	return waiting, nil

@@ -138,10 +138,15 @@ func (c cache) makeImage(ctx context.Context, img image, rootfs string) error {
 }
 
 func (c cache) pauseImage(ctx context.Context, _, root string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(root, "pause"), "./test/lab/cmd/pause")
+	return c.goBuild(ctx, "pause", filepath.Join(root, "pause"))
+}
+
+// goBuild builds one of the lab's own programs, statically.
+func (c cache) goBuild(ctx context.Context, name, to string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", to, "./test/lab/cmd/"+name)
 	cmd.Dir, cmd.Env = c.repo, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build pause: %w\n%s", err, out)
+		return fmt.Errorf("build %s: %w\n%s", name, err, out)
 	}
 	return nil
 }

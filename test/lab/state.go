@@ -31,6 +31,7 @@ type state struct {
 	Sysctls      map[string]string `json:"sysctls"`
 	Firewall     bool              `json:"firewall"`
 	RegistryAuth bool              `json:"registryAuth"`
+	AgentCNI     bool              `json:"agentCNI"`
 }
 
 // process names a process beyond the reuse of its PID, by its start time in clock ticks since boot (proc(5)).

@@ -156,6 +156,7 @@ func up(ctx context.Context, args []string) error {
 		return nil
 	})
 	flags.BoolVar(&o.RegistryAuth, "registry-auth", false, "a second registry with TLS and basic authentication")
+	flags.BoolVar(&o.AgentCNI, "agent-cni", false, "a CNI plugin whose ADD and DEL fail unless its agent, a DaemonSet's pod, runs on the node")
 	flags.BoolVar(&o.Keep, "keep", false, "leave a lab that failed to come up")
 	if err := flags.Parse(args); err != nil {
 		return err

@@ -42,11 +42,19 @@ func TestSmokeTestWithoutNetwork(t *testing.T) {
 			if err := run(protocol.PhaseCutover, smokeTestID); err != nil {
 				t.Errorf("smoke test without the CNI's agent: %v", err)
 			}
-			if err := os.Remove(filepath.Join(network.ConfDir, "10-test.conflist")); err != nil {
+			file := filepath.Join(network.ConfDir, "10-test.conflist")
+			if err := os.Rename(file, file+".away"); err != nil {
 				t.Fatal(err)
 			}
 			if err := run(protocol.PhaseCutover, smokeTestID); err != nil {
 				t.Errorf("smoke test without a CNI configuration: %v", err)
+			}
+			if err := os.Rename(file+".away", file); err != nil {
+				t.Fatal(err)
+			}
+			network.StartAgent(t)
+			if err := run(protocol.PhasePrepare, rehearsalID); err != nil { // it removes what the first one could not
+				t.Errorf("rehearsal with the CNI's agent: %v", err)
 			}
 		})
 	}

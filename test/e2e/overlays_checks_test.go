@@ -276,8 +276,9 @@ func directoryAtSocket(t *testing.T, n *dressed) {
 	}
 }
 
-// reboots takes the power from the switched node: it comes back on containerd alone.
-func reboots(t *testing.T, n *dressed) {
+// reboot takes the power from the node, and waits until it is Ready again with its pods.
+func reboot(t *testing.T, n *dressed) {
+	t.Helper()
 	if err := n.PowerOff(n.node); err != nil {
 		t.Fatal(err)
 	}
@@ -293,5 +294,10 @@ func reboots(t *testing.T, n *dressed) {
 		return ""
 	})
 	n.waitPodsOn(t, n.node)
+}
+
+// reboots takes the power from the switched node: it comes back on containerd alone.
+func reboots(t *testing.T, n *dressed) {
+	reboot(t, n)
 	n.onContainerd(t, n.node, false)
 }

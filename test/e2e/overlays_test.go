@@ -99,6 +99,7 @@ func otherLayouts() []layout {
 			},
 			between: reboots,
 		},
+		linked(),
 	}
 }
 

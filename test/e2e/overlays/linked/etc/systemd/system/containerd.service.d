@@ -1,0 +1,1 @@
+../../../opt/units/containerd.service.d

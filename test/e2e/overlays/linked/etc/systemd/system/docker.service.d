@@ -1,0 +1,1 @@
+../../../opt/units/docker.service.d

@@ -1,0 +1,1 @@
+../../../opt/units/kubelet.service.d

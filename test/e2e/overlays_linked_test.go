@@ -1,0 +1,62 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+)
+
+// byItsPath has Docker's unit lie in /opt, and enables it from there.
+const byItsPath = `set -e
+systemctl disable --quiet docker.service
+mkdir -p /opt/docker
+cp "$(systemctl show -p FragmentPath --value docker.service)" /opt/docker/docker.service
+systemctl enable --quiet /opt/docker/docker.service
+[ "$(readlink /etc/systemd/system/docker.service)" = /opt/docker/docker.service ]`
+
+// linked is a node whose administrator keeps units and drop-ins in /opt, where the folders of drop-ins are links to. The node is rebooted
+// on either runtime.
+func linked() layout {
+	before := ""
+	return layout{
+		name:     "linked",
+		overlays: []string{"linked"},
+		prepare: func(t *testing.T, n *dressed) {
+			n.exec(t, n.node, byItsPath)
+			before = linksAndFiles(t, n)
+		},
+		checks: []check{
+			{"the administrator's links lead to /opt", func(t *testing.T, n *dressed, _ runtime) {
+				const links = "kubelet.service.d docker.service.d containerd.service.d docker.service"
+				want := "../../../opt/units/kubelet.service.d\n../../../opt/units/docker.service.d\n../../../opt/units/containerd.service.d\n/opt/docker/docker.service"
+				if got := n.exec(t, n.node, "cd /etc/systemd/system; readlink "+links); got != want {
+					t.Errorf("the links lead to\n%s", got)
+				}
+				for _, unit := range []string{"kubelet", "docker", "containerd"} {
+					if got := n.exec(t, n.node, "systemctl show -p Environment --value "+unit); !strings.Contains(got, "KEPT_IN=/opt") {
+						t.Errorf("systemd does not read the drop-in of %s: %q", unit, got)
+					}
+				}
+			}},
+			{"every link and file is as before", func(t *testing.T, n *dressed, on runtime) {
+				if on == onContainerd {
+					return
+				}
+				if n.round > 0 {
+					reboot(t, n)
+				}
+				if d := differences(before, linksAndFiles(t, n)); d != "" {
+					t.Errorf("differs:\n%s", d)
+				}
+				if d := differences(n.files, n.fingerprint(t, n.node)); d != "" {
+					t.Errorf("files differ:\n%s", d)
+				}
+			}},
+		},
+		between: reboots,
+	}
+}
+
+func linksAndFiles(t *testing.T, n *dressed) string {
+	t.Helper()
+	return n.exec(t, n.node, `find /etc/systemd/system /opt/units /opt/docker -printf '%p %y %l\n' | sort`)
+}

@@ -81,6 +81,8 @@ var hostChecks = []Check{
 		"the switch goes on nevertheless", "do what the finding says"),
 	hostCheck(protocol.CheckSetting, Info, "What becomes of a setting of Docker's",
 		"none is dropped in silence", "nothing; docs/configuration.md has all settings"),
+	hostCheck(protocol.CheckLimits, Info, "Limits of processes in pods",
+		"containers inherit limits such as that of open files from the containerd that starts them; programs fail with a lower one, and some choke on a higher one", "nothing"),
 	hostCheck(protocol.CheckDisk, Info, "What the images need on the host's disk",
 		"they are brought before the node is drained", "nothing"),
 	hostCheck(protocol.CheckRegistry, Info, "A registry that the node's images came from",

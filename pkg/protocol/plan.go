@@ -26,6 +26,7 @@ const (
 	CheckDockerUse      = "host-docker-use"
 	CheckSettingLost    = "host-docker-setting-lost"
 	CheckSetting        = "host-docker-setting"
+	CheckLimits         = "host-limits"
 	CheckCgroupDriver   = "host-cgroup-driver"
 	CheckContainerd     = "host-containerd"
 	CheckMayInstall     = "host-containerd-unknown"
@@ -50,7 +51,7 @@ const (
 func HostChecks() []string {
 	return []string{
 		CheckSystemd, CheckKubelet, CheckSecondKubelet, CheckKubeletFiles, CheckLogRotation, CheckDocker, CheckDockerUnit, CheckDockerConfig, CheckRuntimes,
-		CheckForeign, CheckSwarm, CheckDockerUse, CheckSettingLost, CheckSetting, CheckCgroupDriver, CheckContainerd, CheckMayInstall, CheckInstall,
+		CheckForeign, CheckSwarm, CheckDockerUse, CheckSettingLost, CheckSetting, CheckLimits, CheckCgroupDriver, CheckContainerd, CheckMayInstall, CheckInstall,
 		CheckContainerdFile, CheckCarried, CheckNetwork, CheckUnits, CheckKillMode, CheckHold, CheckDependents, CheckFileSystem, CheckSpace, CheckDisk, CheckRegistry, CheckAPI, CheckVersions, CheckNote,
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -24,16 +25,15 @@ type node struct {
 	leases string
 }
 
-func start(t *testing.T, release agenttest.Release, runtimes ...containerd.Runtime) node {
+func start(t *testing.T, release agenttest.Release, edit ...func(*containerd.Settings)) node {
 	t.Helper()
 	runc, plugins := agenttest.Runc(t), agenttest.CNIPlugins(t)
 	settings := containerd.Settings{
 		CgroupDriver: "cgroupfs", SandboxImage: "test/pause:1", Snapshotter: "native", CNIBinDirs: plugins, CNIConfDir: "DIR/net.d",
 		RestrictOOMScoreAdj: true, // test machines may lack CAP_SYS_RESOURCE
-		Runtimes:            runtimes,
 	}
-	if len(runtimes) > 0 {
-		settings.DefaultRuntime = runtimes[0].Name
+	for _, edit := range edit {
+		edit(&settings)
 	}
 	config, err := containerd.Render([]byte(agenttest.Isolated), settings)
 	if err != nil {
@@ -187,7 +187,9 @@ func TestSmokeOnAnotherShim(t *testing.T) {
 				release := release
 				release.Dir = dir + ":" + release.Dir
 				kind := strings.ReplaceAll(kind, "DIR", dir)
-				n := start(t, release, containerd.Runtime{Name: "io.containerd.lab.v1", Type: kind})
+				n := start(t, release, func(s *containerd.Settings) {
+					s.Runtimes, s.DefaultRuntime = []containerd.Runtime{{Name: "io.containerd.lab.v1", Type: kind}}, "io.containerd.lab.v1"
+				})
 				if err := n.Smoke(t.Context(), n.options()); err != nil {
 					t.Fatal(err)
 				}
@@ -306,5 +308,59 @@ func TestDialSaysThatNobodyListens(t *testing.T) {
 	_, err := cri.Dial(ctx, filepath.Join(t.TempDir(), "gone.sock"))
 	if err == nil || !strings.Contains(err.Error(), "gone.sock: Version: ") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestSmokeShowsItsProcesses: with a base spec its limits are the container's, and are told; without one none are set.
+func TestSmokeShowsItsProcesses(t *testing.T) {
+	for _, release := range agenttest.Releases(t) {
+		for name, limits := range map[string][]containerd.Rlimit{"inherited": nil, "set": {{Name: "nofile", Soft: 600, Hard: 700}}} {
+			t.Run(release.Name+"/"+name, func(t *testing.T) {
+				n := start(t, release, func(s *containerd.Settings) {
+					if limits == nil {
+						return
+					}
+					defaults, err := exec.Command(filepath.Join(release.Dir, "ctr"), "oci", "spec").Output()
+					if err != nil {
+						t.Fatal(err)
+					}
+					spec, err := containerd.BaseSpec(defaults, limits)
+					if err != nil {
+						t.Fatal(err)
+					}
+					s.BaseSpec = filepath.Join(t.TempDir(), "base-spec.json")
+					if err := os.WriteFile(s.BaseSpec, spec, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				})
+				o := n.options()
+				looked := false
+				o.Look = func(p cri.Processes) {
+					looked = true
+					hard := map[int]string{}
+					for _, pid := range []int{os.Getpid(), p.Sandbox, p.Container} {
+						data, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						_, rest, _ := strings.Cut(string(data), "Max open files")
+						hard[pid] = strings.Fields(rest)[1]
+					}
+					own := hard[os.Getpid()]
+					want := map[bool]string{true: own, false: "700"}[limits == nil]
+					if hard[p.Sandbox] != own || hard[p.Container] != want || len(p.Rlimits) != len(limits) {
+						t.Errorf("%+v: hard limits %v, this test's is %s", p, hard, own)
+					}
+					if limits != nil && p.Rlimits["RLIMIT_NOFILE"] != (cri.Rlimit{Soft: 600, Hard: 700}) {
+						t.Errorf("told are %+v", p.Rlimits)
+					}
+				}
+				if err := n.Smoke(t.Context(), o); err != nil || !looked {
+					t.Fatal(err, looked)
+				}
+				n.expectNothingLeft(t)
+			})
+		}
 	}
 }

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -39,6 +40,8 @@ type SmokeOptions struct {
 	LeaseDir string
 	// HostNetwork runs the sandbox on the host's network: no CNI plugin runs, not even for what an earlier smoke test left.
 	HostNetwork bool
+	// Look, if set, is given the processes while the container runs, where the runtime tells them.
+	Look func(Processes)
 	// Stage, if set, is told each part before it is done.
 	Stage func(string)
 }
@@ -104,6 +107,7 @@ func (c *Client) Smoke(ctx context.Context, o SmokeOptions) (err error) {
 		{title: "run a sandbox on the " + s.network() + " network", run: s.runSandbox},
 		{title: "create a container from each image", run: s.createFromEach, skip: len(o.Images) == 0},
 		{title: "start a container with limits", run: s.startContainer},
+		{title: "look at its processes", run: s.processes, skip: o.Look == nil},
 		{title: "run a command in it", run: s.exec},
 		{title: "read its statistics", run: s.stats},
 		{title: "read its log", run: s.log},
@@ -261,6 +265,50 @@ func (s *smoke) expectState(ctx context.Context, want runtimeapi.ContainerState)
 	if got := answer.GetStatus(); got.GetState() != want {
 		return fmt.Errorf("ContainerStatus: the container is %s instead of %s (exit code %d: %s %s)", got.GetState(), want, got.GetExitCode(), got.GetReason(), got.GetMessage())
 	}
+	return nil
+}
+
+// Processes are what Smoke runs.
+type Processes struct {
+	// Sandbox and Container are the first processes, in the host's PID namespace.
+	Sandbox, Container int
+	// Rlimits are the limits that are set for the container's, by their names in OCI; others are inherited.
+	Rlimits map[string]Rlimit
+}
+
+// Rlimit is a limit in a specification of OCI.
+type Rlimit struct{ Soft, Hard uint64 }
+
+// processes reads what containerd says of them in its answers' verbose part, which CRI leaves to the runtime: internal/cri/server of 2.4,
+// container_status.go and sandbox_status.go, the same in pkg/cri/server of 1.6.
+func (s *smoke) processes(ctx context.Context) error {
+	sandbox, err := s.runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: s.sandbox, Verbose: true})
+	if err != nil {
+		return call("PodSandboxStatus", err)
+	}
+	container, err := s.runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: s.container, Verbose: true})
+	if err != nil {
+		return call("ContainerStatus", err)
+	}
+	var of, in struct {
+		PID         int `json:"pid"`
+		RuntimeSpec struct {
+			Process struct {
+				Rlimits []struct {
+					Type string `json:"type"`
+					Rlimit
+				} `json:"rlimits"`
+			} `json:"process"`
+		} `json:"runtimeSpec"`
+	}
+	if errors.Join(json.Unmarshal([]byte(sandbox.GetInfo()["info"]), &of), json.Unmarshal([]byte(container.GetInfo()["info"]), &in)) != nil || of.PID == 0 || in.PID == 0 {
+		return nil
+	}
+	p := Processes{Sandbox: of.PID, Container: in.PID, Rlimits: map[string]Rlimit{}}
+	for _, limit := range in.RuntimeSpec.Process.Rlimits {
+		p.Rlimits[limit.Type] = limit.Rlimit
+	}
+	s.Look(p)
 	return nil
 }
 

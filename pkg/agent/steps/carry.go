@@ -68,9 +68,6 @@ func carrySettings(s *containerd.Settings, found inventory, old []byte) error {
 		}
 		s.Runtimes = append(s.Runtimes, containerd.Runtime{Name: r.Name, Binary: binary, Type: r.Type, Options: r.Options})
 	}
-	if len(docker.Ulimits) > 0 {
-		s.BaseSpec = baseSpecFile
-	}
 	// Docker's own names of its own runc need nothing.
 	if slices.ContainsFunc(docker.Runtimes, func(r translate.Runtime) bool { return r.Name == docker.DefaultRuntime }) {
 		s.DefaultRuntime = docker.DefaultRuntime
@@ -120,7 +117,7 @@ func carryFiles(ctx context.Context, h *Host, found inventory, config newConfig)
 			files = append(files, containerd.File{Path: filepath.Join(wrapperDir, r.Name), Data: containerd.Wrapper(r.Path, r.Args), Mode: 0o755})
 		}
 	}
-	spec, err := baseSpec(ctx, h, found)
+	spec, err := baseSpec(ctx, h, found, config.limits)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -170,8 +167,8 @@ func readHosts(dir string) (containerd.HostFiles, error) {
 }
 
 // baseSpec is the file that gives containers the limits that Docker gave them, nil if there are none.
-func baseSpec(ctx context.Context, h *Host, found inventory) (*containerd.File, error) {
-	if len(found.Docker.Ulimits) == 0 || found.ContainerdBinary == "" {
+func baseSpec(ctx context.Context, h *Host, found inventory, carried []translate.Limit) (*containerd.File, error) {
+	if len(carried) == 0 || found.ContainerdBinary == "" {
 		return nil, nil
 	}
 	if found.Install != nil && host.Absent(found.ContainerdBinary) {
@@ -181,10 +178,10 @@ func baseSpec(ctx context.Context, h *Host, found inventory) (*containerd.File, 
 	ctr := filepath.Join(filepath.Dir(found.ContainerdBinary), "ctr")
 	defaults, err := h.Runner.Run(ctx, ctr, "oci", "spec")
 	if err != nil {
-		return nil, fmt.Errorf("find what containers of containerd %s begin with, to add Docker's default-ulimits: %w", found.Facts.ContainerdVersion, err)
+		return nil, fmt.Errorf("find what containers of containerd %s begin with, to add Docker's limits: %w", found.Facts.ContainerdVersion, err)
 	}
 	var limits []containerd.Rlimit
-	for _, l := range found.Docker.Ulimits {
+	for _, l := range carried {
 		limits = append(limits, containerd.Rlimit(l))
 	}
 	data, err := containerd.BaseSpec([]byte(defaults), limits)

@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 )
 
 const (
@@ -182,6 +183,7 @@ func containerdFiles(ctx context.Context, h *Host) ([]plannedFile, error) {
 type newConfig struct {
 	old, text []byte
 	settings  containerd.Settings
+	limits    []translate.Limit
 	// layout is that with the new one.
 	layout containerd.Layout
 }
@@ -200,6 +202,13 @@ func containerdToBe(ctx context.Context, h *Host, found inventory) (newConfig, e
 	c := newConfig{old: old}
 	if c.settings, err = containerdSettings(found, old, imported); err != nil {
 		return c, err
+	}
+	carried, err := limitsToCarry(ctx, h, found)
+	if err != nil {
+		return c, err
+	}
+	if c.limits = carried.limits; len(c.limits) > 0 {
+		c.settings.BaseSpec = baseSpecFile
 	}
 	c.text, err = containerd.Render(old, c.settings)
 	if errors.As(err, new(*containerd.ImportError)) {

@@ -335,7 +335,12 @@ func smoke(h *Host, id, title string) engine.Step {
 				}
 				ctx, cancel := context.WithTimeout(ctx, 3*time.Minute+time.Duration(len(all))*5*time.Second)
 				defer cancel()
+				var look func(cri.Processes)
+				if id == rehearsalID && len(found.PodLimits) > 0 {
+					look = func(p cri.Processes) { compareLimits(found, p, report) }
+				}
 				err = c.Smoke(ctx, cri.SmokeOptions{
+					Look:         look,
 					Images:       all,
 					SandboxImage: found.Facts.SandboxImage,
 					Image:        h.Spec.Image,

@@ -60,6 +60,8 @@ type inventory struct {
 	Running []string `json:"running,omitempty"`
 	// Kernel are the settings that Docker may have made; nil in what an older agent found.
 	Kernel *kernelSettings `json:"kernel,omitempty"`
+	// PodLimits are a Docker pod's; none if there was no pod to look at.
+	PodLimits []translate.Limit `json:"podLimits,omitempty"`
 	// RestrictOOM is set on hosts that cannot lower oom_score_adj.
 	RestrictOOM bool `json:"restrictOOM,omitempty"`
 }

@@ -31,6 +31,7 @@ func looks() []look {
 		{protocol.CheckContainerd, protocol.CheckNote, kubelet, (*inspection).lookAtContainerd},
 		{protocol.CheckRuntimes, protocol.CheckSettingLost, []string{protocol.CheckDockerConfig, protocol.CheckContainerd}, (*inspection).lookAtRuntimes},
 		{protocol.CheckNetwork, protocol.CheckNote, kubelet, (*inspection).lookAtNetwork},
+		{protocol.CheckLimits, protocol.CheckNote, []string{protocol.CheckDocker, protocol.CheckDockerConfig, protocol.CheckContainerd}, (*inspection).lookAtLimits},
 		{protocol.CheckCarried, protocol.CheckContainerdFile, []string{protocol.CheckDocker, protocol.CheckDockerConfig, protocol.CheckContainerd, protocol.CheckNetwork}, (*inspection).lookAtCarried},
 		{protocol.CheckUnits, protocol.CheckDependents, nil, (*inspection).lookAtUnits},
 		{protocol.CheckKillMode, protocol.CheckNote, nil, (*inspection).lookAtKillMode},

@@ -62,6 +62,8 @@ type inventory struct {
 	Kernel *kernelSettings `json:"kernel,omitempty"`
 	// PodLimits are a Docker pod's; none if there was no pod to look at.
 	PodLimits []translate.Limit `json:"podLimits,omitempty"`
+	// PrivateContainerd says that Docker ran a containerd of its own.
+	PrivateContainerd bool `json:"privateContainerd,omitempty"`
 	// RestrictOOM is set on hosts that cannot lower oom_score_adj.
 	RestrictOOM bool `json:"restrictOOM,omitempty"`
 }

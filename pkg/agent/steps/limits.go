@@ -171,6 +171,10 @@ func (i *inspection) lookAtLimits(ctx context.Context) error {
 		}
 	}
 	i.PodLimits = limits
+	var err error
+	if i.PrivateContainerd, err = i.privateContainerd(); err != nil {
+		return err
+	}
 	carried, err := limitsToCarry(ctx, i.h, i.inventory)
 	if err != nil {
 		return err
@@ -214,11 +218,7 @@ func limitsToCarry(ctx context.Context, h *Host, found inventory) (limitsCarried
 	if err != nil {
 		return carried, err
 	}
-	private, err := privateContainerd(proc)
-	if err != nil {
-		return carried, err
-	}
-	carried.add(found.PodLimits, unit, !private && found.Install == nil, found.RestrictOOM)
+	carried.add(found.PodLimits, unit, !found.PrivateContainerd && found.Install == nil, found.RestrictOOM)
 	return carried, nil
 }
 

@@ -42,16 +42,20 @@ func privateContainerd(proc string, daemon int) (bool, error) {
 	return false, nil
 }
 
+func (i *inspection) privateContainerd() (bool, error) {
+	daemon := 0
+	if i.daemon != nil {
+		daemon = i.daemon.PID
+	}
+	return privateContainerd(proc, daemon)
+}
+
 // keepApart gives the kubelet's containerd an address of its own where the usual one would draw Docker to it. One that runs already stays.
 func (i *inspection) keepApart(unit host.UnitState) error {
 	if i.ContainerdAddress != containerd.DefaultAddress || unit.Running() {
 		return nil
 	}
-	daemon := 0
-	if i.daemon != nil {
-		daemon = i.daemon.PID
-	}
-	private, err := privateContainerd(proc, daemon)
+	private, err := i.privateContainerd()
 	if err == nil && private {
 		i.ContainerdAddress = apartAddress
 		i.warn("Docker runs a containerd of its own and must not find another: the kubelet's endpoint will be unix://%s, and %s a link to it once Docker is stopped",

@@ -19,7 +19,7 @@ import (
 
 const (
 	agentImage = "lab.local/runtime-agent:e2e"
-	// agentCNI asks for a pod network that needs its own agent.
+	// agentCNI asks for a pod network that needs its own agent on cri-dockerd, too.
 	agentCNI = "KUBECTL_RUNTIME_AGENT_CNI"
 )
 
@@ -46,12 +46,12 @@ func up(t *testing.T, profile string, nodes int) *cluster {
 	return upWith(t, lab.Options{Profile: profile, Nodes: nodes})
 }
 
-// hasAgentCNI reports whether the pods' network needs its own agent on the node, as Cilium's does.
-func hasAgentCNI() bool { return os.Getenv(agentCNI) != "" }
+// hasAgentCNI reports whether the pods' network of a profile needs its own agent on the node, as Cilium's does.
+func hasAgentCNI(profile string) bool { return profile == lab.Dockershim || os.Getenv(agentCNI) != "" }
 
 func upWith(t *testing.T, options lab.Options) *cluster {
 	t.Helper()
-	options.AgentCNI = options.AgentCNI || hasAgentCNI()
+	options.AgentCNI = options.AgentCNI || hasAgentCNI(options.Profile)
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED: lab nodes need root")
 	}

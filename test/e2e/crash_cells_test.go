@@ -102,7 +102,7 @@ func fastCell(profile string) cell {
 
 // allCells are those of the whole matrix: each step of the agent's own list, before it, after it, and before a rollback undoes it; moments
 // of a cutover, of the steps that write most and of their undo, wherever it is by then; and what else can go wrong.
-func allCells() []cell {
+func allCells(profile string) []cell {
 	cells := append([]cell{{what: "nothing"}}, otherCells()...)
 	list := steps.List(&steps.Host{})
 	for _, phase := range []protocol.Phase{protocol.PhasePrepare, protocol.PhaseCutover} {
@@ -118,7 +118,7 @@ func allCells() []cell {
 	cells = append(cells, midway("kubelet-stop", journal.KindIntent, 300, 700, 1200, 1800, 2500, 3300)...)
 	cells = append(cells, midway("images", journal.KindIntent, 100, 300, 700, 1500)...)
 	cells = append(cells, midway("images", journal.KindReverting, 100, 300)...)
-	if hasAgentCNI() {
+	if hasAgentCNI(profile) {
 		cells = append(cells, agentCells()...)
 	}
 	return cells

@@ -49,8 +49,8 @@ func TestCrashMatrix(t *testing.T) {
 		// prepare is done to each node before the first cell.
 		prepare func(*testing.T, *cluster, []string)
 	}{
-		{lab.Dockershim, lab.Dockershim, allCells(), nil},
-		{lab.CRIDockerd, lab.CRIDockerd, allCells(), nil},
+		{lab.Dockershim, lab.Dockershim, allCells(lab.Dockershim), nil},
+		{lab.CRIDockerd, lab.CRIDockerd, allCells(lab.CRIDockerd), nil},
 		{lab.Dockershim + "-install", lab.Dockershim, installCells(), upgradable},
 	} {
 		t.Run(way.name, func(t *testing.T) {

@@ -13,6 +13,9 @@ cp "$(systemctl show -p FragmentPath --value docker.service)" /opt/docker/docker
 systemctl enable --quiet /opt/docker/docker.service
 [ "$(readlink /etc/systemd/system/docker.service)" = /opt/docker/docker.service ]`
 
+// raiseLimit takes a limit out of containerd's drop-in, and leaves containerd, from which Docker's pods inherit it, running with it.
+const raiseLimit = `sed -i /LimitNOFILE/d /opt/units/containerd.service.d/10-kept.conf && systemctl daemon-reload`
+
 // linked is a node whose administrator keeps units and drop-ins in /opt, where the folders of drop-ins are links to. The node is rebooted
 // on either runtime.
 func linked() layout {
@@ -22,6 +25,7 @@ func linked() layout {
 		overlays: []string{"linked"},
 		prepare: func(t *testing.T, n *dressed) {
 			n.exec(t, n.node, byItsPath)
+			n.exec(t, n.node, raiseLimit)
 			before = linksAndFiles(t, n)
 		},
 		checks: []check{
@@ -35,6 +39,11 @@ func linked() layout {
 					if got := n.exec(t, n.node, "systemctl show -p Environment --value "+unit); !strings.Contains(got, "KEPT_IN=/opt") {
 						t.Errorf("systemd does not read the drop-in of %s: %q", unit, got)
 					}
+				}
+			}},
+			{"open files are limited as in the containerd that still runs", func(t *testing.T, n *dressed, on runtime) {
+				if n.round == 0 { // the reboot on Docker later gives pods the new limit
+					openFiles(40000, 40000)(t, n, on)
 				}
 			}},
 			{"every link and file is as before", func(t *testing.T, n *dressed, on runtime) {

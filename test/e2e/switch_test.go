@@ -222,9 +222,14 @@ func (c *cluster) testRehearsalFails(t *testing.T) {
 	}
 	missing, missingCleanup := cni(`{"type":"no-such-plugin"}`)
 	failing, failingCleanup := cni(`{"type":"bridge","bridge":"cni9","ipam":{"type":"host-local","ranges":[[{"subnet":"10.99.0.0/33"}]]}}`)
+	registry := c.useRegistry(t, "node-1")
 	for _, test := range []struct{ name, setup, cleanup, want string }{
 		{"CNI plugin that does not exist", missing, missingCleanup, "no-such-plugin"},
 		{"CNI plugin that fails", failing, failingCleanup, "10.99.0.0/33"},
+		{
+			"a registry whose CA only Docker knows", "mkdir -p /etc/containerd/certs.d/" + registry + " && echo 'server = \"https://" + registry + "\"' > /etc/containerd/certs.d/" + registry + "/hosts.toml",
+			"rm -r /etc/containerd/certs.d; rmdir --ignore-fail-on-non-empty /etc/containerd", "registry " + registry + " answers Docker, and does not answer containerd",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c.exec(t, "node-1", test.setup)
@@ -245,6 +250,27 @@ func (c *cluster) testRehearsalFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// useRegistry has an image of the node's pods come from the registry with a password, too, and returns the registry.
+func (c *cluster) useRegistry(t *testing.T, node string) string {
+	t.Helper()
+	const image = "lab.local/busybox:1"
+	if used := c.kubectl(t, "get", "pods", "-A", "--field-selector", "spec.nodeName="+node, "-o", "jsonpath={.items[*].spec.containers[*].image}"); !strings.Contains(used, image) {
+		t.Fatalf("no pod of %s uses %s: %s", node, image, used)
+	}
+	pushed, err := c.PushImage(t.Context(), node, image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range c.Registries() {
+		if r.User != "" {
+			c.exec(t, node, "docker login -u "+r.User+" -p "+r.Password+" "+r.Address+" && docker pull -q "+r.Address+"/"+pushed+" && docker logout "+r.Address)
+			return r.Address
+		}
+	}
+	t.Fatal("no registry wants a password")
+	return ""
 }
 
 // fingerprint lists the files that a switch may change, with owner, mode and content, and how units are set. Of /etc it has all but
@@ -331,9 +357,6 @@ func (c *cluster) testSwitch(t *testing.T) {
 	}
 
 	for _, registry := range c.Registries() {
-		if registry.User != "" { // no pod of this node uses it
-			continue
-		}
 		if !strings.Contains(r.stderr, "registry "+registry.Address+" answers containerd") {
 			t.Errorf("the switch does not say that registry %s answers containerd:\n%s", registry.Address, r.stderr)
 		}

@@ -19,7 +19,7 @@ import (
 // seededChecks is what plan is to find on a node with dependent.yaml and seedHost, by check.
 var seededChecks = map[string]string{
 	protocol.CheckForeign: "blocker", protocol.CheckUnits: "blocker", protocol.CheckKillMode: "blocker", protocol.CheckSettingLost: "warning",
-	protocol.CheckSetting: "info", protocol.CheckDisk: "info", protocol.CheckVersions: "info",
+	protocol.CheckSetting: "info", protocol.CheckLimits: "info", protocol.CheckDisk: "info", protocol.CheckVersions: "info",
 
 	"drain-budget-never": "blocker", "drain-budget": "warning", "drain-bare-pod": "blocker", "drain-empty-dir": "blocker",
 	"drain-local-volume": "warning", "drain-single-replica": "info", "drain-no-room": "warning",

@@ -40,7 +40,7 @@ unit: ## unit tests
 api: ## tests against a real API server and etcd, and real daemons
 	@hack/deps
 	test/lab/build/build.sh etcd kubernetes-1.37 kubernetes-1.24 containerd
-	go test -race -shuffle=on ./test/apiserver/... $$(grep -rlE 'test/apiserver"|agenttest\.(CNIPlugins|Dockerds|Releases|Runc|Start)' --include='*_test.go' cmd pkg | \
+	go test -race -shuffle=on -timeout 40m ./test/apiserver/... $$(grep -rlE 'test/apiserver"|agenttest\.(CNIPlugins|Dockerds|Releases|Runc|Start)' --include='*_test.go' cmd pkg | \
 		xargs -n 1 dirname | sort -u | sed 's|^|./|')
 
 .PHONY: e2e

@@ -1,5 +1,5 @@
 // Command cni-needs-agent is a CNI plugin for a chain that, like those of Cilium, Amazon and Antrea, can do nothing without its agent on the
-// node: ADD and DEL fail unless it answers. It changes nothing itself. `cni-needs-agent serve SOCKET` is the agent, `ping SOCKET` asks it.
+// node: ADD and DEL fail unless it answers. It changes nothing itself. `cni-needs-agent serve SOCKET` is the agent.
 package main
 
 import (
@@ -20,8 +20,6 @@ func main() {
 	switch {
 	case len(os.Args) == 3 && os.Args[1] == "serve":
 		err = serve(os.Args[2])
-	case len(os.Args) == 3 && os.Args[1] == "ping":
-		err = ping(os.Args[2])
 	default:
 		plugin()
 		return

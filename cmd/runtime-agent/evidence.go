@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"fmt"
 	"io"
 	"os"
@@ -14,15 +13,13 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/evidence"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/unit"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 func evidenceCommand() *cobra.Command {
 	var root, run, output string
 	cmd := &cobra.Command{
 		Use: "evidence", Short: "Gather what tells why a run failed, without secrets, into a tar.gz", Args: cobra.NoArgs,
-		Long: "Gather a run's journal, events, changed files and the units' logs, without secrets, into a tar.gz.\n" +
-			"Without --output it is printed in base64 between two marker lines, for a pod's log.",
+		Long: "Gather a run's journal, events, changed files and the units' logs, without secrets, into a tar.gz.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// Before the root changes, so that the path means what it says here.
 			out, finish, err := evidenceOut(output, cmd.OutOrStdout())
@@ -43,6 +40,7 @@ func evidenceCommand() *cobra.Command {
 	cmd.Flags().StringVar(&root, "host", "", "in a pod: where the host's root directory is mounted")
 	cmd.Flags().StringVar(&run, "run", "", "the run; by default the last one")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "the file to write, - for the standard output")
+	_ = cmd.MarkFlagRequired("output") // fails only for a flag that does not exist
 	return cmd
 }
 
@@ -69,11 +67,7 @@ func gather(ctx context.Context, run string, out io.Writer) error {
 
 // evidenceOut returns where the archive goes, and what completes it.
 func evidenceOut(output string, stdout io.Writer) (io.Writer, func() error, error) {
-	switch output {
-	case "":
-		buffer := &bytes.Buffer{}
-		return buffer, func() error { return armour(stdout, buffer.Bytes()) }, nil
-	case "-":
+	if output == "-" {
 		return stdout, func() error { return nil }, nil
 	}
 	file, err := os.OpenFile(output, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -87,21 +81,4 @@ func evidenceOut(output string, stdout io.Writer) (io.Writer, func() error, erro
 		_, err := fmt.Fprintln(stdout, "evidence is in "+output)
 		return err
 	}, nil
-}
-
-// armourLine is the length of a line of base64, well below what a kubelet splits.
-const armourLine = 1024
-
-func armour(out io.Writer, data []byte) error {
-	var text bytes.Buffer
-	fmt.Fprintln(&text, protocol.EvidenceBegin)
-	encoded := base64.StdEncoding.EncodeToString(data)
-	for len(encoded) > 0 {
-		n := min(armourLine, len(encoded))
-		fmt.Fprintln(&text, encoded[:n])
-		encoded = encoded[n:]
-	}
-	fmt.Fprintln(&text, protocol.EvidenceEnd)
-	_, err := out.Write(text.Bytes())
-	return err
 }

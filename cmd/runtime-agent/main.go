@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/unit"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/redact"
 )
 
 // version is set by the linker.
@@ -24,13 +25,13 @@ func main() {
 	if err == nil {
 		return
 	}
-	fmt.Fprintln(os.Stderr, "Error:", err)
+	fmt.Fprintln(os.Stderr, "Error:", redact.String(err.Error())) // the log of a pod or of the unit
 	var detail interface {
 		error
 		Detail() string
 	}
 	if errors.As(err, &detail) {
-		if text := protocol.Excerpt(detail.Detail()); text != "" {
+		if text := protocol.Excerpt(redact.String(detail.Detail())); text != "" {
 			fmt.Fprintln(os.Stderr, text)
 		}
 	}

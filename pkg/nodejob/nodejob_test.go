@@ -437,18 +437,3 @@ func TestTakeHostile(t *testing.T) {
 		t.Errorf("%d bytes, %.50q", len(text), text)
 	}
 }
-
-func TestParseEvidence(t *testing.T) {
-	const begin, end = protocol.EvidenceBegin, protocol.EvidenceEnd
-	for _, test := range []struct{ name, log, want, err string }{
-		{"several lines", "noise\n" + begin + "\nYWJj\nZGVm\n" + end + "\n", "abcdef", ""},
-		{"nothing", "error: this host has no run", "", "gathered nothing: error: this host has no run"},
-		{"cut off", begin + "\nYWJj\n", "", "gathered nothing"},
-		{"not base64", begin + "\n%%%\n" + end, "", "decode"},
-	} {
-		got, err := parseEvidence([]byte(test.log))
-		if string(got) != test.want || (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
-			t.Errorf("%s: %q, %v", test.name, got, err)
-		}
-	}
-}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"time"
 )
@@ -56,6 +57,8 @@ type Spec struct {
 	ImageSet string `json:"imageSet,omitempty"`
 	// ContainerdArchive is the path, on the node, of a release of containerd's, for hosts that cannot install it otherwise.
 	ContainerdArchive string `json:"containerdArchive,omitempty"`
+	// ContainerdArchiveSHA256 is the digest that the archive has to have, in lower-case hexadecimal digits; empty if the operator gave none.
+	ContainerdArchiveSHA256 string `json:"containerdArchiveSHA256,omitempty"`
 	// VerifyImages has every layer that was adopted compared with Docker's digest of it, which reads all its files.
 	VerifyImages bool `json:"verifyImages,omitempty"`
 	// Attempt tells a rollback from an earlier one of the same run that failed: any text, which all pods of one Job share.
@@ -81,6 +84,8 @@ type PodRef struct {
 	UID       string `json:"uid"`
 }
 
+var sha256Form = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
 // Validate reports what makes a Spec unusable.
 func (s Spec) Validate() error {
 	var errs []error
@@ -103,6 +108,9 @@ func (s Spec) Validate() error {
 	}
 	if s.ContainerdArchive != "" && !path.IsAbs(s.ContainerdArchive) {
 		errs = append(errs, fmt.Errorf("spec: the containerd archive %q is no absolute path", s.ContainerdArchive))
+	}
+	if s.ContainerdArchiveSHA256 != "" && (!sha256Form.MatchString(s.ContainerdArchiveSHA256) || s.ContainerdArchive == "") {
+		errs = append(errs, fmt.Errorf("spec: %.80q is not the SHA-256 of an archive", s.ContainerdArchiveSHA256))
 	}
 	if s.CutoverSeconds <= 0 {
 		errs = append(errs, fmt.Errorf("spec: cutoverSeconds %d is not positive", s.CutoverSeconds))
@@ -232,9 +240,10 @@ type Result struct {
 // maxLine bounds one event's JSON in bytes; kubelets split log lines at 16 KiB.
 const maxLine = 15 << 10
 
-// Encode renders e as one line with its newline. A Detail that would make the line longer than a kubelet's log line is cut
+// Encode renders e as one line with its newline, without secrets: whatever writes an event passes here. A Detail that would make the line longer than a kubelet's log line is cut
 // at its beginning: the end of captured output is what tells.
 func (e Event) Encode() ([]byte, error) {
+	e = e.withoutSecrets()
 	line, err := json.Marshal(e)
 	if err != nil {
 		return nil, fmt.Errorf("encode event %d: %w", e.Seq, err)
@@ -264,9 +273,3 @@ func DecodeEvent(line []byte) (Event, error) {
 	}
 	return e, nil
 }
-
-// The lines between which an agent's pod prints a run's evidence: a tar.gz in base64, over several lines.
-const (
-	EvidenceBegin = "-----BEGIN KUBECTL-RUNTIME EVIDENCE-----"
-	EvidenceEnd   = "-----END KUBECTL-RUNTIME EVIDENCE-----"
-)

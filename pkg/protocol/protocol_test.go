@@ -87,6 +87,29 @@ func TestEncodeKeepsTheEndOfLongDetail(t *testing.T) {
 	}
 }
 
+// TestEncodeRedacts: no event leaves the host with a secret, whatever wrote it and whatever the text is in.
+func TestEncodeRedacts(t *testing.T) {
+	const secret, text = "Zq8xW3vN7pLkAb12", "proxy http://bob:Zq8xW3vN7pLkAb12@proxy:3128 with TOKEN_VALUE=Zq8xW3vN7pLkAb12"
+	texts := []string{text}
+	for _, event := range []Event{
+		{Step: &Step{Message: text}},
+		{Log: &Log{Level: "info", Message: text}},
+		{Facts: &Facts{ContainerdInstall: text, DockerRoot: text, SandboxImage: text, OldEndpoint: text, ForeignContainers: texts, Warnings: texts}},
+		{Result: &Result{Message: text, Detail: text, Hint: text, ChangedFiles: texts}},
+		{Finding: &Finding{Message: text, Hint: text}},
+		{FileChange: &FileChange{Diff: text}},
+	} {
+		event.Version, event.Seq = Version, 1
+		line, err := event.Encode()
+		if err != nil || strings.Contains(string(line), secret) || !strings.Contains(string(line), "REDACTED@proxy:3128") {
+			t.Errorf("%s, %v", line, err)
+		}
+	}
+	if texts[0] != text {
+		t.Error("the caller's texts were changed")
+	}
+}
+
 func TestDecodeEventRefuses(t *testing.T) {
 	for _, line := range []string{"", "null", "{}", `"x"`, "level=info msg=hello", `{"seq":0}`} {
 		if _, err := DecodeEvent([]byte(line)); !errors.Is(err, ErrNotEvent) {

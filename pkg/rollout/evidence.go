@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/redact"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
@@ -58,7 +59,11 @@ func (s *session) gather(ctx context.Context, failure error) []EvidenceFile {
 	s.mu.Lock()
 	progress := bytes.Clone(s.progress.Bytes())
 	s.mu.Unlock()
-	return append(files, EvidenceFile{"progress.txt", progress})
+	files = append(files, EvidenceFile{"progress.txt", progress})
+	for i := range files { // also of an agent that overlooked one
+		files[i].Data = redact.Text(files[i].Data)
+	}
+	return files
 }
 
 // failureText is a failure with all of its captured output: a terminal shows an excerpt.

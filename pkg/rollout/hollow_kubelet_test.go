@@ -2,23 +2,19 @@ package rollout
 
 import (
 	"archive/tar"
-	"bytes"
 	"compress/gzip"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 // serve is the kubelet's API as far as the plugin needs it.
@@ -37,7 +33,7 @@ func (h *hollow) serve(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if strings.HasPrefix(parts[2], "runtime-evidence-") {
-			h.serveEvidence(w)
+			h.t.Errorf("the log of %s was read", parts[2])
 			return
 		}
 		h.serveLog(w, r, parts[2])
@@ -70,27 +66,22 @@ func (e executor) ExecInContainer(_ context.Context, _, _, _ string, command []s
 		e.h.asked[e.pod] = true
 		e.h.mu.Unlock()
 	}
+	if command[1] == "evidence" {
+		return e.h.serveEvidence(out)
+	}
 	_, err := fmt.Fprintf(out, "ran %s\n", strings.Join(command, " "))
 	return err
 }
 
-// serveEvidence is the log of a pod that gathers evidence: one file, in lines as the agent makes them.
-func (h *hollow) serveEvidence(w io.Writer) {
-	var data bytes.Buffer
-	zip := gzip.NewWriter(&data)
+// serveEvidence is what the agent gathers: one file, with a secret that it has overlooked.
+func (h *hollow) serveEvidence(w io.Writer) error {
+	zip := gzip.NewWriter(w)
 	archive := tar.NewWriter(zip)
-	text := "journal of " + h.name
-	if err := errors.Join(
+	text := "journal of " + h.name + "\npassword: hunter2hunter2\n"
+	return errors.Join(
 		archive.WriteHeader(&tar.Header{Name: "run/journal.jsonl", Mode: 0o600, Size: int64(len(text))}),
 		func() error { _, err := io.WriteString(archive, text); return err }(), archive.Close(), zip.Close(),
-	); err != nil {
-		h.t.Error(err)
-	}
-	_, _ = fmt.Fprintln(w, "a warning\n"+protocol.EvidenceBegin)
-	for chunk := range slices.Chunk([]byte(base64.StdEncoding.EncodeToString(data.Bytes())), 64) {
-		_, _ = fmt.Fprintf(w, "%s\n", chunk)
-	}
-	_, _ = fmt.Fprintln(w, protocol.EvidenceEnd)
+	)
 }
 
 // serveLog streams the event file from its beginning, until the container dies or ends.

@@ -219,12 +219,6 @@ func (h *hollow) startPod(ctx context.Context, pod *corev1.Pod) {
 		h.setStatus(ctx, pod, corev1.PodPending, status)
 		return
 	}
-	if pod.Labels[nodejob.LabelPhase] == nodejob.PhaseEvidence {
-		status := h.running(pod, 0)
-		status.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "Completed"}}
-		h.setStatus(ctx, pod, corev1.PodSucceeded, status)
-		return
-	}
 	h.mu.Lock()
 	begun := h.begun[pod.Name]
 	h.begun[pod.Name] = true
@@ -233,7 +227,7 @@ func (h *hollow) startPod(ctx context.Context, pod *corev1.Pod) {
 	}
 	h.mu.Unlock()
 	h.setStatus(ctx, pod, corev1.PodRunning, h.running(pod, 0))
-	if begun || pod.Labels[nodejob.LabelPhase] == nodejob.PhaseCanary {
+	if phase := pod.Labels[nodejob.LabelPhase]; begun || phase == nodejob.PhaseCanary || phase == nodejob.PhaseEvidence {
 		return
 	}
 	args := pod.Spec.Containers[0].Args

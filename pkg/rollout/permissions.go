@@ -64,7 +64,7 @@ func OptionalPermissions() []Permission {
 		// Which budget holds a pod back, and why a pod does not start.
 		{"list", "policy", "poddisruptionbudgets", "", ""},
 		{"list", "", "events", "", ""},
-		// What the canary proves: exec, the kubelet's metrics, DNS where there is one.
+		// What the canary proves: exec, by which the host's evidence comes, too; the kubelet's metrics, DNS where there is one.
 		{"create", "", "pods", "exec", nodejob.Namespace},
 		{"get", "", "nodes", "proxy", ""},
 		{"get", "", "services", "", metav1.NamespaceSystem},

@@ -12,8 +12,8 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/redact"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/redact"
 )
 
 // state is what a journal's records add up to.
@@ -146,15 +146,15 @@ func (e *panicError) Error() string  { return fmt.Sprintf("the agent has a bug: 
 func (e *panicError) Detail() string { return e.stack }
 
 // describe turns an error into what is shown. An error in its chain can carry captured output as Detail() string and
-// what a person can do as Hint() string. Secrets are taken out of both texts: they end in the pod's log and on terminals.
+// what a person can do as Hint() string. Secrets are taken out of both texts: the journal keeps them.
 func describe(step Step, err error) journal.Failure {
-	f := journal.Failure{Step: step.ID(), Message: string(redact.Text([]byte(err.Error())))}
+	f := journal.Failure{Step: step.ID(), Message: redact.String(err.Error())}
 	var detail interface {
 		error
 		Detail() string
 	}
 	if errors.As(err, &detail) {
-		f.Detail = string(redact.Text([]byte(detail.Detail())))
+		f.Detail = redact.String(detail.Detail())
 	}
 	var hint interface {
 		error
@@ -247,7 +247,7 @@ func (r *reporter) Progress(message string, done, total int64, unit string) {
 }
 
 func (r *reporter) Info(message string) { r.log("info", message) }
-func (r *reporter) Warn(message string) { r.log("warning", string(redact.Text([]byte(message)))) }
+func (r *reporter) Warn(message string) { r.log("warning", message) }
 
 func (r *reporter) log(level, message string) {
 	r.engine.event(protocol.Event{Phase: r.phase, Log: &protocol.Log{Level: level, Message: message}})

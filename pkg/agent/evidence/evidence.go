@@ -1,5 +1,5 @@
 // Package evidence gathers what a person needs to find out why a run failed into one archive: its journal, events and specs, the files
-// that it changed as they were, as they were to be and as they are, and what the units say. Secrets are taken out; see pkg/agent/redact.
+// that it changed as they were, as they were to be and as they are, and what the units say. Secrets are taken out; see pkg/redact.
 // It changes nothing, and what cannot be read is noted in the archive instead of failing it. The agent's command line calls it.
 package evidence
 
@@ -22,8 +22,8 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/redact"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/unit"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/redact"
 )
 
 const (

@@ -14,8 +14,8 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/redact"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/redact"
 )
 
 // Survey is what a switch would find on a host, and do to it.
@@ -56,9 +56,6 @@ func Look(ctx context.Context, h Host) (Survey, error) {
 			orUnknown(f.KubeletVersion), orUnknown(f.DockerVersion), orUnknown(f.ContainerdVersion), orUnknown(f.OS), orUnknown(f.Kernel))
 	}
 	s := Survey{Facts: i.Facts, Findings: i.findings}
-	for n, f := range s.Findings { // what a setting holds may be in a message
-		s.Findings[n].Message, s.Findings[n].Hint = string(redact.Text([]byte(f.Message))), string(redact.Text([]byte(f.Hint)))
-	}
 	memo, err := json.Marshal(i.inventory)
 	if err != nil {
 		return s, fmt.Errorf("record what was found: %w", err)

@@ -23,6 +23,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/unit"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/redact"
 )
 
 // Supervisor follows one phase of one run.
@@ -327,7 +328,7 @@ func (s *Supervisor) notRunning(ctx context.Context, cause error) (protocol.Resu
 	err := &host.UnitError{Unit: host.Unit, Err: fmt.Errorf("run %s on the host: %w", host.Unit, cause), Log: log}
 	_, records, readErr := journal.Read(s.Layout.RunDir(s.Spec.Run))
 	if s.Spec.Phase != protocol.PhasePrepare || readErr != nil || len(records) > 0 {
-		_, _ = fmt.Fprintln(s.Err, log)
+		_, _ = fmt.Fprintln(s.Err, redact.String(log))
 		return protocol.Result{}, err
 	}
 	// What is refused must not begin at the next boot. If it has begun after all, its result is awaited by the next pod.

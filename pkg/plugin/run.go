@@ -133,6 +133,7 @@ func (f *Factory) agentImage() string {
 func addHostFlags(flags *pflag.FlagSet, o *rollout.Options) {
 	flags.BoolVar(&o.KeepDocker, "keep-docker", false, "Leave Docker running, for containers that Kubernetes does not manage")
 	flags.StringVar(&o.ContainerdArchive, "containerd-archive", "", "Where a node needs containerd or a newer one: the path, on the node itself, of upstream's containerd-VERSION-linux-ARCH.tar.gz; it is checked against PATH.sha256 or PATH.sha256sum if there is one")
+	flags.Var((*digestValue)(&o.ContainerdArchiveSHA256), "containerd-archive-sha256", "The SHA-256 that the file of --containerd-archive has to have; without it, whoever can write the file decides what the node runs")
 	flags.StringVar(&o.ImageSet, "images", protocol.ImagesUsed, "Which images to bring from Docker: used (by pods, or by workloads that may come), all, or none")
 	flags.BoolVar(&o.VerifyImages, "verify-images", false, "Compare the content of every image that was brought with its digest; this reads all of it, while the node serves")
 }
@@ -141,6 +142,9 @@ func addHostFlags(flags *pflag.FlagSet, o *rollout.Options) {
 func validateHost(o rollout.Options) error {
 	if o.ContainerdArchive != "" && !path.IsAbs(o.ContainerdArchive) {
 		return fmt.Errorf("--containerd-archive=%s: give the absolute path of a file on the node", o.ContainerdArchive)
+	}
+	if o.ContainerdArchiveSHA256 != "" && o.ContainerdArchive == "" {
+		return errors.New("--containerd-archive-sha256 is about the file of --containerd-archive: give both")
 	}
 	if !slices.Contains(protocol.ImageSets(), o.ImageSet) {
 		return fmt.Errorf("--images=%s: use one of %s", o.ImageSet, strings.Join(protocol.ImageSets(), ", "))

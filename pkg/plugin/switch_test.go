@@ -72,6 +72,8 @@ func TestSwitchRefusals(t *testing.T) {
 		{name: "odd pull policy", args: []string{"docker-1", "-y", "--image-pull-policy=Sometimes"}, code: 1, errs: []string{"Sometimes"}},
 		{name: "short cutover", args: []string{"docker-1", "-y", "--cutover-timeout=5s"}, code: 1, errs: []string{"--cutover-timeout=5s"}},
 		{name: "relative archive", args: []string{"docker-1", "-y", "--containerd-archive=c.tar.gz"}, code: 1, errs: []string{"--containerd-archive=c.tar.gz", "absolute path"}},
+		{name: "odd digest", args: []string{"docker-1", "-y", "--containerd-archive=/c", "--containerd-archive-sha256=abc"}, code: 1, errs: []string{"--containerd-archive-sha256", "64 hexadecimal digits"}},
+		{name: "digest of nothing", args: []string{"docker-1", "-y", "--containerd-archive-sha256=" + strings.Repeat("A", 64)}, code: 1, errs: []string{"give both"}},
 		{name: "odd pod selector", args: []string{"docker-1", "-y", "--pod-selector=a in"}, code: 1, errs: []string{"--pod-selector"}},
 		{name: "odd format", args: []string{"docker-1", "-y", "-o", "wide"}, code: 1, errs: []string{`--output "wide"`, "json, yaml"}},
 		{name: "unknown flag", args: []string{"docker-1", "--no-such-flag"}, code: 1, errs: []string{"--no-such-flag"}},

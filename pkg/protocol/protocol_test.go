@@ -24,6 +24,8 @@ func TestSpecValidate(t *testing.T) {
 		{"run leads out of its directory", func(s *Spec) { s.Run = "../../etc" }, "run"},
 		{"image set", func(s *Spec) { s.ImageSet = "some" }, `image set "some"`},
 		{"archive", func(s *Spec) { s.ContainerdArchive = "c.tar.gz" }, `archive "c.tar.gz" is no absolute path`},
+		{"digest without an archive", func(s *Spec) { s.ContainerdArchiveSHA256 = strings.Repeat("a", 64) }, "is not the SHA-256 of an archive"},
+		{"digest", func(s *Spec) { s.ContainerdArchive, s.ContainerdArchiveSHA256 = "/c", "sha256:aa" }, "is not the SHA-256 of an archive"},
 		{"node", func(s *Spec) { s.Node = "" }, "node is empty"},
 		{"phase", func(s *Spec) { s.Phase = "lunch" }, `unknown phase "lunch"`},
 		{"deadline", func(s *Spec) { s.CutoverSeconds = 0 }, "not positive"},

@@ -81,6 +81,8 @@ type Options struct {
 	KeepDocker     bool
 	// ContainerdArchive is the path of an archive on each node; empty if there is none.
 	ContainerdArchive string
+	// ContainerdArchiveSHA256 is the digest that it has to have, in lower-case hexadecimal digits; empty if there is none.
+	ContainerdArchiveSHA256 string
 	// ImageSet tells which images are brought: one of protocol.ImageSets.
 	ImageSet string
 	// VerifyImages has the node prove the content of every image that it adopted.

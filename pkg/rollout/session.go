@@ -351,6 +351,7 @@ func (s *session) spec(phase protocol.Phase) protocol.Spec {
 		Version: protocol.Version, Run: s.run, Node: s.name, Phase: phase, Image: s.options.Image,
 		CutoverSeconds: max(1, int(s.options.CutoverTimeout/time.Second)), KeepDocker: s.options.KeepDocker, Images: s.images,
 		ImageSet: s.options.ImageSet, VerifyImages: s.options.VerifyImages, ContainerdArchive: s.options.ContainerdArchive,
+		ContainerdArchiveSHA256: s.options.ContainerdArchiveSHA256,
 	}
 }
 

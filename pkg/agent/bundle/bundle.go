@@ -53,24 +53,50 @@ func (a Archive) Size() (sum int64) {
 	return sum
 }
 
-// Read reads an archive, a tar that may be compressed by gzip, to its end and checks it against the sum in a file of the same name with
-// .sha256 or .sha256sum behind it, if there is one. It has to hold containerd and its shim.
-func Read(file string) (Archive, error) {
+// Want is what an archive has to be.
+type Want struct {
+	// SHA256 is the digest that the operator gave, in lower-case hexadecimal digits; empty if there is none.
+	SHA256 string
+	// Containerd is where to put a copy of its containerd; empty for none. Where Read returns an error, there is none.
+	Containerd string
+}
+
+// Read reads an archive, a tar that may be compressed by gzip, to its end. It checks what it reads against the digest that is wanted, or else
+// against the sum in a file of the same name with .sha256 or .sha256sum behind it, if there is one. What it puts down was read with the
+// same bytes: nothing can be changed in between. The archive has to hold containerd and its shim.
+func Read(file string, want Want) (Archive, error) {
+	a, err := read(file, want)
+	if err != nil && want.Containerd != "" {
+		err = errors.Join(err, os.RemoveAll(want.Containerd))
+	}
+	return a, err
+}
+
+func read(file string, want Want) (Archive, error) {
 	a := Archive{Sizes: map[string]int64{}}
 	sum, err := walk(file, func(name string, _ fs.FileMode, content io.Reader) error {
 		if _, twice := a.Sizes[name]; twice {
 			return fmt.Errorf("it holds %s twice", name)
 		}
-		n, err := io.Copy(io.Discard, content)
-		a.Sizes[name] = n
+		counted := &counter{from: content}
+		defer func() { a.Sizes[name] = counted.n }()
+		if name == "containerd" && want.Containerd != "" {
+			return write(want.Containerd, counted)
+		}
+		_, err := io.Copy(io.Discard, counted)
 		return err
 	})
 	if err != nil {
 		return Archive{}, fmt.Errorf("read archive %s: %w", file, err)
 	}
 	a.SHA256 = sum
-	if err := checkSum(file, sum); err != nil {
-		return Archive{}, err
+	if want.SHA256 != "" && want.SHA256 != sum {
+		return Archive{}, fmt.Errorf("check archive %s: its SHA-256 is %s, and --containerd-archive-sha256 is %s", file, sum, want.SHA256)
+	}
+	if want.SHA256 == "" {
+		if err := checkSum(file, sum); err != nil {
+			return Archive{}, err
+		}
 	}
 	for _, name := range []string{"containerd", Shim} {
 		if a.Sizes[name] == 0 {
@@ -78,6 +104,18 @@ func Read(file string) (Archive, error) {
 		}
 	}
 	return a, nil
+}
+
+// counter counts what is read.
+type counter struct {
+	from io.Reader
+	n    int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.from.Read(p)
+	c.n += int64(n)
+	return n, err
 }
 
 func checkSum(file, sum string) error {
@@ -157,20 +195,6 @@ func Unpack(file, sum, dir string) error {
 		}
 		return nil
 	})
-}
-
-// UnpackOne writes one of an archive's programs to a file.
-func UnpackOne(file, name, to string) error {
-	_, err := walk(file, func(found string, _ fs.FileMode, content io.Reader) error {
-		if found != name {
-			return nil
-		}
-		return write(to, content)
-	})
-	if err != nil {
-		return fmt.Errorf("unpack %s of archive %s: %w", name, file, err)
-	}
-	return nil
 }
 
 // Copy puts programs of the host into the folder bin of dir, which is made.

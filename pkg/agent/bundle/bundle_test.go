@@ -85,7 +85,7 @@ func TestUnpack(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			file := archive(t, test.compress, test.entries...)
-			a, err := Read(file)
+			a, err := Read(file, Want{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -109,6 +109,48 @@ func TestUnpack(t *testing.T) {
 				t.Error("the empty folder above is left")
 			}
 		})
+	}
+}
+
+// TestReadOnce: the containerd that is run to learn its version is of the very bytes whose digest was checked, and is there for a good archive alone.
+func TestReadOnce(t *testing.T) {
+	file := archive(t, true, upstream...)
+	a, err := Read(file, Want{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file+".sha256", []byte(a.SHA256), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(t.TempDir(), "containerd")
+	if _, err := Read(file, Want{SHA256: a.SHA256, Containerd: to}); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(to); string(data) != "daemon" {
+		t.Errorf("%q, %v", data, err)
+	}
+	if err := os.Remove(to); err != nil {
+		t.Fatal(err)
+	}
+	// Somebody who can write the archive can write the sum beside it, too.
+	evil := archive(t, true, append([]entry{{"bin/containerd", "evil", 0}}, upstream[2:]...)...)
+	b, err := Read(evil, Want{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(evil+".sha256", []byte(b.SHA256), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]Want{evil: {SHA256: a.SHA256, Containerd: to}, archive(t, true, upstream[1]): {Containerd: to}} {
+		if _, err := Read(name, want); err == nil {
+			t.Errorf("%+v: no error", want)
+		}
+		if _, err := os.Stat(to); err == nil {
+			t.Errorf("%+v: its containerd is there", want)
+		}
+	}
+	if _, err := Read(evil, Want{SHA256: a.SHA256}); err == nil || !strings.Contains(err.Error(), "--containerd-archive-sha256 is "+a.SHA256) {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -148,7 +190,7 @@ func TestReadRefuses(t *testing.T) {
 		"a link for it":  {archive(t, true, upstream[1], entry{"bin/containerd-shim-runc-v2", "/bin/sh", tar.TypeSymlink}), "does not hold containerd-shim-runc-v2"},
 		"twice":          {archive(t, true, append(upstream, entry{"usr/bin/ctr", "other", 0})...), "ctr twice"},
 	} {
-		if _, err := Read(test.path); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := Read(test.path, Want{}); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
 		}
 	}
@@ -157,7 +199,7 @@ func TestReadRefuses(t *testing.T) {
 func TestChecksum(t *testing.T) {
 	for suffix, content := range map[string]string{".sha256": "%s", ".sha256sum": "%s  containerd.tar.gz\n"} {
 		file := archive(t, true, upstream...)
-		a, err := Read(file)
+		a, err := Read(file, Want{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +207,7 @@ func TestChecksum(t *testing.T) {
 			if err := os.WriteFile(file+suffix, []byte(strings.ReplaceAll(content, "%s", sum)), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Read(file); (err == nil) != ok {
+			if _, err := Read(file, Want{}); (err == nil) != ok {
 				t.Errorf("%s with %q: %v", suffix, sum, err)
 			}
 		}
@@ -243,6 +285,6 @@ func FuzzRead(f *testing.F) {
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, _ = Read(path)
+		_, _ = Read(path, Want{})
 	})
 }

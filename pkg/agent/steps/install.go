@@ -63,7 +63,7 @@ func (n installation) String() string {
 	case fromPackages:
 		how = fmt.Sprintf("by %s: %s", n.Manager, n.Transaction)
 	case fromArchive:
-		how = fmt.Sprintf("into %s, from %s", n.Dir, n.Archive)
+		how = fmt.Sprintf("into %s, from %s with SHA-256 %s", n.Dir, n.Archive, n.SHA256)
 	case fromDocker:
 		how = fmt.Sprintf("into %s, as a copy of %s, which Docker runs", n.Dir, n.Programs[0])
 	}
@@ -312,11 +312,7 @@ func strayProgram(ctx context.Context, m packages.Manager, paths []string) (stri
 
 // planArchive looks into an archive on the host and has its containerd say what it is.
 func (i *inspection) planArchive(ctx context.Context, archive string, was *containerd.BinaryVersion) (*installation, error) {
-	content, err := bundle.Read(archive)
-	if err != nil {
-		return nil, err
-	}
-	version, err := i.versionIn(ctx, archive)
+	content, version, err := i.readArchive(ctx, archive)
 	if err != nil {
 		return nil, err
 	}
@@ -352,22 +348,27 @@ func (n *installation) into(root string, need int64) error {
 	return nil
 }
 
-// versionIn runs an archive's containerd from a file beside the agent, from where programs are known to run.
-func (i *inspection) versionIn(ctx context.Context, archive string) (containerd.BinaryVersion, error) {
+// readArchive reads an archive, once, and runs its containerd from a file beside the agent, from where programs are known to run.
+func (i *inspection) readArchive(ctx context.Context, archive string) (bundle.Archive, containerd.BinaryVersion, error) {
+	fail := func(err error) (bundle.Archive, containerd.BinaryVersion, error) {
+		return bundle.Archive{}, containerd.BinaryVersion{}, err
+	}
 	self, err := os.Executable()
 	if err != nil {
-		return containerd.BinaryVersion{}, err
+		return fail(err)
 	}
 	dir, err := os.MkdirTemp(filepath.Dir(self), ".containerd-")
 	if err != nil {
-		return containerd.BinaryVersion{}, fmt.Errorf("look at the archive: %w", err)
+		return fail(fmt.Errorf("look at the archive: %w", err))
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binary := filepath.Join(dir, "containerd")
-	if err := bundle.UnpackOne(archive, "containerd", binary); err != nil {
-		return containerd.BinaryVersion{}, err
+	content, err := bundle.Read(archive, bundle.Want{SHA256: i.h.Spec.ContainerdArchiveSHA256, Containerd: binary})
+	if err != nil {
+		return fail(err)
 	}
-	return containerd.Version(ctx, binary, i.h.Runner.Run)
+	version, err := containerd.Version(ctx, binary, i.h.Runner.Run)
+	return content, version, err
 }
 
 // lookNearDocker finds a program beside Docker's daemon or in the usual directories.

@@ -397,6 +397,9 @@ func (s *Supervisor) installed() string {
 
 // install copies the agent to the host, unless it is there already, and returns its path on the host.
 func (s *Supervisor) install() (string, error) {
+	if err := s.Layout.MakeDir(); err != nil {
+		return "", fmt.Errorf("install the agent on the host: %w", err)
+	}
 	var errs []error
 	for _, dir := range binDirs {
 		real := filepath.Join(s.Layout.Root, dir)

@@ -128,6 +128,9 @@ func TestFollows(t *testing.T) {
 	if err != nil || string(installed) != "the agent" {
 		t.Errorf("%q %v", installed, err)
 	}
+	if info, err := os.Stat(filepath.Join(s.Layout.Root, host.Dir)); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the agent's directory: %v, %v", info.Mode(), err)
+	}
 	text, err := os.ReadFile(filepath.Join(s.Layout.Root, host.UnitPath))
 	if err != nil || !strings.Contains(string(text), "ExecStart="+host.Dir+"/bin/runtime-agent run\n") {
 		t.Errorf("%s %v", text, err)

@@ -30,6 +30,14 @@ func (l Layout) current() string  { return filepath.Join(l.dir(), "current") }
 func (l Layout) runs() string     { return filepath.Join(l.dir(), "runs") }
 func (l Layout) unitPath() string { return filepath.Join(l.Root, host.UnitPath) }
 
+// MakeDir makes the directory, for root alone: backups below it hold credentials. Earlier agents made it readable for all.
+func (l Layout) MakeDir() error {
+	if err := os.MkdirAll(l.dir(), 0o700); err != nil {
+		return err
+	}
+	return os.Chmod(l.dir(), 0o700) //nolint:gosec // a directory has to be searchable
+}
+
 // Hold returns the path of the file that keeps the kubelet from starting.
 func (l Layout) Hold() string { return filepath.Join(l.Root, host.HoldFile) }
 
@@ -139,6 +147,9 @@ func (l Layout) Ask(spec protocol.Spec) error {
 	}
 	data, err := json.MarshalIndent(spec, "", "  ")
 	if err != nil {
+		return fmt.Errorf("write spec: %w", err)
+	}
+	if err := l.MakeDir(); err != nil {
 		return fmt.Errorf("write spec: %w", err)
 	}
 	if err := os.MkdirAll(l.RunDir(spec.Run), 0o700); err != nil {

@@ -45,7 +45,7 @@ type Unit struct {
 // Run does what is open or asked for, and returns when nothing is. It is meant to be killed: the next Run goes on. The error is
 // engine.ErrInterrupted when ctx ended.
 func (u *Unit) Run(ctx context.Context) error {
-	if err := os.MkdirAll(u.Layout.dir(), 0o700); err != nil {
+	if err := u.Layout.MakeDir(); err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
 	unlock, err := lock(filepath.Join(u.Layout.dir(), "lock"))

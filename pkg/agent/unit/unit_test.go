@@ -331,3 +331,21 @@ func TestAskKeepsTheFirst(t *testing.T) {
 		t.Errorf("%+v %t %v", got, ok, err)
 	}
 }
+
+// TestMakeDir: the directory is for root alone, also one that an earlier agent made for all to read.
+func TestMakeDir(t *testing.T) {
+	l := Layout{Root: t.TempDir()}
+	spec := protocol.Spec{Version: protocol.Version, Run: "r1", Node: "n", Phase: protocol.PhasePrepare, CutoverSeconds: 60, Image: "a"}
+	if err := os.MkdirAll(filepath.Join(l.dir(), "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(l.dir(), 0o755); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
+	if err := l.Ask(spec); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(l.dir()); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+}

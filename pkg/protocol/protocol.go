@@ -240,7 +240,8 @@ type Result struct {
 // maxLine bounds one event's JSON in bytes; kubelets split log lines at 16 KiB.
 const maxLine = 15 << 10
 
-// Encode renders e as one line with its newline, without secrets: whatever writes an event passes here. A Detail that would make the line longer than a kubelet's log line is cut
+// Encode renders e as one line with its newline, without secrets: whatever writes an event passes here. A Detail that would make the line
+// longer than a kubelet's log line is cut
 // at its beginning: the end of captured output is what tells.
 func (e Event) Encode() ([]byte, error) {
 	e = e.withoutSecrets()

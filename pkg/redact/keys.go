@@ -78,6 +78,7 @@ var keyed = regexp.MustCompile(`([A-Za-z_][\w.-]*)(\\*["']?\]?\s*(?:=>|:=|[:=])[
 // redactKeys takes out what follows a secret's key.
 func redactKeys(line string) string {
 	var out strings.Builder
+	indent := len(line) - len(strings.TrimLeftFunc(line, unicode.IsSpace))
 	for at := 0; ; {
 		m := keyed.FindStringSubmatchIndex(line[at:])
 		if m == nil {
@@ -92,7 +93,7 @@ func redactKeys(line string) string {
 		if !isSecret(key) && !(inQuery && len(words) > 0 && slices.Contains(queryWords, words[len(words)-1])) {
 			continue
 		}
-		starts := startsLine(before)
+		starts := startsLine(before[indent:])
 		if isQuoted := strings.HasPrefix(line[at-m[1]+m[3]:], `"`); isQuoted && !starts && proseAhead.MatchString(value) {
 			continue // of a sentence about something of that name: JSON has its values in quotes
 		}
@@ -136,18 +137,15 @@ func redactValue(text, key string, whole bool) (string, int) {
 		}
 		return quote + Mark, len(quote) + n
 	}
-	n := strings.IndexAny(text, " \t\"'\\")
-	if n < 0 {
-		n = len(text)
-	}
+	n, paired := endOfValue(text, whole)
 	if isPlain(text[:n], key) || !whole && slices.Contains(secretWords, strings.TrimSuffix(text[:n], "s")) { // credentials: password "x"
 		return text[:n], n
 	}
 	if whole && n < len(text) && (text[n] == ' ' || text[n] == '\t') {
 		return Mark, len(text)
 	}
-	if end := nextPair.FindStringIndex(text[:n]); end != nil {
-		n = end[0]
+	if whole {
+		n = paired
 	}
 	n = len(strings.TrimRight(text[:n], ",;)}]"))
 	if n == 0 || isPlain(text[:n], key) {
@@ -156,10 +154,26 @@ func redactValue(text, key string, whole bool) (string, int) {
 	return Mark, n
 }
 
+// endOfValue returns where a value without quotes ends, and where it does if other pairs may be behind it. Where they may be in any case, both
+// are that: a line that is full of pairs would be read to its end for each.
+func endOfValue(text string, whole bool) (end, paired int) {
+	paired = len(text)
+	if m := valueEnd.FindStringIndex(text); m != nil {
+		paired = m[0]
+	}
+	if !whole {
+		return paired, paired
+	}
+	if end = strings.IndexAny(text, " \t\"'\\"); end < 0 {
+		end = len(text)
+	}
+	return end, paired
+}
+
 var (
 	leadingQuote = regexp.MustCompile(`^\\*["']`)
-	// nextPair ends a value that has others behind it.
-	nextPair = regexp.MustCompile(`[;&,][\w.-]+=|[,}\]]+\\*["']?[\w.-]+\\*["']?:|;$`)
+	// valueEnd ends a value without quotes: a blank, a quote, or what begins the next pair.
+	valueEnd = regexp.MustCompile(`[ \t"'\\]|[;&,][\w.-]+=|[,}\]]+\\*["']?[\w.-]+\\*["']?:|;$`)
 )
 
 // quotedLength is the length of a string whose opening quote, with its backslashes, is given; all of the text if nothing closes it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 // write puts a secret into a form.
@@ -96,6 +97,24 @@ func FuzzText(f *testing.F) {
 			t.Errorf("%q became %q", text, got)
 		}
 	})
+}
+
+// TestNoLineIsSlow: who writes a file on a node cannot keep its reader busy. With a search to the line's end for each match these take hours.
+func TestNoLineIsSlow(t *testing.T) {
+	for _, part := range []string{
+		"pass=x,pass=x,", "pass=}", "pass=x;", "a://", "://@", "a://b:c@", `"pass":a`, `pass='`, `pass="\"`, "pass= ", "pass=[", "pass=,", "x:y@z",
+		"-----BEGIN PRIVATE KEY-----", "name: pass value: ", "name=pass,value=x,", "--pass ", "login -p ", "bearer ", "proxy=//a:b", "key=key", "TokenToken", "authorization: basic ",
+	} {
+		begin := time.Now()
+		for _, before := range []string{"", strings.Repeat(" ", 1<<18)} {
+			String(before + strings.Repeat(part, 1<<18/len(part)))
+		}
+		if took := time.Since(begin); took > time.Minute {
+			t.Errorf("%q takes %s", part, took)
+		} else {
+			t.Logf("%q takes %s", part, took)
+		}
+	}
 }
 
 func BenchmarkText(b *testing.B) {

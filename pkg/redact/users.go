@@ -14,6 +14,10 @@ var (
 	port      = regexp.MustCompile(`^\d{1,5}(?:[/?#]|$)`)
 )
 
+// maxUser and maxAts bound how far the end of user and password is looked for, in bytes, and how many @ are tried: whoever writes a line may
+// mean to keep its reader busy. Tokens of cloud registries have up to 3 KB.
+const maxUser, maxAts = 4 << 10, 8
+
 // redactUsers takes user and password out of URLs, and of what is one but for its scheme. Digests of images come behind an @, too.
 func redactUsers(line string) string {
 	var out strings.Builder
@@ -44,6 +48,9 @@ func redactUsers(line string) string {
 // userEnd is the index of the @ behind user and password at the beginning of a URL without its scheme; 0 if it has none. Passwords that are
 // not encoded may hold an @ and a slash, and in quotes a blank. Quoted is the index of the last quote before the URL, or -1.
 func userEnd(url string, quoted int) int {
+	if len(url) > maxUser {
+		url = url[:maxUser]
+	}
 	end := strings.IndexAny(url, " \t\"'\\<>`")
 	if end < 0 {
 		end = len(url)
@@ -54,7 +61,7 @@ func userEnd(url string, quoted int) int {
 		}
 	}
 	url = url[:end]
-	for at := strings.LastIndexByte(url, '@'); at > 0; at = strings.LastIndexByte(url[:at], '@') {
+	for at, tries := strings.LastIndexByte(url, '@'), 0; at > 0 && tries < maxAts; at, tries = strings.LastIndexByte(url[:at], '@'), tries+1 {
 		behind := url[at+1:]
 		if !host.MatchString(behind) || strings.HasPrefix(behind, "sha256:") || strings.HasPrefix(behind, "sha512:") {
 			continue

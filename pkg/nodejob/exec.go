@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -13,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/streaming/pkg/httpstream"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
@@ -69,30 +67,35 @@ func (r *Runner) execIn(ctx context.Context, most int64, pod, container string, 
 	}
 	url := client.Post().Resource("pods").Namespace(Namespace).Name(pod).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Container: container, Command: command, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
-	spdy, err := remotecommand.NewSPDYExecutor(config, http.MethodPost, url)
-	if err != nil {
-		return nil, err
-	}
-	webSocket, err := remotecommand.NewWebSocketExecutor(config, http.MethodGet, url.String())
-	if err != nil {
-		return nil, err
-	}
-	executor, err := remotecommand.NewFallbackExecutor(webSocket, spdy, func(err error) bool {
-		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
-	})
-	if err != nil {
-		return nil, err
-	}
 	out := &untrusted.Buffer{What: "what the command in pod " + pod + " prints", Most: most}
 	errOut := &untrusted.Buffer{What: "what the command in pod " + pod + " complains of", Most: maxAnswer}
-	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: out, Stderr: errOut})
+	if err = webSocketExec(ctx, config, url.String(), out, errOut); httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err) {
+		err = spdyExec(ctx, config, url, out, errOut)
+	}
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil, errors.Join(context.Cause(ctx), err)
 	case err != nil:
-		return nil, fmt.Errorf("%w: %s", err, untrusted.Line(string(errOut.Bytes()), maxReason))
+		return nil, complaint(err, errOut.Bytes())
 	case len(bytes.TrimSpace(out.Bytes())) == 0:
 		return nil, errors.New("the command's output is empty")
 	}
 	return out.Bytes(), nil
 }
+
+// complaint is the error of a command with what it printed for it. The node may have written either.
+func complaint(err error, printed []byte) error {
+	text := untrusted.Line(err.Error(), maxReason)
+	if more := untrusted.Line(string(printed), maxReason); more != "" {
+		text += ": " + more
+	}
+	return &execError{text, err}
+}
+
+type execError struct {
+	text string
+	err  error
+}
+
+func (e *execError) Error() string { return e.text }
+func (e *execError) Unwrap() error { return e.err }

@@ -65,7 +65,7 @@ func (c *Collector) Write(ctx context.Context, out io.Writer) error {
 	}
 	own, _ := filepath.Glob(filepath.Join(dir, "*.json*")) // the pattern is well-formed
 	for _, path := range own {
-		errs = append(errs, c.addFile("run/"+filepath.Base(path), path))
+		errs = append(errs, c.addFile("run/"+plainName(filepath.Base(path)), path))
 	}
 	errs = append(errs, c.addUnits(ctx), c.addChanges(dir))
 	errs = append(errs, c.archive.Close(), zip.Close())
@@ -187,7 +187,7 @@ func (c *Collector) addChanges(dir string) error {
 				continue
 			}
 			entry := change{Path: found.Path, Old: found.Old}
-			base := fmt.Sprintf("files/%02d-%s", len(index)+1, filepath.Base(found.Path))
+			base := fmt.Sprintf("files/%02d-%s", len(index)+1, plainName(filepath.Base(found.Path)))
 			for _, version := range []struct {
 				name *string
 				what string
@@ -207,6 +207,21 @@ func (c *Collector) addChanges(dir string) error {
 		return err
 	}
 	return errors.Join(append(errs, c.add("files/index.json", append(data, '\n')))...)
+}
+
+// maxName bounds a file's name in the archive, in bytes.
+const maxName = 100
+
+// plainName is a file's name as every system can have it: the names of units hold backslashes, and those of certs.d colons. The plugin takes
+// no other. The index has the path as it is.
+func plainName(name string) string {
+	name = strings.Map(func(r rune) rune {
+		if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("._-@", r) {
+			return r
+		}
+		return '_'
+	}, name)
+	return name[:min(len(name), maxName)]
 }
 
 func absent(path string) bool {

@@ -18,6 +18,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/unit"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 const secret = "hunter2hunter2"
@@ -92,7 +93,7 @@ func read(t *testing.T, archive []byte) (map[string]string, int) {
 }
 
 func TestWrite(t *testing.T) {
-	c := collector(t, "token="+secret+" said hello\n")
+	c := collector(t, "2026-01-01T00:00:00+0000 node-1 docker[1]: token="+secret+" said hello\n")
 	c.Extra = map[string][]byte{"status.txt": []byte("fine\n")}
 	var out bytes.Buffer
 	if err := c.Write(context.Background(), &out); err != nil {
@@ -118,6 +119,51 @@ func TestWrite(t *testing.T) {
 		if strings.Contains(text, secret) {
 			t.Errorf("%s holds a secret: %s", name, text)
 		}
+	}
+}
+
+// TestOddNames: a file whose name not every system can have does not cost the plugin the whole archive.
+func TestOddNames(t *testing.T) {
+	c := collector(t, "")
+	dir := t.TempDir()
+	var changes []host.Change
+	for _, name := range []string{`dev-disk-by\x2duuid.mount`, "registry:5000", "a b\x1b[2J\n", "größe", strings.Repeat("x", 200)} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte("now\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		changes = append(changes, host.Change{Path: path})
+	}
+	memo, err := json.Marshal(changes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := journal.Open(c.Layout.RunDir(c.Run), journal.Identity{Run: "r1", Node: "node-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Append(journal.Record{Kind: journal.KindIntent, Phase: protocol.PhasePrepare, Step: "b", Memo: memo}); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := c.Write(t.Context(), &out); err != nil {
+		t.Fatal(err)
+	}
+	files, err := untrusted.Archive(out.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	odd := 0
+	for _, file := range files {
+		if string(file.Data) == "now\n" {
+			odd++
+		}
+	}
+	if odd != len(changes) {
+		t.Errorf("%d of %d files: %+v", odd, len(changes), files)
 	}
 }
 

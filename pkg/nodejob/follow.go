@@ -283,7 +283,10 @@ func (w *followed) look(following context.Context) error {
 			}
 			return nil
 		}
-		return w.notStarted(ctx, err)
+		if err := w.notStarted(ctx, err); err != nil || pod == nil {
+			return err
+		}
+		return w.lookIntoSilence(ctx, pod)
 	}
 	w.trouble = nil
 	w.kubelet.content()

@@ -19,8 +19,9 @@ const (
 	maxAlive = 1000
 )
 
-// silenceWatch decides when a pod that is shown as running says nothing for so long that its container may be dead without its kubelet knowing:
-// Docker takes a container for running whose shim was killed while Docker was not looking.
+// silenceWatch decides when a pod that had started says nothing for so long that its container may be dead without its kubelet knowing: Docker takes a
+// container for running whose shim was killed while Docker was not looking, and after a power cut a kubelet can leave a container that was only
+// created for ever (kubelet 1.23 with Docker 20.10).
 type silenceWatch struct {
 	runner   *Runner
 	node     string
@@ -87,10 +88,12 @@ func (w *silenceWatch) isOver(ctx context.Context, mode Mode) bool {
 	return w.kubelet.vouches(ctx, now)
 }
 
-// lookIntoSilence has another pod look where the one that is shown as running has said nothing for too long. It finds the run by itself, and reports
-// all of it from the beginning.
+// lookIntoSilence replaces a pod that has not ended and has said nothing for too long. The next one finds the run by itself, and reports all of it
+// from the beginning.
 func (w *followed) lookIntoSilence(ctx context.Context, pod *corev1.Pod) error {
-	if pod.Status.Phase != corev1.PodRunning || !HasStarted(pod) || !w.silence.isOver(ctx, w.mode) {
+	hasEnded := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+	mayHaveStarted := HasStarted(pod) || w.mode == Unattended && w.begun
+	if hasEnded || !mayHaveStarted || !w.silence.isOver(ctx, w.mode) {
 		return nil
 	}
 	if w.silence.fresh == maxFreshPods {
@@ -102,7 +105,7 @@ func (w *followed) lookIntoSilence(ctx context.Context, pod *corev1.Pod) error {
 		return nil
 	}
 	waited := w.runner.Clock.Now().Sub(w.silence.last).Round(time.Second)
-	w.OnNote(fmt.Sprintf("pod %s is shown as running but has said nothing for %s; looking with another pod", pod.Name, waited))
+	w.OnNote(fmt.Sprintf("pod %s is shown as %s but has said nothing for %s; looking with another pod", pod.Name, pod.Status.Phase, waited))
 	if err := w.replace(ctx, pod.Name); err != nil {
 		return w.failed(err)
 	}

@@ -18,13 +18,25 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
-// TestSilence plays a pod that is shown as running, tick by tick of five seconds for ten minutes. It is replaced when it has said nothing new for too
+// TestSilence plays a pod, tick by tick of five seconds for ten minutes. It is replaced when it has said nothing new for too
 // long, and in Unattended only while its kubelet is there.
 func TestSilence(t *testing.T) {
 	const (
 		tick  = 5 * time.Second
 		ticks = 120
 	)
+	waiting := func(reason string, restarts int32) corev1.PodStatus {
+		return corev1.PodStatus{Phase: corev1.PodPending, ContainerStatuses: []corev1.ContainerStatus{{
+			Name: agentName, RestartCount: restarts, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}},
+		}}}
+	}
+	created, failing := waiting("", 1), waiting("CreateContainerError", 0)
+	running := corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{
+		Name: agentName, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
+	}}}
+	ended := corev1.PodStatus{Phase: corev1.PodSucceeded, ContainerStatuses: []corev1.ContainerStatus{{
+		Name: agentName, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}},
+	}}}
 	always := func(i int) bool { return i%2 == 0 }
 	for _, test := range []struct {
 		name       string
@@ -35,8 +47,10 @@ func TestSilence(t *testing.T) {
 		renews func(tick int) bool
 		// runtime is what the node reports.
 		runtime func(tick int) string
-		want    []int // the ticks in which the pod is replaced
-		notes   int
+		// status is the pod's, by default that of one that runs.
+		status corev1.PodStatus
+		want   []int // the ticks in which the pod is replaced
+		notes  int
 	}{
 		{name: "silent", want: []int{12, 36, 84}, notes: 3},
 		{name: "alive", alive: func(i int) bool { return i%3 == 0 }},
@@ -53,6 +67,11 @@ func TestSilence(t *testing.T) {
 			},
 			want: []int{46}, notes: 2,
 		},
+		{name: "created before a power cut", status: created, want: []int{12, 36, 84}, notes: 3},
+		{name: "unattended, created before a power cut", unattended: true, renews: always, status: created, alive: func(i int) bool { return i > 20 && i%3 == 0 }, want: []int{16}, notes: 2},
+		{name: "unattended, created before a power cut, the kubelet is stopped", unattended: true, renews: func(i int) bool { return i == 0 }, status: created},
+		{name: "unattended, cannot be started", unattended: true, renews: always, status: failing, alive: func(i int) bool { return i > 20 && i%3 == 0 }, want: []int{16}, notes: 2},
+		{name: "has ended", status: ended},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			spec := testSpec()
@@ -92,9 +111,10 @@ func TestSilence(t *testing.T) {
 					}
 					pod := &corev1.Pod{
 						ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: fmt.Sprintf("pod-%d", i), Labels: jobLabels(spec)},
-						Status: corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{
-							Name: agentName, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
-						}}},
+						Status:     running,
+					}
+					if test.status.Phase != "" {
+						pod.Status = test.status
 					}
 					if err := client.Tracker().Add(pod); err != nil {
 						t.Fatal(err)

@@ -35,6 +35,8 @@ type CanaryParams struct {
 	PullPolicy corev1.PullPolicy
 	// Started: StartCanary has made the pod.
 	Started bool
+	// Known are the names of the checks that failed in a Baseline, which do not count.
+	Known []string
 }
 
 // Canary is the manifest of a pod on the node's pod network that checks what pods rely on: name resolution, the way to the API,
@@ -87,6 +89,12 @@ func Canary(p CanaryParams) *corev1.Pod {
 
 // needsDNS reports whether a check resolves a name, which a cluster without a DNS service cannot pass.
 func needsDNS(check CanaryCheck) bool { return check.Name == "dns" || check.Name == "api-name" }
+
+// The checks that Prove makes itself: that the pod runs and reports, and that a command can be run in it.
+const (
+	CheckPod  = "pod"
+	CheckExec = "exec"
+)
 
 // CanaryCheck is one of the canary's checks.
 type CanaryCheck struct {

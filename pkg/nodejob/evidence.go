@@ -52,8 +52,8 @@ func (r *Runner) Evidence(ctx context.Context, p EvidenceParams) ([]byte, error)
 	}
 	pod := EvidencePod(p)
 	pods := r.Client.CoreV1().Pods(Namespace)
-	if err := r.replacePod(ctx, pod); err != nil {
-		return nil, fmt.Errorf("create pod %s: %w", pod.Name, err)
+	if err := r.replacePod(ctx, "pod "+pod.Name, pod); err != nil {
+		return nil, err
 	}
 	defer func() {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)

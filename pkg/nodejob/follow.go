@@ -323,7 +323,7 @@ func (w *followed) checkJob(ctx context.Context) error {
 		if condition.Type != batchv1.JobFailed || condition.Status != corev1.ConditionTrue {
 			continue
 		}
-		return w.notStarted(ctx, &StartError{Reason: condition.Reason, Message: condition.Message})
+		return w.notStarted(ctx, &StartError{Reason: condition.Reason, Message: condition.Message, NoPod: true})
 	}
 	return nil
 }

@@ -21,6 +21,10 @@ const (
 	pullPatience = 20 * time.Second
 	// crashPatience lets a container that cannot be made or that ends at once try a few times.
 	crashPatience = 30 * time.Second
+	// refusedPatience is for a pod that is refused: the Job controller tries again after 1, 2, 4 s and so on, and a webhook may be away for a moment.
+	refusedPatience = 20 * time.Second
+	// eventInterval is how often events are looked for meanwhile.
+	eventInterval = 5 * time.Second
 	// startPatience is for everything before the container: admission, volumes, the sandbox.
 	startPatience = 50 * time.Second
 	// pullingPatience is for a kubelet that is pulling the image and has not failed.
@@ -34,6 +38,8 @@ type StartError struct {
 	Message string
 	// Image is set if the image is the cause.
 	Image string
+	// NoPod: the Job controller has made no pod, in which no node has a part.
+	NoPod bool
 }
 
 func (e *StartError) Error() string {
@@ -46,6 +52,9 @@ func (e *StartError) Error() string {
 	}
 	return fmt.Sprintf("pod does not start: %s: %s", e.Reason, e.Message)
 }
+
+// failedCreate is the Job controller's word for a pod that is refused (pkg/controller, FailedCreatePodReason).
+const failedCreate = "FailedCreate"
 
 // maxReason bounds what an error repeats of a kubelet's words, in bytes.
 const maxReason = 2 << 10
@@ -116,6 +125,8 @@ func HasStarted(pod *corev1.Pod) bool {
 type startWatch struct {
 	client kubernetes.Interface
 	began  time.Time
+	// asked is when events were last looked for.
+	asked time.Time
 	// troubled is since when the pod complains of the same kind of trouble.
 	troubled time.Time
 	image    bool
@@ -164,13 +175,19 @@ func (w *startWatch) check(ctx context.Context, now time.Time, owner string, pod
 
 // checkNoPod waits for the Job controller. Quotas and admission refuse its pods, which only its events tell.
 func (w *startWatch) checkNoPod(ctx context.Context, now time.Time, owner string) error {
-	if now.Sub(w.began) < startPatience {
+	waited := now.Sub(w.began)
+	if waited < startPatience && (waited < refusedPatience || now.Sub(w.asked) < eventInterval) {
 		return nil
 	}
-	if event := w.lastEvent(ctx, owner, ""); event != nil {
-		return &StartError{Reason: event.Reason, Message: event.Message}
+	w.asked = now
+	event := w.lastEvent(ctx, owner, "")
+	switch {
+	case event != nil && (waited >= startPatience || event.Reason == failedCreate):
+		return &StartError{Reason: event.Reason, Message: event.Message, NoPod: true}
+	case waited < startPatience:
+		return nil
 	}
-	return &StartError{Reason: "NotStarted", Message: fmt.Sprintf("no pod was created within %s: is the controller manager running?", startPatience)}
+	return &StartError{Reason: "NotStarted", Message: fmt.Sprintf("no pod was created within %s: is the controller manager running?", startPatience), NoPod: true}
 }
 
 func (w *startWatch) checkPending(ctx context.Context, now time.Time, pod *corev1.Pod) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -68,9 +69,14 @@ func (e *OutageError) Error() string { return e.Cause.Error() }
 
 func (e *OutageError) Unwrap() error { return e.Cause }
 
-// Prove runs the canary pod and returns when it has passed. Note gets what could not be checked, a sentence each. A check that
-// fails is a *CanaryError, a pod that does not run a *StartError, and an *OutageError says that the API server was away. The pod is left to Remove.
+// Prove runs the canary pod and returns when it has passed. Note gets what could not be checked, or does not count, a sentence each. A check that
+// fails is a *CanaryError, a pod that does not run a *StartError, one that the cluster does not let run an *AdmissionError, and an *OutageError says
+// that the API server was away. The pod is left to Remove.
 func (r *Runner) Prove(ctx context.Context, p CanaryParams, note func(string)) error {
+	if slices.Contains(p.Known, CheckPod) {
+		note("the canary pod is not run, since it did not run before, either")
+		return nil
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, canaryTimeout, fmt.Errorf("no report after %s", canaryTimeout))
 	defer cancel()
 	pod := Canary(p)
@@ -79,18 +85,79 @@ func (r *Runner) Prove(ctx context.Context, p CanaryParams, note func(string)) e
 		pod = Canary(p)
 	}
 	if !p.Started {
-		if err := r.replacePod(ctx, pod); err != nil {
-			return fmt.Errorf("create canary pod: %w", err)
+		if err := r.replacePod(ctx, "the canary pod", pod); err != nil {
+			return err
 		}
 	}
-	if err := r.awaitCanary(ctx, pod, note); err != nil {
+	checks, err := r.awaitCanary(ctx, pod, note)
+	if err != nil {
 		return err
 	}
-	if err := r.exec(ctx, pod, note); err != nil {
+	var counted []CanaryCheck
+	for _, check := range failed(checks) {
+		if slices.Contains(p.Known, check.Name) {
+			note(fmt.Sprintf("the canary's check %s fails, as it did before: %s", check.Name, check.Message))
+		} else {
+			counted = append(counted, check)
+		}
+	}
+	if len(counted) > 0 {
+		return &CanaryError{Checks: counted}
+	}
+	err = r.exec(ctx, pod, note)
+	var outage *OutageError
+	switch {
+	case err == nil:
+		return nil
+	case slices.Contains(p.Known, CheckExec) && !errors.As(err, &outage):
+		note(fmt.Sprintf("exec into the canary pod fails, as it did before: %s", untrusted.Line(err.Error(), maxReason)))
+		return nil
+	default:
 		return fmt.Errorf("exec into the canary pod: %w", err)
 	}
-	return nil
 }
+
+// Baseline runs the canary pod before anything is changed, removes it and returns the checks that failed, CheckPod and CheckExec among them: what
+// failed before is no fault of what is done to the node. Errors are those of Prove that say nothing of the node.
+func (r *Runner) Baseline(ctx context.Context, p CanaryParams, note func(string)) ([]CanaryCheck, error) {
+	parent := ctx
+	ctx, cancel := context.WithTimeoutCause(ctx, canaryTimeout, fmt.Errorf("no report after %s", canaryTimeout))
+	defer cancel()
+	pod := Canary(p)
+	defer func() {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+		defer cancel()
+		// What is left is removed with the run's other pods.
+		_ = r.Client.CoreV1().Pods(pod.Namespace).Delete(undo, pod.Name, atOnce())
+	}()
+	if err := r.replacePod(ctx, "the canary pod", pod); err != nil {
+		return nil, err
+	}
+	checks, err := r.awaitCanary(ctx, pod, note)
+	var start *StartError
+	var outage *OutageError
+	switch {
+	case parent.Err() != nil:
+		return nil, context.Cause(parent)
+	case errors.As(err, &outage):
+		return nil, err
+	case errors.As(err, &start) && strings.HasPrefix(start.Reason, outOf):
+		note(fmt.Sprintf("the node is full, so that the canary pod could not be run on it before: %s", start))
+		return nil, nil
+	case err != nil:
+		return []CanaryCheck{{Name: CheckPod, Message: err.Error()}}, nil
+	}
+	bad := failed(checks)
+	if err := r.exec(ctx, pod, note); errors.As(err, &outage) {
+		return nil, err
+	} else if err != nil {
+		bad = append(bad, CanaryCheck{Name: CheckExec, Message: untrusted.Line(err.Error(), maxReason)})
+	}
+	return bad, nil
+}
+
+// outOf begins the reasons of a kubelet that has no room for a pod: OutOfcpu, OutOfpods (pkg/kubelet/lifecycle/predicate.go). A drain makes some.
+const outOf = "OutOf"
 
 // StartCanary creates the canary pod for a Prove to come, whose CanaryParams then say Started.
 func (r *Runner) StartCanary(ctx context.Context, p CanaryParams) error {
@@ -106,29 +173,38 @@ func (r *Runner) isAlive(ctx context.Context, pod *corev1.Pod) bool {
 	return err == nil && now.DeletionTimestamp == nil && now.Status.Phase != corev1.PodFailed && now.Status.Phase != corev1.PodSucceeded
 }
 
-// replacePod creates a pod in the place of one that an earlier try left. That one goes at once: see Remove.
-func (r *Runner) replacePod(ctx context.Context, pod *corev1.Pod) error {
+// replacePod creates a pod, which errors call what, in the place of one that an earlier try left. That one goes at once: see Remove.
+func (r *Runner) replacePod(ctx context.Context, what string, pod *corev1.Pod) error {
 	pods := r.Client.CoreV1().Pods(pod.Namespace)
+	began := r.Clock.Now()
 	for {
-		_, err := pods.Create(ctx, pod, metav1.CreateOptions{})
-		if err == nil {
+		request, cancel := context.WithTimeout(ctx, requestTimeout)
+		_, err := pods.Create(request, pod, metav1.CreateOptions{})
+		cancel()
+		late := r.Clock.Now().Sub(began) >= createPatience
+		switch {
+		case err == nil:
 			return nil
-		}
-		if !apierrors.IsAlreadyExists(err) && !IsTransient(err) {
-			return err
-		}
-		if apierrors.IsAlreadyExists(err) {
+		case apierrors.IsAlreadyExists(err):
 			if err := pods.Delete(ctx, pod.Name, atOnce()); err != nil && !apierrors.IsNotFound(err) && !IsTransient(err) {
 				return err
 			}
+		case isRefused(err) && (late || !IsTransient(err)):
+			return &AdmissionError{What: what, Cause: err}
+		case late && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) && r.answers(ctx, pod):
+			// The server answers, but not to this.
+			return &AdmissionError{What: what, Cause: fmt.Errorf("no answer for %s, as from a webhook that hangs: %w", requestTimeout, err)}
+		case !IsTransient(err):
+			return fmt.Errorf("create %s: %w", what, err)
 		}
 		if sleepErr := r.pause(ctx); sleepErr != nil {
-			return &OutageError{Cause: errors.Join(sleepErr, err)}
+			return &OutageError{Cause: fmt.Errorf("create %s: %w", what, errors.Join(sleepErr, err))}
 		}
 	}
 }
 
-func (r *Runner) awaitCanary(ctx context.Context, pod *corev1.Pod, note func(string)) error {
+// awaitCanary waits for the canary's report.
+func (r *Runner) awaitCanary(ctx context.Context, pod *corev1.Pod, note func(string)) ([]CanaryCheck, error) {
 	start := startWatch{client: r.Client}
 	var last error
 	away := false
@@ -137,47 +213,49 @@ func (r *Runner) awaitCanary(ctx context.Context, pod *corev1.Pod, note func(str
 		switch {
 		case err != nil && ctx.Err() != nil:
 			// Cut short, which says nothing new.
+		case apierrors.IsNotFound(err):
+			return nil, &AdmissionError{What: "the canary pod", Cause: errors.New("somebody has deleted it")}
 		case err != nil && !IsTransient(err):
-			return fmt.Errorf("get canary pod: %w", err)
+			return nil, &OutageError{Cause: fmt.Errorf("get canary pod: %w", err)}
 		case err != nil:
 			last, away = err, true
 		default:
 			away = false
-			done, err := r.judgeCanary(ctx, current, &start, note)
-			if done || err != nil {
-				return err
+			checks, err := r.judgeCanary(ctx, current, &start, note)
+			if checks != nil || err != nil {
+				return checks, err
 			}
 			last = fmt.Errorf("it is %s", current.Status.Phase)
 		}
 		if err := r.pauseFor(ctx, canaryInterval); err != nil {
 			err = fmt.Errorf("canary: %w", errors.Join(err, last))
 			if away {
-				return &OutageError{Cause: err}
+				return nil, &OutageError{Cause: err}
 			}
-			return err
+			return nil, err
 		}
 	}
 }
 
-// judgeCanary reports whether the canary has passed.
-func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startWatch, note func(string)) (done bool, err error) {
+// judgeCanary returns the canary's checks; nil while there is no report.
+func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startWatch, note func(string)) ([]CanaryCheck, error) {
 	if err := start.check(ctx, r.Clock.Now(), pod.Name, pod); err != nil {
-		return false, fmt.Errorf("canary: %w", err)
+		return nil, fmt.Errorf("canary: %w", err)
 	}
 	log, err := readAll(ctx, r.Client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: PhaseCanary}), "the log of pod "+pod.Name, maxReport)
 	if tooMuch := new(untrusted.TooMuchError); errors.As(err, &tooMuch) {
-		return false, fmt.Errorf("canary: %w", err)
+		return nil, fmt.Errorf("canary: %w", err)
 	}
 	if err != nil {
-		return false, nil //nolint:nilerr // it may not have started; asked again, until the canary's time is over
+		return nil, nil //nolint:nilerr // it may not have started; asked again, until the canary's time is over
 	}
 	checks, reported := parseCanary(log)
 	ended := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 	switch {
 	case !reported && ended:
-		return false, fmt.Errorf("canary: it ended without a report: %s", untrusted.Line(string(log[max(0, len(log)-maxWords):]), maxWords))
+		return nil, fmt.Errorf("canary: it ended without a report: %s", untrusted.Line(string(log[max(0, len(log)-maxWords):]), maxWords))
 	case !reported:
-		return false, nil
+		return nil, nil
 	}
 	unchecked := ""
 	for i, check := range checks {
@@ -187,15 +265,15 @@ func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startW
 			}
 		}
 	}
-	for _, check := range checks {
-		if !check.OK {
-			return false, &CanaryError{Checks: checks}
-		}
-	}
 	if unchecked != "" {
 		note("names were not resolved in the canary pod: " + unchecked)
 	}
-	return true, nil
+	return checks, nil
+}
+
+// failed are the checks that failed.
+func failed(checks []CanaryCheck) []CanaryCheck {
+	return slices.DeleteFunc(slices.Clone(checks), func(check CanaryCheck) bool { return check.OK })
 }
 
 // noDNS tells why names cannot be resolved anywhere in the cluster, empty if they can, and in doubt: there is no service that the kubelets

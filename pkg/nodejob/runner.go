@@ -46,9 +46,10 @@ type Runner struct {
 func (r *Runner) Ensure(ctx context.Context, job *batchv1.Job) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, outagePatience, fmt.Errorf("not done after %s", outagePatience))
 	defer cancel()
+	began := r.Clock.Now()
 	var last error
 	for {
-		done, err := r.tryEnsure(ctx, job)
+		done, err := r.tryEnsure(ctx, job, r.Clock.Now().Sub(began) >= admitPatience)
 		if done {
 			return nil
 		}
@@ -64,8 +65,8 @@ func (r *Runner) Ensure(ctx context.Context, job *batchv1.Job) error {
 	}
 }
 
-// tryEnsure reports whether the Job is there. Neither done nor an error means: look again.
-func (r *Runner) tryEnsure(ctx context.Context, job *batchv1.Job) (done bool, err error) {
+// tryEnsure reports whether the Job is there. Neither done nor an error means: look again. late: a webhook that cannot be called refuses the Job.
+func (r *Runner) tryEnsure(ctx context.Context, job *batchv1.Job, late bool) (done bool, err error) {
 	jobs := r.Client.BatchV1().Jobs(job.Namespace)
 	existing, err := jobs.Get(ctx, job.Name, metav1.GetOptions{})
 	switch {
@@ -73,6 +74,9 @@ func (r *Runner) tryEnsure(ctx context.Context, job *batchv1.Job) (done bool, er
 		_, err = jobs.Create(ctx, job, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
 			return false, nil
+		}
+		if isRefused(err) && (late || !IsTransient(err)) {
+			err = &AdmissionError{What: "the agent's Job", Cause: err}
 		}
 		return err == nil, err
 	case err != nil:
@@ -210,12 +214,15 @@ func (r *Runner) pauseFor(ctx context.Context, interval time.Duration) error {
 	}
 }
 
-// IsTransient reports whether a request may succeed when it is sent again: the server was not there, was too busy or said that it
-// failed. What it refused on purpose is not.
+// IsTransient reports whether a request may succeed when it is sent again: the server was not there, was too busy, said that it failed or did not
+// take the credentials. What it refused on purpose is not, and no *AdmissionError.
 func IsTransient(err error) bool {
+	var refused *AdmissionError
 	switch {
-	case err == nil, errors.Is(err, context.Canceled):
+	case err == nil, errors.Is(err, context.Canceled), errors.As(err, &refused):
 		return false
+	case apierrors.IsUnauthorized(err): // the next request may have other credentials: those of a plugin are renewed after a 401
+		return true
 	case apierrors.IsInternalError(err), apierrors.IsServerTimeout(err), apierrors.IsTimeout(err), apierrors.IsTooManyRequests(err),
 		apierrors.IsServiceUnavailable(err), apierrors.IsUnexpectedServerError(err), apierrors.IsConflict(err):
 		return true

@@ -175,11 +175,11 @@ func (s *session) await(ctx context.Context, what string, look func(context.Cont
 func (s *session) awaitChange(ctx context.Context, what string, changes <-chan struct{}, look func(context.Context) (bool, error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, verifyTimeout, fmt.Errorf("%s: not so after %s", what, verifyTimeout))
 	defer cancel()
-	var requestErr error
+	var requestErr error // whatever it is, also credentials that are no longer taken: it says nothing of the node
 	err := s.pollChange(ctx, changes, func() (bool, error) {
 		done, err := look(ctx)
 		requestErr = nil
-		if err != nil && nodejob.IsTransient(err) && !isFinding(err) {
+		if err != nil && !isFinding(err) {
 			requestErr = err
 		}
 		return done, err
@@ -328,7 +328,11 @@ func (s *session) checkHost(ctx context.Context) error {
 	defer cancel()
 	result, err := s.verifyHost(ctx)
 	var start *nodejob.StartError
+	var refused *nodejob.AdmissionError
 	switch {
+	case errors.As(err, &refused), errors.As(err, &start) && start.NoPod:
+		s.tell(Warning, "the agent has not looked at the host once more, which does not count against the node: %s", err)
+		return nil
 	case errors.As(err, &start):
 		return err
 	case err != nil:

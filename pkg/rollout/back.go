@@ -65,6 +65,12 @@ func (s *session) markBack(ctx context.Context) error {
 	s.back.message = row.Message
 	_, cordonedByRun := node.Annotations[inventory.AnnotationWasUnschedulable]
 	s.back.inService = !cordonedByRun || s.state == inventory.StateDone || isPreparedOnly(s.state, s.from)
+	s.unproven = parseUnproven(node.Annotations[annotationUnproven])
+	if s.back.inService {
+		if err := s.tryAdmission(ctx, protocol.PhaseRollback); err != nil {
+			return err
+		}
+	}
 	stale := []protocol.Phase{protocol.PhasePrepare, protocol.PhaseCutover, protocol.PhaseVerify, nodejob.PhaseCanary}
 	if s.state == inventory.StateBroken {
 		stale = append(stale, protocol.PhaseRollback) // it holds the result of the attempt that failed

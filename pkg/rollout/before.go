@@ -99,6 +99,15 @@ func (s *session) drain(ctx context.Context) error {
 		return failed
 	}
 	if s.back == nil {
+		if err := s.proveBefore(ctx); err != nil {
+			outcome := s.failedOrInterrupted(ctx)
+			if admissionHint(err) != "" {
+				outcome = OutcomeRefused
+			}
+			failed := giveUp(err, outcome)
+			failed.Hint = admissionHint(err)
+			return failed
+		}
 		s.park(ctx)
 	}
 	if err := s.rememberBefore(ctx); err != nil {
@@ -106,7 +115,7 @@ func (s *session) drain(ctx context.Context) error {
 	}
 	var more annotations
 	if s.back == nil {
-		more = annotations{inventory.AnnotationPhase: string(inventory.StateDraining)}
+		more = annotations{inventory.AnnotationPhase: string(inventory.StateDraining), annotationUnproven: strings.Join(s.unproven, ",")}
 	}
 	err := s.empty(ctx, more)
 	if err == nil {

@@ -2,6 +2,8 @@ package rollout
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,6 +18,7 @@ const canaryRequest = 5 * time.Second
 func (s *session) canaryParams() nodejob.CanaryParams {
 	return nodejob.CanaryParams{
 		Node: s.name, Run: s.run, Attempt: s.canary, Image: s.options.CanaryImage, PullPolicy: s.options.PullPolicy, Started: s.canaryStarted,
+		Known: s.unproven,
 	}
 }
 
@@ -24,6 +27,9 @@ func (s *session) canaryParams() nodejob.CanaryParams {
 // a host that undoes the cutover stops the canary with the other pods. The pod that cannot be made is made by checkCanary. The returned
 // function ends it and has to be called.
 func (s *session) canaryAhead(ctx context.Context) (end func()) {
+	if slices.Contains(s.unproven, nodejob.CheckPod) {
+		return func() {}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
@@ -55,7 +61,12 @@ func (s *session) checkCanary(ctx context.Context) error {
 		return &nodejob.OutageError{Cause: err}
 	}
 	err := s.runner.Prove(ctx, s.canaryParams(), func(text string) { s.tell(Warning, "%s", text) })
-	if err == nil {
+	var refused *nodejob.AdmissionError
+	switch {
+	case errors.As(err, &refused):
+		s.tell(Warning, "the canary pod was not run, which does not count against the node: %s", err)
+		return nil
+	case err == nil && !slices.Contains(s.unproven, nodejob.CheckPod):
 		s.tell(Info, "the canary pod has passed its checks")
 	}
 	return err

@@ -14,6 +14,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
@@ -218,6 +219,12 @@ func through(t *testing.T, s *apiserver.Server, r *Rollout, fail func(*http.Requ
 		})
 	})
 	config.QPS, config.Burst = 1000, 2000
+	return withConfig(t, r, config)
+}
+
+// withConfig has a Rollout use another config.
+func withConfig(t *testing.T, r *Rollout, config *rest.Config) *Rollout {
+	t.Helper()
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)

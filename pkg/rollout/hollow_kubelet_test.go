@@ -27,7 +27,11 @@ func (h *hollow) serve(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if parts[3] == nodejob.PhaseCanary {
-			report := map[string]any{"canary": map[string]any{"checks": h.checks}}
+			if h.canaryStatus != nil {
+				http.Error(w, "container is waiting to start", http.StatusBadRequest)
+				return
+			}
+			report := map[string]any{"canary": map[string]any{"checks": h.canaryChecks()}}
 			_, _ = fmt.Fprintln(w, "a line that is no report")
 			_ = json.NewEncoder(w).Encode(report)
 			return

@@ -45,9 +45,12 @@ type hollow struct {
 	client kubernetes.Interface
 	// script plays a phase; the default one succeeds.
 	script map[protocol.Phase]func(h *hollow, spec protocol.Spec)
-	checks []nodejob.CanaryCheck
+	// checks are the canary's once the runtime has changed, checksBefore until then.
+	checks, checksBefore []nodejob.CanaryCheck
 	// podStatus, if set, is what the agent's pods get instead of running.
 	podStatus *corev1.ContainerStatus
+	// canaryStatus, if set, is what canaries get instead of running.
+	canaryStatus *corev1.ContainerStatus
 	// asleep: the kubelet neither renews its Lease nor looks at pods.
 	asleep  atomic.Bool
 	renewed time.Time
@@ -88,8 +91,8 @@ func newHollow(t *testing.T, s *apiserver.Server, name string, change ...func(*c
 	h := &hollow{
 		t: t, name: name, client: s.Client(), runtime: dockerVersion,
 		script: map[protocol.Phase]func(*hollow, protocol.Spec){},
-		checks: []nodejob.CanaryCheck{{Name: "dns", OK: true}, {Name: "volume", OK: true}},
-		begun:  map[string]bool{}, ended: map[string]bool{}, asked: map[string]bool{}, canaries: map[string]bool{},
+		checks: []nodejob.CanaryCheck{{Name: "dns", OK: true}, {Name: "volume", OK: true}}, checksBefore: []nodejob.CanaryCheck{{Name: "dns", OK: true}, {Name: "volume", OK: true}},
+		begun: map[string]bool{}, ended: map[string]bool{}, asked: map[string]bool{}, canaries: map[string]bool{},
 	}
 	kubelet := httptest.NewTLSServer(http.HandlerFunc(h.serve))
 	t.Cleanup(kubelet.Close)
@@ -213,8 +216,12 @@ func (h *hollow) startPod(ctx context.Context, pod *corev1.Pod) {
 		}()
 		return
 	}
-	if h.podStatus != nil {
-		status := *h.podStatus
+	odd := h.podStatus
+	if h.canaryStatus != nil && pod.Labels[nodejob.LabelPhase] == nodejob.PhaseCanary {
+		odd = h.canaryStatus
+	}
+	if odd != nil {
+		status := *odd
 		status.Name = pod.Spec.Containers[0].Name
 		h.setStatus(ctx, pod, corev1.PodPending, status)
 		return
@@ -376,6 +383,16 @@ func (h *hollow) settled() time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.switched.Add(3 * time.Second)
+}
+
+// canaryChecks are what a canary reports now.
+func (h *hollow) canaryChecks() []nodejob.CanaryCheck {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.switched.IsZero() {
+		return h.checksBefore
+	}
+	return h.checks
 }
 
 func (h *hollow) isOn(runtime string) bool {

@@ -118,7 +118,7 @@ func TestOwnPodsGoAtOnce(t *testing.T) {
 	nothingLeft(t, s, "canaries")
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.canaries) != 2 {
+	if len(h.canaries) != 3 {
 		t.Errorf("canaries %v", h.canaries)
 	}
 }

@@ -29,6 +29,10 @@ const annotationFromEndpoint = inventory.Prefix + "from-endpoint"
 // annotationAgentImage remembers the agent's image that a run was begun with.
 const annotationAgentImage = inventory.Prefix + "agent-image"
 
+// annotationUnproven lists the canary's checks that failed on the old runtime before the run cordoned the node, comma-separated. They say nothing of
+// the new runtime, nor of the old one after a rollback.
+const annotationUnproven = inventory.Prefix + "failed-before"
+
 // kubeadmContainerd is how kubeadm writes containerd's endpoint (cmd/kubeadm/app/constants, CRISocketContainerd).
 const kubeadmContainerd = "unix:///var/run/containerd/containerd.sock"
 

@@ -186,7 +186,7 @@ func (r *Rollout) Plan(finding Finding) []string {
 	if finding.State != inventory.StateVerifying {
 		add("cutover: the host stops kubelet and Docker, switches the kubelet to containerd and starts it; undone by itself after %s", r.options.CutoverTimeout)
 	}
-	add("verify: node Ready on containerd, the Job's pod and DaemonSet pods back, a canary pod with network, DNS, API, limits, volume, logs and exec; else roll back")
+	add("verify: node Ready on containerd, the Job's pod and DaemonSet pods back, a canary pod with network, DNS, API, limits, volume, logs and exec, which has run on the old runtime first; else roll back")
 	if !finding.Cordoned {
 		add("uncordon")
 	}

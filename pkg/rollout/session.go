@@ -57,6 +57,8 @@ type session struct {
 	// canary tells this session's canary from every other, canaryStarted that its pod was made before the verification.
 	canary        string
 	canaryStarted bool
+	// unproven are the canary's checks that failed on the old runtime.
+	unproven []string
 	// disproved is why the verification failed.
 	disproved error
 	// heard: the agent has spoken.
@@ -254,7 +256,9 @@ func (s *session) claim(ctx context.Context, mark func(context.Context) error) (
 	claimed, err := s.takeAndMark(ctx, mark)
 	s.end(StageClaim, began, err)
 	if err != nil {
-		return nil, &Error{Node: s.name, Stage: StageClaim, Outcome: refusedOrInterrupted(ctx), State: "nothing was changed", Cause: err}
+		return nil, &Error{
+			Node: s.name, Stage: StageClaim, Outcome: refusedOrInterrupted(ctx), State: "nothing was changed", Hint: admissionHint(err), Cause: err,
+		}
 	}
 	return claimed, nil
 }
@@ -319,9 +323,17 @@ func (s *session) mark(ctx context.Context) error {
 	if resumes {
 		s.run, s.state, s.from = row.Run, row.Switch, row.From
 		s.report.Resumed = true
+		s.unproven = parseUnproven(node.Annotations[annotationUnproven])
 		s.tell(Info, "going on with run %s, whose state is %s", s.run, s.state)
 	} else {
 		s.from = row.Reported
+	}
+	if !resumes || isPreparedOnly(s.state, row.Reported) {
+		if err := s.tryAdmission(ctx, protocol.PhasePrepare); err != nil {
+			return err
+		}
+	}
+	if !resumes {
 		if err := s.remove(ctx); err != nil {
 			return err
 		}
@@ -335,6 +347,7 @@ func (s *session) mark(ctx context.Context) error {
 			inventory.AnnotationWasUnschedulable: wasUnschedulable,
 			annotationOldCRISocket:               "",
 			annotationFromEndpoint:               "",
+			annotationUnproven:                   "",
 			annotationAgentImage:                 s.options.Image,
 		})
 		if err != nil {

@@ -63,6 +63,7 @@ type Server struct {
 // Shared is one server for all tests of a binary, started by the first that needs it. The zero value is ready.
 type Shared struct {
 	once   sync.Once
+	start  func() (*Server, error) // nil is Start
 	server *Server
 	err    error
 }
@@ -85,7 +86,12 @@ func (s *Shared) Get(tb testing.TB) *Server {
 	if testing.Short() {
 		tb.Skip("SKIPPED: -short; this test needs a real API server: run `make api`")
 	}
-	s.once.Do(func() { s.server, s.err = Start() })
+	s.once.Do(func() {
+		if s.start == nil {
+			s.start = Start
+		}
+		s.server, s.err = s.start()
+	})
 	var missing *MissingError
 	switch {
 	case errors.As(s.err, &missing) && os.Getenv("CI") != "true":
@@ -103,12 +109,31 @@ func (e *MissingError) Error() string {
 	return fmt.Sprintf("no real API server to test against: %s is not built (looked in %s): run `make api`, or test/lab/build/build.sh %s", e.Name, e.Path, e.Name)
 }
 
-// Start runs etcd and an API server and waits until it is ready. The caller stops it.
-func Start() (*Server, error) {
-	version := os.Getenv(versionVariable)
-	if version == "" {
-		version = strings.TrimPrefix(newest, "kubernetes-")
+// Start runs etcd and an API server of the version that the environment chooses, and waits until it is ready. The caller stops it.
+func Start() (*Server, error) { return start(Version()) }
+
+// Version is the minor version that the environment chooses, "1.37".
+func Version() string {
+	if version := os.Getenv(versionVariable); version != "" {
+		return version
 	}
+	return strings.TrimPrefix(newest, "kubernetes-")
+}
+
+// Own starts a server for one test, which is stopped when that ends, with further arguments of kube-apiserver. It skips or fails as Shared.Get does.
+func Own(tb testing.TB, version string, args ...string) *Server {
+	tb.Helper()
+	shared := Shared{start: func() (*Server, error) { return start(version, args...) }}
+	s := shared.Get(tb)
+	tb.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return s
+}
+
+func start(version string, args ...string) (*Server, error) {
 	etcd, err := binary("etcd", "etcd")
 	if err != nil {
 		return nil, err
@@ -119,7 +144,7 @@ func Start() (*Server, error) {
 		return nil, err
 	}
 	for attempt := 1; ; attempt++ {
-		s, err := start(version, etcd, kubernetesBinary)
+		s, err := startOnce(version, etcd, kubernetesBinary, args)
 		if err == nil {
 			return s, nil
 		}
@@ -132,7 +157,7 @@ func Start() (*Server, error) {
 // errPortTaken is a failure that another port may cure.
 var errPortTaken = errors.New("address already in use")
 
-func start(version, etcd, kubernetesBinary string) (server *Server, err error) {
+func startOnce(version, etcd, kubernetesBinary string, args []string) (server *Server, err error) {
 	dir, err := os.MkdirTemp("", "kubectl-runtime-apiserver-")
 	if err != nil {
 		return nil, err
@@ -165,17 +190,17 @@ func start(version, etcd, kubernetesBinary string) (server *Server, err error) {
 		return nil, err
 	}
 	s.url = "https://127.0.0.1:" + ports[2]
-	if err := s.run("kube-apiserver", link,
-		"--etcd-servers="+etcdURL,
-		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port="+ports[2], "--endpoint-reconciler-type=none",
-		"--tls-cert-file="+s.pki.path("server.crt"), "--tls-private-key-file="+s.pki.path("server.key"),
-		"--client-ca-file="+s.pki.path("ca.crt"),
+	if err := s.run("kube-apiserver", link, append([]string{
+		"--etcd-servers=" + etcdURL,
+		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port=" + ports[2], "--endpoint-reconciler-type=none",
+		"--tls-cert-file=" + s.pki.path("server.crt"), "--tls-private-key-file=" + s.pki.path("server.key"),
+		"--client-ca-file=" + s.pki.path("ca.crt"),
 		"--service-account-issuer=https://kubernetes.default.svc",
-		"--service-account-key-file="+s.pki.path("server.key"), "--service-account-signing-key-file="+s.pki.path("server.key"),
+		"--service-account-key-file=" + s.pki.path("server.key"), "--service-account-signing-key-file=" + s.pki.path("server.key"),
 		"--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=RBAC", "--allow-privileged=true",
 		"--disable-admission-plugins=ServiceAccount", // no controller makes the accounts that it asks for
 		"--max-requests-inflight=1000", "--max-mutating-requests-inflight=500",
-	); err != nil {
+	}, args...)...); err != nil {
 		return nil, err
 	}
 	if s.admin, err = s.config("admin", "system:masters"); err != nil {

@@ -1,0 +1,92 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
+)
+
+// tryAdmission asks the API server by dry runs whether the cluster lets in what a run needs, before anything is changed: a policy, a quota or a
+// webhook should refuse the switch, not a node that is out of service. Phase is that of the Job that is tried; the Jobs of the others differ from it in
+// their arguments only.
+func (s *session) tryAdmission(ctx context.Context, phase protocol.Phase) error {
+	job, err := nodejob.Job(nodejob.Params{Spec: s.spec(phase), PullPolicy: s.options.PullPolicy})
+	if err != nil {
+		return err
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.runner.TryJob(groupCtx, job) })
+	if s.back == nil { // the canary of a rollback that is not let in is a warning then
+		group.Go(func() error { return s.runner.TryPod(groupCtx, "the canary pod", nodejob.Canary(s.canaryParams())) })
+	}
+	return group.Wait()
+}
+
+// admissionHint is what to do about an object that is not let in, or "".
+func admissionHint(err error) string {
+	var refused *nodejob.AdmissionError
+	if !errors.As(err, &refused) {
+		return ""
+	}
+	return fmt.Sprintf("exempt namespace %s from the policy, quota or webhook that refuses it; where that names images, --image and --canary-image choose others",
+		nodejob.Namespace)
+}
+
+// baselineTimeout bounds the canary before the drain, with the time that the API server is asked again.
+const baselineTimeout = 3 * time.Minute
+
+// proveBefore runs the canary on the old runtime while the node serves, so that what fails there is not taken for a fault of the new one: a
+// NetworkPolicy that lets nothing through, a cluster without DNS, a webhook that forbids exec. Its errors say nothing of the node.
+func (s *session) proveBefore(ctx context.Context) error {
+	if err := s.keepClaim(ctx); err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, baselineTimeout, fmt.Errorf("not done after %s", baselineTimeout))
+	defer cancel()
+	params := s.canaryParams()
+	params.Attempt, params.Known = params.Attempt+"-before", nil
+	failed, err := s.runner.Baseline(limited, params, func(text string) { s.tell(Info, "%s", text) })
+	if err != nil {
+		return fmt.Errorf("canary before the drain: %w", err)
+	}
+	s.unproven = nil
+	for _, check := range failed {
+		s.tell(Warning, "the canary's check %s fails on %s already, so that it will not count after the cutover: %s", check.Name, s.from, check.Message)
+		if name := word(check.Name); name != "" && len(s.unproven) < maxUnproven {
+			s.unproven = append(s.unproven, name)
+		}
+	}
+	return nil
+}
+
+// maxUnproven and maxCheckName bound annotationUnproven.
+const (
+	maxUnproven  = 20
+	maxCheckName = 40
+)
+
+// parseUnproven reads annotationUnproven. The node can write it, about itself.
+func parseUnproven(text string) []string {
+	var names []string
+	for name := range strings.SplitSeq(text, ",") {
+		if name = word(name); name != "" && len(names) < maxUnproven {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// word is a check's name as an annotation holds it.
+func word(name string) string {
+	return strings.ReplaceAll(untrusted.Line(name, maxCheckName), ",", "")
+}

@@ -204,17 +204,11 @@ func (w *worker) try(t *testing.T, x trial) {
 		r.outcome, r.then = try(t, x)
 		r.took = time.Since(started)
 	}
-	w.exec(t, w.node, forgetLeases)
 	way(x.there, w.trySwitch)
 	if !t.Failed() {
 		way(x.back, w.tryRollback)
 	}
 }
-
-// forgetLeases frees addresses of pods that a power cut ended, which a kubelet with dockershim leaves leased: it runs no CNI DEL for a sandbox
-// without a network namespace. They are not the next switch's to find.
-const forgetLeases = `up=$(docker ps -q --no-trunc); for f in /var/lib/cni/networks/*/[0-9]*; do
-	[ ! -f "$f" ] || echo "$up" | grep -qxF "$(head -n 1 "$f" | tr -d '\r')" || rm "$f"; done`
 
 // tryRollback has the cell happen on the way back from a finished switch.
 func (w *worker) tryRollback(t *testing.T, x cell) (outcome, then string) {

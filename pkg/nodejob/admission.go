@@ -36,28 +36,41 @@ func (e *AdmissionError) Error() string {
 func (e *AdmissionError) Unwrap() error { return e.Cause }
 
 // TryJob asks the API server by dry runs whether it admits a Job and its pod. What it refuses is an *AdmissionError. The pod is tried as this
-// program's user and with the Job as its owner; the Job controller, who creates it, may have other rights.
-func (r *Runner) TryJob(ctx context.Context, job *batchv1.Job) error {
-	err := r.try(ctx, "the agent's Job", func(ctx context.Context, options metav1.CreateOptions) error {
-		_, err := r.Client.BatchV1().Jobs(job.Namespace).Create(ctx, job, options)
+// program's user and with the Job as its owner; the Job controller, who creates it, may have other rights. It returns the image that the agent's
+// container gets, which a webhook may have changed, or "" if that is not known.
+func (r *Runner) TryJob(ctx context.Context, job *batchv1.Job) (image string, err error) {
+	template := &job.Spec.Template
+	err = r.try(ctx, "the agent's Job", func(ctx context.Context, options metav1.CreateOptions) error {
+		admitted, err := r.Client.BatchV1().Jobs(job.Namespace).Create(ctx, job, options)
+		if err == nil {
+			template = &admitted.Spec.Template
+		}
 		return err
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
 	owner := *metav1.NewControllerRef(job, batchv1.SchemeGroupVersion.WithKind("Job"))
 	owner.UID, owner.BlockOwnerDeletion = "dry-run", nil // the Job is not there
-	pod := &corev1.Pod{ObjectMeta: *job.Spec.Template.ObjectMeta.DeepCopy(), Spec: job.Spec.Template.Spec}
+	pod := &corev1.Pod{ObjectMeta: *template.ObjectMeta.DeepCopy(), Spec: template.Spec}
 	pod.Namespace, pod.GenerateName, pod.OwnerReferences = job.Namespace, job.Name+"-", []metav1.OwnerReference{owner}
-	return r.TryPod(ctx, "the pod of the agent's Job", pod)
+	admitted, err := r.TryPod(ctx, "the pod of the agent's Job", pod)
+	if err != nil || admitted == nil {
+		return "", err
+	}
+	return agentImage(&admitted.Spec), nil
 }
 
-// TryPod is TryJob for a pod, which errors call what.
-func (r *Runner) TryPod(ctx context.Context, what string, pod *corev1.Pod) error {
-	return r.try(ctx, what, func(ctx context.Context, options metav1.CreateOptions) error {
-		_, err := r.Client.CoreV1().Pods(pod.Namespace).Create(ctx, pod, options)
+// TryPod is TryJob for a pod, which errors call what. It returns the pod as it would be admitted, nil if that is not known.
+func (r *Runner) TryPod(ctx context.Context, what string, pod *corev1.Pod) (admitted *corev1.Pod, err error) {
+	err = r.try(ctx, what, func(ctx context.Context, options metav1.CreateOptions) error {
+		created, err := r.Client.CoreV1().Pods(pod.Namespace).Create(ctx, pod, options)
+		if err == nil {
+			admitted = created
+		}
 		return err
 	})
+	return admitted, err
 }
 
 func (r *Runner) try(ctx context.Context, what string, create func(context.Context, metav1.CreateOptions) error) error {

@@ -33,6 +33,7 @@ type CanaryParams struct {
 	// Attempt tells this canary from others of the run. A pod of the same name may never go: see Runner.Remove.
 	Attempt    string
 	PullPolicy corev1.PullPolicy
+	Pod        PodOptions
 	// Started: StartCanary has made the pod.
 	Started bool
 	// Known are the names of the checks that failed in a Baseline, which do not count.
@@ -51,7 +52,7 @@ func Canary(p CanaryParams) *corev1.Pod {
 		corev1.ResourceMemory: *resource.NewQuantity(canaryMemory, resource.BinarySI),
 	}
 	probe := corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(canaryPort)}}
-	return &corev1.Pod{
+	pod := &corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: "runtime-canary-" + hash(p.Node, p.Run, PhaseCanary, p.Attempt), Labels: set},
 		Spec: corev1.PodSpec{
@@ -85,6 +86,8 @@ func Canary(p CanaryParams) *corev1.Pod {
 			Volumes: []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}},
 		},
 	}
+	p.Pod.applyTo(&pod.Spec)
+	return pod
 }
 
 // needsDNS reports whether a check resolves a name, which a cluster without a DNS service cannot pass.

@@ -21,6 +21,7 @@ const PhaseEvidence = "evidence"
 type EvidenceParams struct {
 	Node, Run, Image string
 	PullPolicy       corev1.PullPolicy
+	Pod              PodOptions
 }
 
 // evidenceSeconds ends the pod that gathers evidence where nobody removes it.
@@ -33,6 +34,7 @@ func EvidencePod(p EvidenceParams) *corev1.Pod {
 	set[LabelRun] = p.Run
 	set[LabelPhase] = PhaseEvidence
 	spec := agentPod(p.Node, p.Image, p.PullPolicy, "sleep")
+	p.Pod.applyTo(&spec)
 	spec.RestartPolicy = corev1.RestartPolicyNever
 	spec.ActiveDeadlineSeconds = ptr.To[int64](evidenceSeconds)
 	spec.Containers[0].VolumeMounts[0].ReadOnly = true

@@ -4,6 +4,7 @@
 package nodejob
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -32,6 +33,9 @@ const (
 	LabelRun   = inventory.Prefix + "run"
 	LabelPhase = inventory.Prefix + "phase"
 
+	// annotationImage is the image that a Job was made with. The cluster may have changed that in the Job.
+	annotationImage = inventory.Prefix + "image"
+
 	appName      = "kubectl-runtime"
 	agentName    = "runtime-agent"
 	agentCommand = "/runtime-agent"
@@ -48,8 +52,32 @@ const ttlSeconds = 3600
 type Params struct {
 	Spec       protocol.Spec
 	PullPolicy corev1.PullPolicy
+	Pod        PodOptions
+	// Image is the container's; the Spec's if it is empty. They differ where the cluster gives its pods other images than they ask for: the Spec's is
+	// the one that the node has.
+	Image string
 	// Wait: the pod does not ask the host for the phase before Release.
 	Wait bool
+}
+
+// PodOptions are what a cluster may demand of this program's pods.
+type PodOptions struct {
+	// PullSecrets are names of Secrets in Namespace.
+	PullSecrets    []string
+	ServiceAccount string
+	// PriorityClass is for pods of the agent; empty is system-node-critical. The canary has the cluster's default.
+	PriorityClass string
+}
+
+// applyTo changes a pod accordingly.
+func (o PodOptions) applyTo(spec *corev1.PodSpec) {
+	for _, name := range o.PullSecrets {
+		spec.ImagePullSecrets = append(spec.ImagePullSecrets, corev1.LocalObjectReference{Name: name})
+	}
+	spec.ServiceAccountName = o.ServiceAccount
+	if spec.PriorityClassName != "" && o.PriorityClass != "" {
+		spec.PriorityClassName = o.PriorityClass
+	}
 }
 
 // Labels are those of everything that belongs to this program.
@@ -99,19 +127,21 @@ func Job(p Params) (*batchv1.Job, error) {
 		args = append(args, waitFlag)
 	}
 	set := jobLabels(p.Spec)
+	image := cmp.Or(p.Image, p.Spec.Image)
 	job := &batchv1.Job{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: JobName(p.Spec.Node, p.Spec.Run, p.Spec.Phase), Labels: set},
+		ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: JobName(p.Spec.Node, p.Spec.Run, p.Spec.Phase), Labels: set, Annotations: map[string]string{annotationImage: image}},
 		Spec: batchv1.JobSpec{
 			BackoffLimit: ptr.To[int32](backoffLimit),
 			// No activeDeadlineSeconds: it would kill the pod in the middle of a cutover.
 			TTLSecondsAfterFinished: ptr.To[int32](ttlSeconds),
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: set},
-				Spec:       agentPod(p.Spec.Node, p.Spec.Image, p.PullPolicy, args...),
+				Spec:       agentPod(p.Spec.Node, image, p.PullPolicy, args...),
 			},
 		},
 	}
+	p.Pod.applyTo(&job.Spec.Template.Spec)
 	if p.Spec.Phase == protocol.PhasePlan {
 		onlyLook(&job.Spec)
 	}
@@ -134,7 +164,9 @@ func specFlag(spec protocol.Spec) (string, error) {
 
 // Waits reports whether a Job's pod does not ask the host before Release.
 func Waits(job *batchv1.Job) bool {
-	return slices.Contains(job.Spec.Template.Spec.Containers[0].Args, waitFlag)
+	return slices.ContainsFunc(job.Spec.Template.Spec.Containers, func(container corev1.Container) bool {
+		return container.Name == agentName && slices.Contains(container.Args, waitFlag)
+	})
 }
 
 // planSeconds bounds a Job that only looks, also when nobody waits for it any more.

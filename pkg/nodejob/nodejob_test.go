@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
@@ -67,6 +68,7 @@ func TestManifests(t *testing.T) {
 		"look.yaml":    testJob(t, look),
 		"canary.yaml":  Canary(CanaryParams{Node: "node-1.example.com", Run: "20240131-120000-abcde", Image: "registry.example/agent:1", PullPolicy: corev1.PullIfNotPresent}),
 		"waiting.yaml": waitingJob(t, testSpec()),
+		"private.yaml": privateJob(t),
 	} {
 		got, err := yaml.Marshal(object)
 		if err != nil {
@@ -84,6 +86,30 @@ func TestManifests(t *testing.T) {
 		}
 		if string(got) != string(want) {
 			t.Errorf("%s differs; run the test with -update and look at the diff:\n%s", name, got)
+		}
+	}
+}
+
+// demanding are PodOptions with all there is.
+func demanding() PodOptions {
+	return PodOptions{PullSecrets: []string{"one", "two"}, ServiceAccount: "agents", PriorityClass: "important"}
+}
+
+func privateJob(t *testing.T) *batchv1.Job {
+	job, err := Job(Params{Spec: testSpec(), PullPolicy: corev1.PullIfNotPresent, Image: "registry.example/agent@sha256:1234", Pod: demanding()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return job
+}
+
+// TestPodOptions: what a cluster demands holds for each pod; the canary stands for applications, and has no priority.
+func TestPodOptions(t *testing.T) {
+	canary, evidence := Canary(CanaryParams{Pod: demanding()}).Spec, EvidencePod(EvidenceParams{Pod: demanding()}).Spec
+	for name, spec := range map[string]corev1.PodSpec{"job": privateJob(t).Spec.Template.Spec, "canary": canary, "evidence": evidence} {
+		priority := map[bool]string{true: "", false: "important"}[name == "canary"]
+		if len(spec.ImagePullSecrets) != 2 || spec.ServiceAccountName != "agents" || spec.PriorityClassName != priority || *spec.AutomountServiceAccountToken {
+			t.Errorf("%s: %v, %q, %q", name, spec.ImagePullSecrets, spec.ServiceAccountName, spec.PriorityClassName)
 		}
 	}
 }
@@ -141,11 +167,19 @@ func TestEnsure(t *testing.T) {
 		name     string
 		change   func(*testing.T, *batchv1.Job)
 		image    string
-		waits    bool // the one that is there
+		waits    bool               // the one that is there
+		admit    func(*batchv1.Job) // what a webhook did to the one that is there
 		replaced bool
 	}{
 		{name: "running", change: func(*testing.T, *batchv1.Job) {}},
 		{name: "another image", change: func(*testing.T, *batchv1.Job) {}, image: "registry.example/agent:2", replaced: true},
+		{name: "rewritten by a webhook", change: func(*testing.T, *batchv1.Job) {}, admit: func(job *batchv1.Job) {
+			containers := job.Spec.Template.Spec.Containers
+			containers[0].Image = "mirror.example/" + containers[0].Image
+			job.Spec.Template.Spec.Containers = append([]corev1.Container{{Name: "sidecar", Image: "sidecar"}}, containers...)
+		}},
+		{name: "of an earlier version", change: func(*testing.T, *batchv1.Job) {}, admit: func(job *batchv1.Job) { job.Annotations = nil }},
+		{name: "of an earlier version with another image", change: func(*testing.T, *batchv1.Job) {}, admit: func(job *batchv1.Job) { job.Annotations = nil }, image: "registry.example/agent:2", replaced: true},
 		{name: "waiting", change: func(*testing.T, *batchv1.Job) {}, waits: true, replaced: true},
 		{name: "failed", change: func(t *testing.T, job *batchv1.Job) { end(t, s, job, batchv1.JobFailed) }, replaced: true},
 		{name: "complete without a pod", change: func(t *testing.T, job *batchv1.Job) { end(t, s, job, batchv1.JobComplete) }, replaced: true},
@@ -164,6 +198,9 @@ func TestEnsure(t *testing.T) {
 			job := testJob(t, spec)
 			if test.waits {
 				job = waitingJob(t, spec)
+			}
+			if test.admit != nil {
+				test.admit(job)
 			}
 			if err := r.Ensure(t.Context(), job); err != nil {
 				t.Fatal(err)
@@ -259,8 +296,10 @@ func TestStartWatch(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		event *corev1.Event
-		looks []look
-		want  string
+		// suspended: there is a Job, which is suspended.
+		suspended bool
+		looks     []look
+		want      string
 	}{
 		{name: "runs", looks: []look{{0, nil}, {time.Second, waiting("ContainerCreating", "")}, {2 * time.Second, running}, {time.Hour, running}}},
 		{name: "a pull that fails once", looks: []look{{0, waiting("ErrImagePull", "timeout")}, {10 * time.Second, waiting("ContainerCreating", "")}, {15 * time.Second, running}}},
@@ -279,6 +318,7 @@ func TestStartWatch(t *testing.T) {
 		{name: "refused by the kubelet", looks: []look{{0, refused}}, want: "OutOfmemory: not enough"},
 		{name: "no pod", looks: []look{{0, nil}, {49 * time.Second, nil}, {51 * time.Second, nil}}, want: "controller manager"},
 		{name: "no pod for a reason", event: &corev1.Event{Type: "Warning", Reason: "FailedCreate", Message: "exceeded quota"}, looks: []look{{0, nil}, {51 * time.Second, nil}}, want: "FailedCreate: exceeded quota"},
+		{name: "suspended", suspended: true, looks: []look{{0, nil}, {19 * time.Second, nil}, {21 * time.Second, nil}}, want: "is suspended and has no pod; a queue for Jobs, such as Kueue"},
 		{
 			name: "no sandbox", event: &corev1.Event{Type: "Warning", Reason: "FailedCreatePodSandBox", Message: "cni plugin not initialized"},
 			looks: []look{{0, waiting("ContainerCreating", "")}, {51 * time.Second, waiting("ContainerCreating", "")}}, want: "FailedCreatePodSandBox: cni plugin",
@@ -292,6 +332,15 @@ func TestStartWatch(t *testing.T) {
 				event.Name, event.LastTimestamp = object, metav1.Now()
 				event.InvolvedObject = corev1.ObjectReference{Namespace: Namespace, Name: object}
 				if _, err := s.Client().CoreV1().Events(Namespace).Create(t.Context(), event, metav1.CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if test.suspended {
+				spec := testSpec()
+				spec.Run = "suspended"
+				job := testJob(t, spec)
+				job.Name, job.Spec.Suspend = object, ptr.To(true)
+				if _, err := s.Client().BatchV1().Jobs(Namespace).Create(t.Context(), job, metav1.CreateOptions{}); err != nil {
 					t.Fatal(err)
 				}
 			}

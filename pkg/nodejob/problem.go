@@ -1,6 +1,7 @@
 package nodejob
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
@@ -163,7 +165,7 @@ func (w *startWatch) check(ctx context.Context, now time.Time, owner string, pod
 	}
 	err := &StartError{Reason: found.reason, Message: found.message}
 	if found.image {
-		err.Image = pod.Spec.Containers[0].Image
+		err.Image = cmp.Or(agentImage(&pod.Spec), pod.Spec.Containers[0].Image)
 		if w.pullError != "" {
 			err.Message = w.pullError
 		} else if event := w.lastEvent(ctx, pod.Name, "Failed"); event != nil {
@@ -184,10 +186,21 @@ func (w *startWatch) checkNoPod(ctx context.Context, now time.Time, owner string
 	switch {
 	case event != nil && (waited >= startPatience || event.Reason == failedCreate):
 		return &StartError{Reason: event.Reason, Message: event.Message, NoPod: true}
+	case w.isSuspended(ctx, owner):
+		return &StartError{
+			Reason: "Suspended", NoPod: true,
+			Message: fmt.Sprintf("job %s is suspended and has no pod; a queue for Jobs, such as Kueue, does that: exempt namespace %s from it", owner, Namespace),
+		}
 	case waited < startPatience:
 		return nil
 	}
 	return &StartError{Reason: "NotStarted", Message: fmt.Sprintf("no pod was created within %s: is the controller manager running?", startPatience), NoPod: true}
+}
+
+// isSuspended reports whether a Job is held back on purpose.
+func (w *startWatch) isSuspended(ctx context.Context, job string) bool {
+	found, err := w.client.BatchV1().Jobs(Namespace).Get(ctx, job, metav1.GetOptions{})
+	return err == nil && ptr.Deref(found.Spec.Suspend, false)
 }
 
 func (w *startWatch) checkPending(ctx context.Context, now time.Time, pod *corev1.Pod) error {

@@ -84,8 +84,7 @@ func (r *Runner) tryEnsure(ctx context.Context, job *batchv1.Job, late bool) (do
 	case existing.DeletionTimestamp != nil:
 		return false, nil
 	}
-	useless := hasCondition(existing, batchv1.JobFailed) || Waits(existing) && !Waits(job) ||
-		existing.Spec.Template.Spec.Containers[0].Image != job.Spec.Template.Spec.Containers[0].Image
+	useless := hasCondition(existing, batchv1.JobFailed) || Waits(existing) && !Waits(job) || imageOf(existing) != imageOf(job)
 	if hasCondition(existing, batchv1.JobComplete) {
 		pod, err := r.Pod(ctx, existing.Labels)
 		if err != nil {
@@ -104,6 +103,24 @@ func (r *Runner) tryEnsure(ctx context.Context, job *batchv1.Job, late bool) (do
 		err = nil
 	}
 	return false, err
+}
+
+// imageOf is the image that a Job was made with. Jobs of earlier versions say so in their container only.
+func imageOf(job *batchv1.Job) string {
+	if image, ok := job.Annotations[annotationImage]; ok {
+		return image
+	}
+	return agentImage(&job.Spec.Template.Spec)
+}
+
+// agentImage is the image of the agent's container, "" where a pod has none. A webhook may have put another container before it.
+func agentImage(spec *corev1.PodSpec) string {
+	for _, container := range spec.Containers {
+		if container.Name == agentName {
+			return container.Image
+		}
+	}
+	return ""
 }
 
 func hasCondition(job *batchv1.Job, kind batchv1.JobConditionType) bool {

@@ -22,11 +22,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/cli-runtime/pkg/printers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
@@ -108,6 +110,9 @@ func (o *runOptions) addSharedFlags(flags *pflag.FlagSet) {
 func addAgentFlags(flags *pflag.FlagSet, o *rollout.Options, pull *string) {
 	flags.StringVar(&o.Image, "image", "", "The agent's image (default "+agentImage+":VERSION)")
 	flags.StringVar(pull, "image-pull-policy", string(corev1.PullIfNotPresent), "When to pull the agent's image: Always, IfNotPresent or Never")
+	flags.StringSliceVar(&o.Pod.PullSecrets, "image-pull-secret", nil, "A Secret in namespace "+nodejob.Namespace+" to pull the agent's image with; may be repeated")
+	flags.StringVar(&o.Pod.ServiceAccount, "service-account", "", "The service account, in namespace "+nodejob.Namespace+", of the agent's pods and the canary; they get no token of it (default the namespace's)")
+	flags.StringVar(&o.Pod.PriorityClass, "priority-class", "", "The priority class of the agent's pods (default system-node-critical)")
 }
 
 // validateAgent judges the flags of addAgentFlags.
@@ -117,6 +122,15 @@ func validateAgent(o rollout.Options) error {
 		return errors.New("this build of the plugin is no release and has no agent image of its own: give one with --image")
 	case !slices.Contains([]corev1.PullPolicy{corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever}, o.PullPolicy):
 		return fmt.Errorf("--image-pull-policy=%q: use Always, IfNotPresent or Never", o.PullPolicy)
+	}
+	for flag, names := range map[string][]string{
+		"image-pull-secret": o.Pod.PullSecrets, "service-account": {o.Pod.ServiceAccount}, "priority-class": {o.Pod.PriorityClass},
+	} {
+		for _, name := range names {
+			if wrong := validation.IsDNS1123Subdomain(name); name != "" && len(wrong) > 0 {
+				return fmt.Errorf("--%s=%q: %s", flag, name, strings.Join(wrong, "; "))
+			}
+		}
 	}
 	return nil
 }

@@ -69,6 +69,8 @@ func TestSwitchRefusals(t *testing.T) {
 		{name: "no terminal", args: []string{"docker-1"}, code: 1, errs: []string{"--yes", "--dry-run=client"}},
 		{name: "server dry run", args: []string{"docker-1", "--dry-run=server"}, code: 1, errs: []string{"--dry-run=client"}},
 		{name: "odd dry run", args: []string{"docker-1", "--dry-run=odd"}, code: 1, errs: []string{`"odd"`}},
+		{name: "odd pull secret", args: []string{"docker-1", "-y", "--image-pull-secret=ok,Not_A_Name"}, code: 1, errs: []string{`--image-pull-secret="Not_A_Name"`}},
+		{name: "odd priority class", args: []string{"docker-1", "-y", "--priority-class=a b"}, code: 1, errs: []string{`--priority-class="a b"`}},
 		{name: "odd pull policy", args: []string{"docker-1", "-y", "--image-pull-policy=Sometimes"}, code: 1, errs: []string{"Sometimes"}},
 		{name: "short cutover", args: []string{"docker-1", "-y", "--cutover-timeout=5s"}, code: 1, errs: []string{"--cutover-timeout=5s"}},
 		{name: "relative archive", args: []string{"docker-1", "-y", "--containerd-archive=c.tar.gz"}, code: 1, errs: []string{"--containerd-archive=c.tar.gz", "absolute path"}},

@@ -19,14 +19,20 @@ import (
 // webhook should refuse the switch, not a node that is out of service. Phase is that of the Job that is tried; the Jobs of the others differ from it in
 // their arguments only.
 func (s *session) tryAdmission(ctx context.Context, phase protocol.Phase) error {
-	job, err := nodejob.Job(nodejob.Params{Spec: s.spec(phase), PullPolicy: s.options.PullPolicy})
+	job, err := nodejob.Job(s.params(s.spec(phase)))
 	if err != nil {
 		return err
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.runner.TryJob(groupCtx, job) })
+	group.Go(func() (err error) {
+		s.image, err = s.runner.TryJob(groupCtx, job)
+		return err
+	})
 	if s.back == nil { // the canary of a rollback that is not let in is a warning then
-		group.Go(func() error { return s.runner.TryPod(groupCtx, "the canary pod", nodejob.Canary(s.canaryParams())) })
+		group.Go(func() error {
+			_, err := s.runner.TryPod(groupCtx, "the canary pod", nodejob.Canary(s.canaryParams()))
+			return err
+		})
 	}
 	return group.Wait()
 }

@@ -200,20 +200,11 @@ func newWebhook(t *testing.T, s *apiserver.Server, node string, deny func(*admis
 	host := httptest.NewTLSServer(w)
 	t.Cleanup(host.Close)
 	ctx, api := context.Background(), s.Client().AdmissionregistrationV1().ValidatingWebhookConfigurations()
-	rule := func(group, resource string) admissionregistrationv1.RuleWithOperations {
-		return admissionregistrationv1.RuleWithOperations{
-			Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
-			Rule:       admissionregistrationv1.Rule{APIGroups: []string{group}, APIVersions: []string{"v1"}, Resources: []string{resource}},
-		}
-	}
 	name := node + ".webhook.example"
 	_, err := api.Create(ctx, &admissionregistrationv1.ValidatingWebhookConfiguration{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Webhooks: []admissionregistrationv1.ValidatingWebhook{{
-			Name: name, ObjectSelector: ofNode(node), Rules: []admissionregistrationv1.RuleWithOperations{rule("", "pods"), rule("batch", "jobs")},
-			ClientConfig: admissionregistrationv1.WebhookClientConfig{
-				URL: ptr.To(host.URL), CABundle: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: host.Certificate().Raw}),
-			},
+			Name: name, ObjectSelector: ofNode(node), Rules: podsAndJobs(), ClientConfig: calls(host),
 			SideEffects: ptr.To(admissionregistrationv1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"},
 			FailurePolicy: ptr.To(admissionregistrationv1.Fail), TimeoutSeconds: ptr.To[int32](30),
 		}},
@@ -230,6 +221,86 @@ func newWebhook(t *testing.T, s *apiserver.Server, node string, deny func(*admis
 	awaitDenial(t, s, node, name)
 	w.gone.Store(false)
 	return w
+}
+
+// TestRewrittenImages: a webhook gives pods another image than they ask for. The agent is asked to bring the one that it has, and the Job is found
+// again.
+func TestRewrittenImages(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	const node, mirror = "rewritten", "mirror.example/agent:1"
+	host := httptest.NewTLSServer(http.HandlerFunc(func(out http.ResponseWriter, in *http.Request) {
+		var review admissionv1.AdmissionReview
+		if err := json.NewDecoder(in.Body).Decode(&review); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		path := map[string]string{"Job": "/spec/template/spec/containers/0/image", "Pod": "/spec/containers/0/image"}[review.Request.Kind.Kind]
+		review.Response = &admissionv1.AdmissionResponse{
+			UID: review.Request.UID, Allowed: true, PatchType: ptr.To(admissionv1.PatchTypeJSONPatch),
+			Patch: []byte(fmt.Sprintf(`[{"op":"replace","path":%q,"value":%q}]`, path, mirror)),
+		}
+		_ = json.NewEncoder(out).Encode(review)
+	}))
+	t.Cleanup(host.Close)
+	ctx, api := context.Background(), s.Client().AdmissionregistrationV1().MutatingWebhookConfigurations()
+	name := node + ".webhook.example"
+	_, err := api.Create(ctx, &admissionregistrationv1.MutatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Webhooks: []admissionregistrationv1.MutatingWebhook{{
+			Name: name, ObjectSelector: ofNode(node), Rules: podsAndJobs(), ClientConfig: calls(host),
+			SideEffects: ptr.To(admissionregistrationv1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"},
+		}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := api.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", GenerateName: "probe-", Labels: nodejob.NodeLabels(node)},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "other"}}},
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		got, err := s.Client().CoreV1().Pods("default").Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if err == nil && got.Spec.Containers[0].Image == mirror {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the webhook is not called: %v", err)
+		}
+	}
+	h := newHollow(t, s, node)
+	h.script[protocol.PhasePrepare] = func(h *hollow, spec protocol.Spec) {
+		if spec.Image != mirror {
+			t.Errorf("the agent is to bring %s", spec.Image)
+		}
+		h.succeed(spec)
+	}
+	if _, err := newRollout(s, &recorder{}).Switch(t.Context(), node); err != nil {
+		t.Error(err)
+	}
+	nothingLeft(t, s, node)
+}
+
+// podsAndJobs are a webhook's rules.
+func podsAndJobs() []admissionregistrationv1.RuleWithOperations {
+	rule := func(group, resource string) admissionregistrationv1.RuleWithOperations {
+		return admissionregistrationv1.RuleWithOperations{
+			Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
+			Rule:       admissionregistrationv1.Rule{APIGroups: []string{group}, APIVersions: []string{"v1"}, Resources: []string{resource}},
+		}
+	}
+	return []admissionregistrationv1.RuleWithOperations{rule("", "pods"), rule("batch", "jobs")}
+}
+
+// calls is how an API server reaches a webhook.
+func calls(host *httptest.Server) admissionregistrationv1.WebhookClientConfig {
+	return admissionregistrationv1.WebhookClientConfig{
+		URL: ptr.To(host.URL), CABundle: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: host.Certificate().Raw}),
+	}
 }
 
 func allow(*admissionv1.AdmissionRequest) string { return "" }

@@ -21,7 +21,9 @@ func (s *session) park(ctx context.Context) {
 	spec := s.spec(protocol.PhaseCutover)
 	wait, cancel := context.WithTimeout(ctx, s.parkTimeout)
 	defer cancel()
-	err := s.ensure(wait, nodejob.Params{Spec: spec, PullPolicy: s.options.PullPolicy, Wait: true})
+	params := s.params(spec)
+	params.Wait = true
+	err := s.ensure(wait, params)
 	if err == nil {
 		err = s.poll(wait, func() (bool, error) {
 			before, err := s.runner.PhasePod(wait, s.spec(protocol.PhasePrepare))

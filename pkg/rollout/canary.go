@@ -17,8 +17,8 @@ const canaryRequest = 5 * time.Second
 
 func (s *session) canaryParams() nodejob.CanaryParams {
 	return nodejob.CanaryParams{
-		Node: s.name, Run: s.run, Attempt: s.canary, Image: s.options.CanaryImage, PullPolicy: s.options.PullPolicy, Started: s.canaryStarted,
-		Known: s.unproven,
+		Node: s.name, Run: s.run, Attempt: s.canary, Image: s.options.CanaryImage, PullPolicy: s.options.PullPolicy, Pod: s.options.Pod,
+		Started: s.canaryStarted, Known: s.unproven,
 	}
 }
 

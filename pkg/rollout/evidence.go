@@ -47,7 +47,7 @@ func (s *session) gather(ctx context.Context, failure error) []EvidenceFile {
 	events, err := s.eventEvidence(ctx)
 	add("events.txt", events, err)
 	if archive, err := s.runner.Evidence(ctx, nodejob.EvidenceParams{
-		Node: s.name, Run: s.run, Image: s.options.Image, PullPolicy: s.options.PullPolicy,
+		Node: s.name, Run: s.run, Image: s.options.Image, PullPolicy: s.options.PullPolicy, Pod: s.options.Pod,
 	}); err != nil {
 		add("host", nil, err)
 		s.tell(Warning, "the evidence has nothing from the host itself: %s", err)

@@ -77,7 +77,7 @@ func (s *session) look(ctx context.Context) (*HostPlan, error) {
 		}
 	}()
 	// Not by way of the claim: a look has none.
-	job, err := nodejob.Job(nodejob.Params{Spec: spec, PullPolicy: s.options.PullPolicy})
+	job, err := nodejob.Job(s.params(spec))
 	if err != nil {
 		return nil, err
 	}

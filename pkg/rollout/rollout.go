@@ -76,6 +76,7 @@ type Options struct {
 	Image       string
 	CanaryImage string
 	PullPolicy  corev1.PullPolicy
+	Pod         nodejob.PodOptions
 	// CutoverTimeout bounds the cutover on the node itself, which then undoes it.
 	CutoverTimeout time.Duration
 	KeepDocker     bool

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,6 +58,8 @@ type session struct {
 	// canary tells this session's canary from every other, canaryStarted that its pod was made before the verification.
 	canary        string
 	canaryStarted bool
+	// image is the agent's as the cluster has it run, if it is known.
+	image string
 	// unproven are the canary's checks that failed on the old runtime.
 	unproven []string
 	// disproved is why the verification failed.
@@ -328,10 +331,9 @@ func (s *session) mark(ctx context.Context) error {
 	} else {
 		s.from = row.Reported
 	}
-	if !resumes || isPreparedOnly(s.state, row.Reported) {
-		if err := s.tryAdmission(ctx, protocol.PhasePrepare); err != nil {
-			return err
-		}
+	// Where the host may have begun, nothing is refused any more.
+	if err := s.tryAdmission(ctx, protocol.PhasePrepare); err != nil && (!resumes || isPreparedOnly(s.state, row.Reported)) {
+		return err
 	}
 	if !resumes {
 		if err := s.remove(ctx); err != nil {
@@ -361,7 +363,7 @@ func (s *session) mark(ctx context.Context) error {
 // spec is what the agent is asked to do.
 func (s *session) spec(phase protocol.Phase) protocol.Spec {
 	return protocol.Spec{
-		Version: protocol.Version, Run: s.run, Node: s.name, Phase: phase, Image: s.options.Image,
+		Version: protocol.Version, Run: s.run, Node: s.name, Phase: phase, Image: cmp.Or(s.image, s.options.Image),
 		CutoverSeconds: max(1, int(s.options.CutoverTimeout/time.Second)), KeepDocker: s.options.KeepDocker, Images: s.images,
 		ImageSet: s.options.ImageSet, VerifyImages: s.options.VerifyImages, ContainerdArchive: s.options.ContainerdArchive,
 		ContainerdArchiveSHA256: s.options.ContainerdArchiveSHA256,
@@ -370,7 +372,12 @@ func (s *session) spec(phase protocol.Phase) protocol.Spec {
 
 // ensureJob has the phase's Job created.
 func (s *session) ensureJob(ctx context.Context, spec protocol.Spec) error {
-	return s.ensure(ctx, nodejob.Params{Spec: spec, PullPolicy: s.options.PullPolicy})
+	return s.ensure(ctx, s.params(spec))
+}
+
+// params are those of a phase's Job.
+func (s *session) params(spec protocol.Spec) nodejob.Params {
+	return nodejob.Params{Spec: spec, PullPolicy: s.options.PullPolicy, Pod: s.options.Pod, Image: s.options.Image}
 }
 
 func (s *session) ensure(ctx context.Context, params nodejob.Params) error {

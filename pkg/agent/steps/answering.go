@@ -15,7 +15,7 @@ import (
 const silence = 45 * time.Second
 
 // whileAnswering does what may wait for a containerd that hangs: when that has been silent too long, that is the failure.
-func (h *Host) whileAnswering(ctx context.Context, found inventory, do func(ctx context.Context) error) error {
+func whileAnswering(ctx context.Context, h *Host, found inventory, do func(ctx context.Context) error) error {
 	ask := func(ctx context.Context) error {
 		c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
 		if err != nil {

@@ -88,17 +88,19 @@ func containerdConfig(h *Host) engine.Step {
 			if err != nil {
 				return nil, err
 			}
-			changes, err := h.changes(files)
+			changes, err := changesOf(h, files)
 			if err == nil && len(changes) == 0 {
 				err = engine.Skip(files[len(files)-1].path + " is as it should be")
 			}
 			return changes, err
 		},
-		files:      func(ctx context.Context) ([]plannedFile, error) { return containerdFiles(ctx, h) },
-		apply:      h.applyContainerdConfig,
-		revertible: h.undoable,
+		files: func(ctx context.Context) ([]plannedFile, error) { return containerdFiles(ctx, h) },
+		apply: func(ctx context.Context, changes []host.Change, report engine.Report) error {
+			return applyContainerdConfig(ctx, h, changes, report)
+		},
+		revertible: func(_ context.Context, changes []host.Change) error { return undoable(h, changes) },
 		revert: func(ctx context.Context, changes []host.Change, report engine.Report) error {
-			if err := h.undoFiles(changes, report); err != nil {
+			if err := undoFiles(h, changes, report); err != nil {
 				return err
 			}
 			if err := h.Systemd.DaemonReload(ctx); err != nil {
@@ -108,14 +110,14 @@ func containerdConfig(h *Host) engine.Step {
 			if err != nil || !unit.Running() {
 				return err
 			}
-			return h.restartContainerdBack(ctx, report)
+			return restartContainerdBack(ctx, h, report)
 		},
 	}
 }
 
 // applyContainerdConfig writes the config last, after a throw-away daemon has taken it.
-func (h *Host) applyContainerdConfig(ctx context.Context, changes []host.Change, report engine.Report) error {
-	found, err := h.found()
+func applyContainerdConfig(ctx context.Context, h *Host, changes []host.Change, report engine.Report) error {
+	found, err := factsOf(h)
 	if err != nil {
 		return err
 	}
@@ -134,7 +136,7 @@ func (h *Host) applyContainerdConfig(ctx context.Context, changes []host.Change,
 			if isCarried(change.Path) != carried {
 				continue
 			}
-			if err := h.files().Apply(change); err != nil {
+			if err := backups(h).Apply(change); err != nil {
 				return err
 			}
 		}
@@ -156,7 +158,7 @@ func (h *Host) applyContainerdConfig(ctx context.Context, changes []host.Change,
 
 // containerdFiles are containerd's config, which comes last, and what lies beside it.
 func containerdFiles(ctx context.Context, h *Host) ([]plannedFile, error) {
-	found, err := h.found()
+	found, err := factsOf(h)
 	if err != nil {
 		return nil, err
 	}
@@ -303,11 +305,11 @@ func containerdService(h *Host) engine.Step {
 			if err != nil {
 				return nil, err
 			}
-			links, err := h.linksToMake(ctx, was)
+			links, err := linksToMake(ctx, h, was)
 			return plannedLinks(links, false), err
 		},
 		apply: func(ctx context.Context, was host.UnitState, report engine.Report) error {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err != nil {
 				return err
 			}
@@ -316,7 +318,7 @@ func containerdService(h *Host) engine.Step {
 					return err
 				}
 			}
-			if links, err := h.linksToMake(ctx, was); err != nil {
+			if links, err := linksToMake(ctx, h, was); err != nil {
 				return err
 			} else if len(links) > 0 {
 				if err := errors.Join(h.Systemd.MakeLinks(links), h.Systemd.DaemonReload(ctx)); err != nil {
@@ -329,20 +331,20 @@ func containerdService(h *Host) engine.Step {
 				}
 			}
 			// Also where the config was right already: nobody knows whether the daemon has read it.
-			if err := h.restartContainerd(ctx, report); err != nil {
+			if err := restartContainerd(ctx, h, report); err != nil {
 				return err
 			}
 			report.Progress("wait for CRI", 0, 0, "")
-			check, err := h.waitForCRI(ctx, found, cri.Report.Ready)
+			check, err := waitForCRI(ctx, h, found, cri.Report.Ready)
 			if err != nil {
 				return err
 			}
-			h.removeRemains(ctx, found, report)
+			removeRemains(ctx, h, found, report)
 			report.Progress("containerd "+check.RuntimeVersion, 0, 0, "")
 			return nil
 		},
 		revert: func(ctx context.Context, was host.UnitState, _ engine.Report) error {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err == nil && found.Install.new() {
 				err = h.Systemd.Hold(ctx, "containerd is being removed.", containerdUnit)
 			}
@@ -355,7 +357,7 @@ func containerdService(h *Host) engine.Step {
 }
 
 // linksToMake are the links that containerd needs to come up at boot without Docker: its packages' docker.service wants it, but is held.
-func (h *Host) linksToMake(ctx context.Context, was host.UnitState) (map[string]string, error) {
+func linksToMake(ctx context.Context, h *Host, was host.UnitState) (map[string]string, error) {
 	p, err := h.Systemd.Show(ctx, containerdUnit, "WantedBy", "RequiredBy")
 	if err != nil {
 		return nil, err
@@ -372,7 +374,7 @@ func (h *Host) linksToMake(ctx context.Context, was host.UnitState) (map[string]
 // removeRemains removes what containerd has of pods that a kubelet ran on it before, as in a switch that was rolled back. A kubelet goes on
 // counting a pod's containers from those, and comes to numbers that Docker has used since: their logs' names are links into Docker's
 // folder, which containerd 1.6 writes through and 2.x refuses to open ("too many levels of symbolic links"). Without them it goes on from the logs.
-func (h *Host) removeRemains(ctx context.Context, found inventory, report engine.Report) {
+func removeRemains(ctx context.Context, h *Host, found inventory, report engine.Report) {
 	err := within(ctx, time.Minute, func(ctx context.Context) error {
 		c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
 		if err != nil {
@@ -394,7 +396,7 @@ func (h *Host) removeRemains(ctx context.Context, found inventory, report engine
 func runtimeReady(check cri.Report) bool { return check.RuntimeReady }
 
 // waitForCRI waits until the new runtime is ready, and checks the cgroup driver where the runtime tells it.
-func (h *Host) waitForCRI(ctx context.Context, found inventory, ready func(cri.Report) bool) (cri.Report, error) {
+func waitForCRI(ctx context.Context, h *Host, found inventory, ready func(cri.Report) bool) (cri.Report, error) {
 	var check cri.Report
 	err := within(ctx, time.Minute, func(ctx context.Context) error {
 		c, err := cri.Dial(ctx, found.Facts.NewEndpoint)

@@ -23,7 +23,7 @@ type service struct {
 	cgroup             string // empty if it does not run
 }
 
-func (h *Host) service(ctx context.Context, unit string) (service, error) {
+func serviceOf(ctx context.Context, h *Host, unit string) (service, error) {
 	p, err := h.Systemd.Show(ctx, unit, "LoadState", "ActiveState", "MainPID", "ControlGroup")
 	if err != nil {
 		return service{}, err
@@ -36,7 +36,7 @@ func (h *Host) service(ctx context.Context, unit string) (service, error) {
 // started again. Its process, which tells how Docker was set up, is found by the socket: CentOS 7 calls the program dockerd-current, and a
 // script may start it.
 func (i *inspection) lookAtDockerd(ctx context.Context) error {
-	s, err := i.h.service(ctx, dockerUnit)
+	s, err := serviceOf(ctx, i.h, dockerUnit)
 	if err != nil {
 		i.findDaemonErr = err
 		return err
@@ -137,7 +137,7 @@ func inServiceCgroup(text, cgroup string) bool {
 
 // lookForOtherKubelet refuses a kubelet beside that of kubelet.service: it would go on using Docker.
 func (i *inspection) lookForOtherKubelet(ctx context.Context) error {
-	s, err := i.h.service(ctx, kubelet.Unit)
+	s, err := serviceOf(ctx, i.h, kubelet.Unit)
 	if err != nil {
 		return err
 	}

@@ -224,7 +224,7 @@ func TestContainerdComesUp(t *testing.T) {
 		if test.want != "" {
 			want["/d/"+test.want+"/"+containerdUnit] = unit
 		}
-		if links, err := h.linksToMake(t.Context(), host.UnitState{File: test.state}); err != nil || !maps.Equal(links, want) {
+		if links, err := linksToMake(t.Context(), h, host.UnitState{File: test.state}); err != nil || !maps.Equal(links, want) {
 			t.Errorf("%s: %v, %v", test.name, links, err)
 		}
 	}

@@ -48,14 +48,14 @@ func dockerPods(h *Host) engine.Step {
 	return step[nothing]{
 		id: "docker-pods", title: "Stop Docker's pods", record: recordNothing,
 		apply: func(ctx context.Context, _ nothing, report engine.Report) error {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err != nil {
 				return err
 			}
-			if err := h.wakeDocker(ctx, found); err != nil {
+			if err := wakeDocker(ctx, h, found); err != nil {
 				return err
 			}
-			return h.docker(found, func(d *docker.Client) error {
+			return withDocker(h, found, func(d *docker.Client) error {
 				containers, err := listContainers(ctx, d)
 				if err != nil {
 					return err
@@ -93,7 +93,7 @@ func count(containers []docker.Container, is func(docker.Container) bool) int {
 }
 
 // wakeDocker starts Docker where a reboot came in between; normally it runs.
-func (h *Host) wakeDocker(ctx context.Context, found inventory) error {
+func wakeDocker(ctx context.Context, h *Host, found inventory) error {
 	units := []string{"docker.service"}
 	if !found.dockershim() {
 		units = append(units, criDockerUnits[1], criDockerUnits[3])
@@ -316,7 +316,7 @@ const (
 )
 
 // unitsToStop are those of Docker's that the host has; with --keep-docker only cri-dockerd's.
-func (h *Host) unitsToStop(ctx context.Context) ([]host.UnitState, error) {
+func unitsToStop(ctx context.Context, h *Host) ([]host.UnitState, error) {
 	units := criDockerUnits
 	if !h.Spec.KeepDocker {
 		units = append(units[:len(units):len(units)], dockerUnits...)
@@ -336,8 +336,8 @@ func (h *Host) unitsToStop(ctx context.Context) ([]host.UnitState, error) {
 
 // whileServing returns the units with those as running that ran when the node was inspected. After a reboot in between, systemd may not have started
 // them yet, and the way back would leave them down.
-func (h *Host) whileServing(units []host.UnitState) []host.UnitState {
-	found, err := h.found()
+func whileServing(h *Host, units []host.UnitState) []host.UnitState {
+	found, err := factsOf(h)
 	if err != nil {
 		return units
 	}
@@ -354,11 +354,11 @@ func dockerStop(h *Host) engine.Step {
 	return step[[]host.UnitState]{
 		id: dockerStopID, title: "Stop Docker",
 		record: func(ctx context.Context, _ engine.Report) ([]host.UnitState, error) {
-			units, err := h.unitsToStop(ctx)
-			return h.whileServing(units), err
+			units, err := unitsToStop(ctx, h)
+			return whileServing(h, units), err
 		},
 		files: func(ctx context.Context) ([]plannedFile, error) {
-			units, err := h.unitsToStop(ctx)
+			units, err := unitsToStop(ctx, h)
 			var files []plannedFile
 			for _, unit := range units {
 				path, text := h.Systemd.HoldFile(unit.Name, holdDocker)
@@ -389,11 +389,11 @@ func dockerStop(h *Host) engine.Step {
 					return err
 				}
 			}
-			if err := h.afterDockerStop(ctx, units); err != nil {
+			if err := afterDockerStop(ctx, h, units); err != nil {
 				return err
 			}
 			if slices.Contains(namesOf(units), dockerUnit) {
-				found, err := h.found()
+				found, err := factsOf(h)
 				if err != nil {
 					return err
 				}
@@ -401,19 +401,19 @@ func dockerStop(h *Host) engine.Step {
 					return err
 				}
 			}
-			h.linkSocket(report)
+			linkSocket(h, report)
 			report.Progress("stopped and disabled", 0, 0, "")
 			return nil
 		},
-		revertible: h.dockerThere,
+		revertible: func(ctx context.Context, units []host.UnitState) error { return dockerThere(ctx, h, units) },
 		revert: func(ctx context.Context, units []host.UnitState, report engine.Report) error {
-			if err := h.wakeContainerd(ctx, report); err != nil {
+			if err := wakeContainerd(ctx, h, report); err != nil {
 				report.Warn(err.Error()) // Docker may run on another one
 			}
 			if err := unlinkSocket(); err != nil {
 				return err
 			}
-			if err := h.clearDockerSockets(); err != nil {
+			if err := clearDockerSockets(h); err != nil {
 				report.Warn(err.Error()) // the unit's own failure counts
 			}
 			errs := []error{h.Systemd.RestoreLinks(units...)} // before Unhold, which has systemd read its files
@@ -458,8 +458,8 @@ func endDockerShims(ctx context.Context, p podProcesses, root string) error {
 
 // clearDockerSockets makes room for the sockets that Docker and cri-dockerd are about to listen at: a log agent that mounts one of them
 // has left a directory there.
-func (h *Host) clearDockerSockets() error {
-	found, err := h.found()
+func clearDockerSockets(h *Host) error {
+	found, err := factsOf(h)
 	if err != nil {
 		return err
 	}
@@ -482,7 +482,7 @@ func namesOf(units []host.UnitState) []string {
 
 // afterDockerStop looks again: a socket could have started its service in between, and Docker's unit may have been what pulled
 // containerd up.
-func (h *Host) afterDockerStop(ctx context.Context, units []host.UnitState) error {
+func afterDockerStop(ctx context.Context, h *Host, units []host.UnitState) error {
 	for _, unit := range units {
 		now, err := h.Systemd.State(ctx, unit.Name)
 		if err != nil {

@@ -8,7 +8,7 @@ import (
 )
 
 // dockerThere checks that what a way back starts has not been removed since: units, their programs, Docker's data.
-func (h *Host) dockerThere(ctx context.Context, units []host.UnitState) error {
+func dockerThere(ctx context.Context, h *Host, units []host.UnitState) error {
 	const hint = "install what is missing again, or leave the node on containerd"
 	for _, unit := range units {
 		now, err := h.Systemd.State(ctx, unit.Name)
@@ -26,7 +26,7 @@ func (h *Host) dockerThere(ctx context.Context, units []host.UnitState) error {
 			return refuse(hint, "%s, which %s starts, is not there any more", program, unit.Name)
 		}
 	}
-	found, err := h.found()
+	found, err := factsOf(h)
 	if err != nil {
 		return err
 	}

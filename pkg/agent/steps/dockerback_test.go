@@ -48,7 +48,7 @@ func TestDockerThere(t *testing.T) {
 			}
 			h := hostWith(t, inventory{Facts: protocol.Facts{DockerRoot: test.root}}, protocol.Spec{})
 			h.Systemd = host.Systemd{Run: units, Dir: t.TempDir()}
-			err := h.dockerThere(t.Context(), []host.UnitState{{Name: "docker.socket"}, {Name: "docker.service"}})
+			err := dockerThere(t.Context(), h, []host.UnitState{{Name: "docker.socket"}, {Name: "docker.service"}})
 			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 				t.Errorf("%v, want %q", err, test.want)
 			}
@@ -79,14 +79,14 @@ func TestSameKubelet(t *testing.T) {
 			h.Systemd = host.Systemd{Run: fakeUnits{
 				"kubelet.service": "FragmentPath=" + unit + "\nDropInPaths=\n", "/usr/bin/kubelet": "Kubernetes " + test.version + "\n",
 			}}
-			change, err := h.files().Plan(flags, []byte("old"), []byte("new"))
+			change, err := backups(h).Plan(flags, []byte("old"), []byte("new"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if err := os.WriteFile(flags, []byte(test.now), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			err = h.sameKubelet(t.Context(), []host.Change{change})
+			err = sameKubelet(t.Context(), h, []host.Change{change})
 			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 				t.Errorf("%v, want %q", err, test.want)
 			}

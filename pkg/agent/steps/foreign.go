@@ -89,15 +89,15 @@ const maxShown = 10
 
 // lookForForeign looks again, when nothing of the cutover is done yet, for containers that went down with Docker: prepare looked
 // before the drain, which may have taken hours.
-func (h *Host) lookForForeign(ctx context.Context) error {
+func refuseForeignNow(ctx context.Context, h *Host) error {
 	if h.Spec.KeepDocker {
 		return nil
 	}
-	found, err := h.found()
+	found, err := factsOf(h)
 	if err != nil {
 		return err
 	}
-	return h.docker(found, func(d *docker.Client) error {
+	return withDocker(h, found, func(d *docker.Client) error {
 		containers, err := listContainers(ctx, d)
 		if err != nil {
 			return err

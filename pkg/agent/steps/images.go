@@ -23,7 +23,7 @@ import (
 
 // imageRefs are the images to bring. By default they are those that this node's pods run on, or would: what the plugin names, what
 // Docker's pods use, the agent's own and the sandbox image. The kubelet makes Docker's containers from image IDs; one whose image has a tag is named by that.
-func (h *Host) imageRefs(containers []docker.Container, have []docker.Image, sandboxImage string) []string {
+func imageRefs(h *Host, containers []docker.Container, have []docker.Image, sandboxImage string) []string {
 	refs := []string{sandboxImage, h.Spec.Image}
 	switch h.Spec.ImageSet {
 	case protocol.ImagesNone:
@@ -65,18 +65,18 @@ func importImages(h *Host) engine.Step {
 	return step[importMemo]{
 		id: imagesID, title: "Bring the images to containerd",
 		record: func(ctx context.Context, _ engine.Report) (importMemo, error) {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err != nil {
 				return importMemo{}, err
 			}
 			memo := importMemo{Boot: host.BootID()}
-			err = h.docker(found, func(d *docker.Client) error {
+			err = withDocker(h, found, func(d *docker.Client) error {
 				containers, err := d.Containers(ctx)
 				if err != nil {
 					return err
 				}
 				have, err := d.Images(ctx)
-				memo.Refs = h.imageRefs(containers, have, found.Facts.SandboxImage)
+				memo.Refs = imageRefs(h, containers, have, found.Facts.SandboxImage)
 				return err
 			})
 			if err != nil {
@@ -91,27 +91,27 @@ func importImages(h *Host) engine.Step {
 			return memo, err
 		},
 		apply: func(ctx context.Context, memo importMemo, report engine.Report) error {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err != nil {
 				return err
 			}
-			return h.whileAnswering(ctx, found, func(ctx context.Context) error {
-				return h.docker(found, func(d *docker.Client) error {
+			return whileAnswering(ctx, h, found, func(ctx context.Context) error {
+				return withDocker(h, found, func(d *docker.Client) error {
 					return withContainerd(found, func(c *client.Client) error {
-						if err := h.undoLost(ctx, memo, c); err != nil {
+						if err := undoLost(ctx, h, memo, c); err != nil {
 							return err
 						}
-						return h.bringImages(ctx, found, memo.Refs, d, c, report)
+						return bringImages(ctx, h, found, memo.Refs, d, c, report)
 					})
 				})
 			})
 		},
 		revert: func(ctx context.Context, memo importMemo, report engine.Report) error {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err != nil {
 				return err
 			}
-			if err := h.wakeContainerd(ctx, report); err != nil {
+			if err := wakeContainerd(ctx, h, report); err != nil {
 				return err
 			}
 			return withContainerd(found, func(c *client.Client) error {
@@ -123,7 +123,7 @@ func importImages(h *Host) engine.Step {
 
 // undoLost removes what an attempt brought that the end of the host interrupted: containerd has it in its records, and files of it may be
 // lost, since all is written out in the end.
-func (h *Host) undoLost(ctx context.Context, memo importMemo, c *client.Client) error {
+func undoLost(ctx context.Context, h *Host, memo importMemo, c *client.Client) error {
 	if memo.Boot == host.BootID() {
 		return nil
 	}
@@ -131,7 +131,7 @@ func (h *Host) undoLost(ctx context.Context, memo importMemo, c *client.Client) 
 }
 
 // bringImages imports what Docker has of the wanted images, and proves it.
-func (h *Host) bringImages(ctx context.Context, found inventory, wanted []string, d *docker.Client, c *client.Client, report engine.Report) error {
+func bringImages(ctx context.Context, h *Host, found inventory, wanted []string, d *docker.Client, c *client.Client, report engine.Report) error {
 	config, err := readFile(found.ContainerdConfig)
 	if err != nil {
 		return err
@@ -171,7 +171,7 @@ func (h *Host) bringImages(ctx context.Context, found inventory, wanted []string
 	if err := images.Pin(ctx, c, found.Facts.SandboxImage); err != nil {
 		return err
 	}
-	said, err := h.verifyImages(ctx, found, info, layout.Snapshotter, d, c, refs, report)
+	said, err := verifyImages(ctx, h, found, info, layout.Snapshotter, d, c, refs, report)
 	if err != nil {
 		return err
 	}
@@ -218,7 +218,7 @@ func provenByCRI(ctx context.Context, found inventory, d *docker.Client, refs []
 }
 
 // verifyImages proves what was adopted by its content, where that was asked for, and returns what is to be said of it.
-func (h *Host) verifyImages(ctx context.Context, found inventory, info docker.Info, snapshotter string, d *docker.Client, c *client.Client, refs []string, report engine.Report) (string, error) {
+func verifyImages(ctx context.Context, h *Host, found inventory, info docker.Info, snapshotter string, d *docker.Client, c *client.Client, refs []string, report engine.Report) (string, error) {
 	if !h.Spec.VerifyImages {
 		return "", nil
 	}
@@ -247,7 +247,7 @@ func (h *Host) verifyImages(ctx context.Context, found inventory, info docker.In
 }
 
 // createdFrom are the images that the rehearsal makes a container from: those that Docker had, and that containerd therefore has.
-func (h *Host) createdFrom(ctx context.Context, c *cri.Client) ([]string, error) {
+func createdFrom(ctx context.Context, h *Host, c *cri.Client) ([]string, error) {
 	var memo importMemo
 	raw, ok := engine.LastMemo(h.Records(), imagesID)
 	if !ok {
@@ -303,7 +303,7 @@ func smoke(h *Host, id, title string) engine.Step {
 	return step[nothing]{
 		id: id, title: title, record: recordNothing,
 		apply: func(ctx context.Context, _ nothing, report engine.Report) error {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err != nil {
 				return err
 			}
@@ -311,11 +311,11 @@ func smoke(h *Host, id, title string) engine.Step {
 			if id == smokeTestID {
 				ready = runtimeReady
 			}
-			if _, err := h.waitForCRI(ctx, found, ready); err != nil {
+			if _, err := waitForCRI(ctx, h, found, ready); err != nil {
 				return err
 			}
 			if id == rehearsalID {
-				if err := h.tryRegistries(ctx, found, report); err != nil {
+				if err := tryRegistries(ctx, h, found, report); err != nil {
 					return err
 				}
 			}
@@ -329,7 +329,7 @@ func smoke(h *Host, id, title string) engine.Step {
 				defer func() { _ = c.Close() }()
 				var all []string
 				if id == rehearsalID {
-					if all, err = h.createdFrom(ctx, c); err != nil {
+					if all, err = createdFrom(ctx, h, c); err != nil {
 						return err
 					}
 				}
@@ -358,7 +358,7 @@ func smoke(h *Host, id, title string) engine.Step {
 				report.Progress("a pod ran on containerd "+found.Facts.ContainerdVersion, 0, 0, "")
 				return nil
 			}
-			return h.whileAnswering(ctx, found, rehearse)
+			return whileAnswering(ctx, h, found, rehearse)
 		},
 	}
 }

@@ -209,7 +209,7 @@ func (i *inspection) lookAtOldRuntime(ctx context.Context) error {
 
 func (i *inspection) lookAtDocker(ctx context.Context) error {
 	i.report.Progress("Docker", 0, 0, "")
-	return i.h.docker(i.inventory, func(d *docker.Client) error {
+	return withDocker(i.h, i.inventory, func(d *docker.Client) error {
 		info, err := d.Info(ctx)
 		if err != nil {
 			return err
@@ -380,8 +380,8 @@ func (i *inspection) lookAtFileSystem(context.Context) error {
 
 func (i *inspection) lookAtSpace(ctx context.Context) error {
 	var wanted []docker.Image
-	refs := i.h.imageRefs(i.containers, i.images, i.Facts.SandboxImage)
-	err := i.h.docker(i.inventory, func(d *docker.Client) error {
+	refs := imageRefs(i.h, i.containers, i.images, i.Facts.SandboxImage)
+	err := withDocker(i.h, i.inventory, func(d *docker.Client) error {
 		for _, ref := range refs {
 			image, err := d.Image(ctx, ref)
 			if docker.IsNotFound(err) {

@@ -200,7 +200,7 @@ const maxSimulated = 3
 
 // planPackages finds the first package that fits the kubelet and can be installed without harm to what runs.
 func (i *inspection) planPackages(ctx context.Context, was *containerd.BinaryVersion) (*installation, []string, error) {
-	m := i.h.packageManager(i.report)
+	m := packageManager(i.h, i.report)
 	if m == nil {
 		return nil, []string{"the host has no package manager that is known"}, nil
 	}
@@ -413,7 +413,7 @@ func (i *inspection) planDocker(ctx context.Context) (n *installation, reason st
 	return n, ""
 }
 
-func (h *Host) packageManager(report engine.Report) packages.Manager {
+func packageManager(h *Host, report engine.Report) packages.Manager {
 	if h.Packages != nil {
 		return h.Packages
 	}

@@ -319,7 +319,7 @@ func TestPackagesInstalledAndRemoved(t *testing.T) {
 			h := &Host{Packages: &m, RunDir: t.TempDir()}
 			var err error
 			for range test.applies {
-				err = h.installPackages(t.Context(), test.n, installed{}, quiet{})
+				err = installPackages(t.Context(), h, test.n, installed{}, quiet{})
 			}
 			if died := test.m.dies && test.applies == 1; (err != nil) != died {
 				t.Errorf("install: %v", err)
@@ -328,7 +328,7 @@ func TestPackagesInstalledAndRemoved(t *testing.T) {
 				t.Errorf("installed are %s, want %s", got, test.after)
 			}
 			for range 2 {
-				if err := h.uninstallPackages(t.Context(), test.n, installed{Purge: true}, quiet{}); err != nil {
+				if err := uninstallPackages(t.Context(), h, test.n, installed{Purge: true}, quiet{}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -352,11 +352,11 @@ func TestUpgradeThatCannotBeUndone(t *testing.T) {
 	h := hostWith(t, inventory{Install: &n}, protocol.Spec{})
 	h.Packages, h.RunDir = m, t.TempDir()
 	s := containerdInstall(h).(step[installed])
-	memo, err := h.recordInstall(t.Context(), n, quiet{})
+	memo, err := recordInstall(t.Context(), h, n, quiet{})
 	if err != nil || len(memo.Kept) != 1 {
 		t.Fatalf("%v %v", memo, err)
 	}
-	file := filepath.Join(h.keptPackages(), "containerd")
+	file := filepath.Join(keptPackages(h), "containerd")
 	change := func(content string) {
 		t.Helper()
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
@@ -364,14 +364,14 @@ func TestUpgradeThatCannotBeUndone(t *testing.T) {
 		}
 	}
 	change("damaged")
-	if err := h.installPackages(t.Context(), n, memo, quiet{}); err == nil || m.installed["containerd"] != "1.4" {
+	if err := installPackages(t.Context(), h, n, memo, quiet{}); err == nil || m.installed["containerd"] != "1.4" {
 		t.Errorf("%v, installed is %s", err, m.installed["containerd"])
 	}
 	if err := s.revertible(t.Context(), memo); err != nil {
 		t.Errorf("nothing was upgraded: %v", err)
 	}
 	change("1.4")
-	if err := h.installPackages(t.Context(), n, memo, quiet{}); err != nil || m.installed["containerd"] != "1.6" {
+	if err := installPackages(t.Context(), h, n, memo, quiet{}); err != nil || m.installed["containerd"] != "1.6" {
 		t.Fatalf("%v, installed is %s", err, m.installed["containerd"])
 	}
 	if err := s.revertible(t.Context(), memo); err != nil {
@@ -388,7 +388,7 @@ func TestUpgradeThatCannotBeUndone(t *testing.T) {
 	if !strings.Contains(hint, file) || !strings.Contains(hint, memo.Kept[0].SHA256) {
 		t.Errorf("hint %q", hint)
 	}
-	if err := h.uninstallPackages(t.Context(), n, memo, quiet{}); err == nil || slices.Contains(m.did, "restore containerd 1.4") {
+	if err := uninstallPackages(t.Context(), h, n, memo, quiet{}); err == nil || slices.Contains(m.did, "restore containerd 1.4") {
 		t.Errorf("a damaged package was used: %v, %v", err, m.did)
 	}
 	change("1.4")
@@ -397,7 +397,7 @@ func TestUpgradeThatCannotBeUndone(t *testing.T) {
 		t.Error("the manager does not have the old version, and the way back is not closed")
 	}
 	m.lost = nil
-	if err := h.uninstallPackages(t.Context(), n, memo, quiet{}); err != nil || m.installed["containerd"] != "1.4" {
+	if err := uninstallPackages(t.Context(), h, n, memo, quiet{}); err != nil || m.installed["containerd"] != "1.4" {
 		t.Errorf("%v, installed is %s", err, m.installed["containerd"])
 	}
 }
@@ -420,7 +420,7 @@ func TestInstallRefusesWhatWasNotPlanned(t *testing.T) {
 	} {
 		m.installed, m.half = map[string]string{}, map[string]bool{}
 		h := &Host{Packages: m, RunDir: t.TempDir()}
-		if err := h.installPackages(t.Context(), n, installed{}, quiet{}); err == nil || len(m.installed) > 0 {
+		if err := installPackages(t.Context(), h, n, installed{}, quiet{}); err == nil || len(m.installed) > 0 {
 			t.Errorf("%s: %v, installed %v", name, err, m.installed)
 		}
 	}

@@ -39,7 +39,7 @@ func containerdInstall(h *Host) engine.Step {
 	return step[installed]{
 		id: containerdInstallID, title: "Install containerd",
 		record: func(ctx context.Context, report engine.Report) (installed, error) {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err != nil || found.Install == nil {
 				return installed{}, err
 			}
@@ -47,12 +47,12 @@ func containerdInstall(h *Host) engine.Step {
 			if err != nil {
 				return installed{}, err
 			}
-			memo, err := h.recordInstall(ctx, *found.Install, report)
+			memo, err := recordInstall(ctx, h, *found.Install, report)
 			memo.Unit = unit
 			return memo, err
 		},
 		apply: func(ctx context.Context, memo installed, report engine.Report) error {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err != nil {
 				return err
 			}
@@ -67,40 +67,40 @@ func containerdInstall(h *Host) engine.Step {
 				}
 			}
 			report.Progress(n.String(), 0, 0, "")
-			if err := h.install(ctx, *n, memo, report); err != nil {
+			if err := install(ctx, h, *n, memo, report); err != nil {
 				return err
 			}
 			if err := h.Systemd.DaemonReload(ctx); err != nil {
 				return err
 			}
-			return h.checkInstalled(ctx, found)
+			return checkInstalled(ctx, h, found)
 		},
 		revert: func(ctx context.Context, memo installed, report engine.Report) error {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err != nil || found.Install == nil {
 				return err
 			}
-			return h.uninstall(ctx, *found.Install, memo, report)
+			return uninstall(ctx, h, *found.Install, memo, report)
 		},
 		revertible: func(ctx context.Context, memo installed) error {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err != nil || found.Install == nil {
 				return err
 			}
-			return h.uninstallable(ctx, *found.Install, memo)
+			return uninstallable(ctx, h, *found.Install, memo)
 		},
 	}
 }
 
 const containerdInstallID = "containerd-install"
 
-func (h *Host) recordInstall(ctx context.Context, n installation, report engine.Report) (installed, error) {
+func recordInstall(ctx context.Context, h *Host, n installation, report engine.Report) (installed, error) {
 	if n.From == fromPackages {
-		m := h.packageManager(report)
+		m := packageManager(h, report)
 		if m == nil {
 			return installed{}, errNoManager
 		}
-		kept, err := m.Keep(ctx, h.keptPackages(), n.Transaction.Upgrade)
+		kept, err := m.Keep(ctx, keptPackages(h), n.Transaction.Upgrade)
 		return installed{Purge: host.Absent(containerd.DefaultConfigPath), Kept: kept}, err
 	}
 	path := append([]string{filepath.Join(n.Dir, "bin")}, n.Path...)
@@ -112,14 +112,14 @@ func (h *Host) recordInstall(ctx context.Context, n installation, report engine.
 	if err != nil {
 		return installed{}, err
 	}
-	change, err := h.files().Plan(file, old, content)
+	change, err := backups(h).Plan(file, old, content)
 	return installed{Changes: []host.Change{change}}, err
 }
 
-func (h *Host) install(ctx context.Context, n installation, memo installed, report engine.Report) error {
+func install(ctx context.Context, h *Host, n installation, memo installed, report engine.Report) error {
 	switch n.From {
 	case fromPackages:
-		return h.installPackages(ctx, n, memo, report)
+		return installPackages(ctx, h, n, memo, report)
 	case fromArchive:
 		if err := bundle.Unpack(n.Archive, n.SHA256, n.Dir); err != nil {
 			return err
@@ -133,19 +133,19 @@ func (h *Host) install(ctx context.Context, n installation, memo installed, repo
 		return err
 	}
 	for _, change := range memo.Changes {
-		if err := h.files().Apply(change); err != nil {
+		if err := backups(h).Apply(change); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (h *Host) keptPackages() string { return filepath.Join(h.RunDir, "packages") }
+func keptPackages(h *Host) string { return filepath.Join(h.RunDir, "packages") }
 
 // installPackages looks again at what the manager would do: the host was inspected a moment ago, and an attempt of this step may have died
 // half-way, so that less is left to be done.
-func (h *Host) installPackages(ctx context.Context, n installation, memo installed, report engine.Report) error {
-	m := h.packageManager(report)
+func installPackages(ctx context.Context, h *Host, n installation, memo installed, report engine.Report) error {
+	m := packageManager(h, report)
 	if m == nil {
 		return errNoManager
 	}
@@ -161,9 +161,9 @@ func (h *Host) installPackages(ctx context.Context, n installation, memo install
 		return fmt.Errorf("install %s by %s: %w", n.Package, m.Name(), err)
 	}
 	if len(memo.Kept) == 0 {
-		_, err = m.Keep(ctx, h.keptPackages(), n.Transaction.Upgrade)
+		_, err = m.Keep(ctx, keptPackages(h), n.Transaction.Upgrade)
 	} else {
-		err = packages.CheckKept(h.keptPackages(), memo.Kept)
+		err = packages.CheckKept(keptPackages(h), memo.Kept)
 	}
 	if err != nil {
 		return fmt.Errorf("install %s by %s: there would be no way back: %w", n.Package, m.Name(), err)
@@ -219,7 +219,7 @@ func (e *hintError) Hint() string  { return e.hint }
 func withHint(err error, hint string) error { return &hintError{err, hint} }
 
 // checkInstalled makes sure that what is there now is what the later steps count on.
-func (h *Host) checkInstalled(ctx context.Context, found inventory) error {
+func checkInstalled(ctx context.Context, h *Host, found inventory) error {
 	unit, err := h.Systemd.State(ctx, containerdUnit)
 	if err != nil {
 		return err
@@ -246,18 +246,18 @@ func (h *Host) checkInstalled(ctx context.Context, found inventory) error {
 }
 
 // uninstall takes back what install did, whole or half-way.
-func (h *Host) uninstall(ctx context.Context, n installation, memo installed, report engine.Report) error {
+func uninstall(ctx context.Context, h *Host, n installation, memo installed, report engine.Report) error {
 	if n.new() {
-		if err := h.retireContainerd(ctx, memo.Unit); err != nil {
+		if err := retireContainerd(ctx, h, memo.Unit); err != nil {
 			return err
 		}
 	}
 	if n.From == fromPackages {
-		if err := h.uninstallPackages(ctx, n, memo, report); err != nil {
+		if err := uninstallPackages(ctx, h, n, memo, report); err != nil {
 			return err
 		}
 	} else {
-		if err := h.undoFiles(memo.Changes, report); err != nil {
+		if err := undoFiles(h, memo.Changes, report); err != nil {
 			return err
 		}
 		if err := h.Systemd.DaemonReload(ctx); err != nil {
@@ -270,7 +270,7 @@ func (h *Host) uninstall(ctx context.Context, n installation, memo installed, re
 		if err := h.Systemd.Unhold(ctx, was); err != nil {
 			return err
 		}
-	} else if err := h.restartContainerdBack(ctx, report); err != nil {
+	} else if err := restartContainerdBack(ctx, h, report); err != nil {
 		return err
 	}
 	if n.Dir == "" {
@@ -280,7 +280,7 @@ func (h *Host) uninstall(ctx context.Context, n installation, memo installed, re
 }
 
 // retireContainerd takes a service down that is about to vanish, and leaves the links to it that were there before it.
-func (h *Host) retireContainerd(ctx context.Context, before host.UnitState) error {
+func retireContainerd(ctx context.Context, h *Host, before host.UnitState) error {
 	unit, err := h.Systemd.State(ctx, containerdUnit)
 	if err != nil || !unit.Exists() {
 		return err
@@ -290,18 +290,18 @@ func (h *Host) retireContainerd(ctx context.Context, before host.UnitState) erro
 }
 
 // uninstallable returns why uninstall could not succeed as the host is now.
-func (h *Host) uninstallable(ctx context.Context, n installation, memo installed) error {
+func uninstallable(ctx context.Context, h *Host, n installation, memo installed) error {
 	if n.From != fromPackages {
-		return h.undoable(ctx, memo.Changes)
+		return undoable(h, memo.Changes)
 	}
-	m := h.packageManager(silent{})
+	m := packageManager(h, silent{})
 	if m == nil {
 		return errNoManager
 	}
 	changed, err := changedPackages(ctx, m, n)
 	if err == nil && len(changed) > 0 {
-		if err = packages.CheckKept(h.keptPackages(), memo.Kept); err == nil {
-			err = m.Restorable(ctx, h.keptPackages(), changed)
+		if err = packages.CheckKept(keptPackages(h), memo.Kept); err == nil {
+			err = m.Restorable(ctx, keptPackages(h), changed)
 		}
 	}
 	if err != nil {
@@ -326,8 +326,8 @@ func changedPackages(ctx context.Context, m packages.Manager, n installation) ([
 }
 
 // uninstallPackages brings back the versions from before and removes what is new, unless something else has come to need it.
-func (h *Host) uninstallPackages(ctx context.Context, n installation, memo installed, report engine.Report) error {
-	m := h.packageManager(report)
+func uninstallPackages(ctx context.Context, h *Host, n installation, memo installed, report engine.Report) error {
+	m := packageManager(h, report)
 	if m == nil {
 		return errNoManager
 	}
@@ -340,10 +340,10 @@ func (h *Host) uninstallPackages(ctx context.Context, n installation, memo insta
 	}
 	if len(changed) > 0 {
 		report.Progress("back to "+changed[0].Name+" "+changed[0].Old, 0, 0, "")
-		if err := packages.CheckKept(h.keptPackages(), memo.Kept); err != nil {
+		if err := packages.CheckKept(keptPackages(h), memo.Kept); err != nil {
 			return err
 		}
-		if err := m.Restore(ctx, h.keptPackages(), changed); err != nil {
+		if err := m.Restore(ctx, keptPackages(h), changed); err != nil {
 			return fmt.Errorf("bring back packages by %s: %w", m.Name(), err)
 		}
 	}

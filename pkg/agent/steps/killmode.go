@@ -27,7 +27,7 @@ type killMode struct {
 const killModeHint = "write the lines [Service] and KillMode=process to /etc/systemd/system/" + containerdUnit + ".d/zz-killmode.conf, and run systemctl daemon-reload"
 
 // containerdKillMode returns nil if containerd does not run.
-func (h *Host) containerdKillMode(ctx context.Context, proc string) (*killMode, error) {
+func containerdKillMode(ctx context.Context, h *Host, proc string) (*killMode, error) {
 	p, err := h.Systemd.Show(ctx, containerdUnit, "MainPID", "ControlGroup", "KillMode", "FragmentPath", "DropInPaths")
 	if err != nil {
 		return nil, err
@@ -98,7 +98,7 @@ func (k *killMode) restartable() error {
 
 // lookAtKillMode finds a containerd that cannot be restarted while the node is in service.
 func (i *inspection) lookAtKillMode(ctx context.Context) error {
-	k, err := i.h.containerdKillMode(ctx, proc)
+	k, err := containerdKillMode(ctx, i.h, proc)
 	if err != nil {
 		return err
 	}
@@ -113,8 +113,8 @@ func (i *inspection) lookAtKillMode(ctx context.Context) error {
 }
 
 // restartContainerdBack is restartContainerd for an undo. A containerd that cannot be restarted safely runs on with what it has read.
-func (h *Host) restartContainerdBack(ctx context.Context, report engine.Report) error {
-	err := h.restartContainerd(ctx, report)
+func restartContainerdBack(ctx context.Context, h *Host, report engine.Report) error {
+	err := restartContainerd(ctx, h, report)
 	var refused *refusal
 	if errors.As(err, &refused) {
 		report.Warn("containerd was not restarted and still has the configuration of the switch: " + err.Error() + "; " + refused.hint + ", then restart it")

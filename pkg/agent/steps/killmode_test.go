@@ -54,7 +54,7 @@ func TestKillMode(t *testing.T) {
 			pid := map[bool]string{true: "0", false: "10"}[test.stopped]
 			h := &Host{Systemd: host.Systemd{Run: unitsSay{containerdUnit: "MainPID=" + pid + "\nControlGroup=" + cgroup + "\nKillMode=" + test.mode +
 				"\nFragmentPath=" + unit + "\nDropInPaths=" + test.dropIns + "\n"}}}
-			mode, err := h.containerdKillMode(t.Context(), f.dir)
+			mode, err := containerdKillMode(t.Context(), h, f.dir)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -88,10 +88,10 @@ func TestNoRestart(t *testing.T) {
 	systemd, report := &restarts{}, &warned{}
 	h := &Host{Systemd: host.Systemd{Run: systemd}}
 	var refused *refusal
-	if err := h.restartContainerd(t.Context(), report); !errors.As(err, &refused) || len(report.warnings) > 0 {
+	if err := restartContainerd(t.Context(), h, report); !errors.As(err, &refused) || len(report.warnings) > 0 {
 		t.Errorf("%v, %q", err, report.warnings)
 	}
-	if err := h.restartContainerdBack(t.Context(), report); err != nil || len(report.warnings) != 1 || !strings.Contains(report.warnings[0], "KillMode=none") {
+	if err := restartContainerdBack(t.Context(), h, report); err != nil || len(report.warnings) != 1 || !strings.Contains(report.warnings[0], "KillMode=none") {
 		t.Errorf("%v, %q", err, report.warnings)
 	}
 	if systemd.count > 0 {

@@ -25,7 +25,7 @@ const (
 )
 
 // hold stops the kubelet and keeps it stopped.
-func (h *Host) hold(ctx context.Context) error {
+func holdKubelet(ctx context.Context, h *Host) error {
 	if err := host.Replace(host.HoldFile, []byte("while kubectl-runtime switches this node\n"), 0o600); err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (h *Host) hold(ctx context.Context) error {
 }
 
 // holdable refuses units that could not be kept down: after a power loss they would come up in the middle of a switch.
-func (h *Host) holdable(ctx context.Context, units ...string) error {
+func holdable(ctx context.Context, h *Host, units ...string) error {
 	for _, unit := range units {
 		breaker, err := h.Systemd.HoldBreaker(ctx, unit)
 		if err != nil {
@@ -63,7 +63,7 @@ func (h *Host) holdable(ctx context.Context, units ...string) error {
 // release starts the kubelet and waits until it says that it is healthy, and has said so for a while. The node is out of service: systemd,
 // which takes up to a second to read its files, does so before the start only where that changes how the kubelet is started. Its hold is
 // over with the file that the drop-in names, so that the drop-in goes while the kubelet starts.
-func (h *Host) release(ctx context.Context, found inventory, lasting time.Duration, report engine.Report) error {
+func releaseKubelet(ctx context.Context, h *Host, found inventory, lasting time.Duration, report engine.Report) error {
 	if err := host.Remove(host.HoldFile); err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (h *Host) release(ctx context.Context, found inventory, lasting time.Durati
 		return err
 	}
 	report.Progress("wait until the kubelet is healthy", 0, 0, "")
-	if err := h.waitHealthy(ctx, found.HealthzURL, lasting); err != nil {
+	if err := waitHealthy(ctx, h, found.HealthzURL, lasting); err != nil {
 		return &host.UnitError{Unit: kubelet.Unit, Err: err, Log: h.Systemd.Log(ctx, kubelet.Unit)}
 	}
 	report.Progress("the kubelet is healthy", 0, 0, "")
@@ -140,7 +140,7 @@ func (e *exits) check(ctx context.Context) error {
 	return nil
 }
 
-func (h *Host) waitHealthy(ctx context.Context, url string, lasting time.Duration) error {
+func waitHealthy(ctx context.Context, h *Host, url string, lasting time.Duration) error {
 	exits := &exits{systemd: h.Systemd, first: -1}
 	var since time.Time
 	return host.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error {
@@ -165,23 +165,23 @@ func kubeletStop(h *Host) engine.Step {
 	return step[host.UnitState]{
 		id: kubeletStopID, title: "Stop the kubelet",
 		record: func(ctx context.Context, _ engine.Report) (host.UnitState, error) {
-			if err := h.holdable(ctx, kubelet.Unit); err != nil {
+			if err := holdable(ctx, h, kubelet.Unit); err != nil {
 				return host.UnitState{}, err
 			}
-			if err := h.lookForForeign(ctx); err != nil {
+			if err := refuseForeignNow(ctx, h); err != nil {
 				return host.UnitState{}, err
 			}
 			return h.Systemd.State(ctx, kubelet.Unit)
 		},
-		apply: func(ctx context.Context, _ host.UnitState, _ engine.Report) error { return h.hold(ctx) },
+		apply: func(ctx context.Context, _ host.UnitState, _ engine.Report) error { return holdKubelet(ctx, h) },
 		revert: func(ctx context.Context, _ host.UnitState, report engine.Report) error {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err != nil {
 				return err
 			}
 			// Before its files were touched the kubelet can only be the one on Docker, and to stop it would need space for nothing.
 			if _, touched := engine.LastMemo(h.Records(), kubeletConfigID); touched {
-				if err := newPodStopper(h, found).endStray(ctx, h.hold, report); err != nil {
+				if err := newPodStopper(h, found).endStray(ctx, func(ctx context.Context) error { return holdKubelet(ctx, h) }, report); err != nil {
 					return err
 				}
 			}
@@ -191,12 +191,12 @@ func kubeletStop(h *Host) engine.Step {
 					return fmt.Errorf("the kubelet stays down: %w", err)
 				}
 			}
-			if err := h.release(ctx, found, steady, report); err != nil {
+			if err := releaseKubelet(ctx, h, found, steady, report); err != nil {
 				return err
 			}
 			// The node is back whether or not the API server can be asked.
 			err = within(ctx, time.Minute, func(ctx context.Context) error {
-				return h.waitReady(ctx, found, readyWait{runtime: "docker://"}, report)
+				return waitReady(ctx, h, found, readyWait{runtime: "docker://"}, report)
 			})
 			if err != nil {
 				report.Warn("the kubelet is healthy again, but the API server does not show the node as Ready on Docker yet: " + err.Error())
@@ -214,12 +214,12 @@ func kubeletConfig(h *Host) engine.Step {
 			if err != nil {
 				return nil, err
 			}
-			return h.changes(files)
+			return changesOf(h, files)
 		},
 		files: func(context.Context) ([]plannedFile, error) { return kubeletFiles(h) },
 		apply: func(ctx context.Context, changes []host.Change, report engine.Report) error {
 			for _, change := range changes {
-				if err := h.files().Apply(change); err != nil {
+				if err := backups(h).Apply(change); err != nil {
 					return err
 				}
 			}
@@ -227,10 +227,10 @@ func kubeletConfig(h *Host) engine.Step {
 			return nil // one of them may be a unit file: what starts the kubelet has systemd read these anew
 		},
 		revertible: func(ctx context.Context, changes []host.Change) error {
-			return errors.Join(h.undoable(ctx, changes), h.sameKubelet(ctx, changes))
+			return errors.Join(undoable(h, changes), sameKubelet(ctx, h, changes))
 		},
 		revert: func(ctx context.Context, changes []host.Change, report engine.Report) error {
-			if err := h.undoFiles(changes, report); err != nil {
+			if err := undoFiles(h, changes, report); err != nil {
 				return err
 			}
 			return h.Systemd.DaemonReload(ctx)
@@ -240,8 +240,8 @@ func kubeletConfig(h *Host) engine.Step {
 
 // sameKubelet refuses to put a kubelet's files back that an upgrade has rewritten since: kubeadm takes out the flags that the new release
 // does not know, and a kubelet that is given one of them exits.
-func (h *Host) sameKubelet(ctx context.Context, changes []host.Change) error {
-	found, err := h.found()
+func sameKubelet(ctx context.Context, h *Host, changes []host.Change) error {
+	found, err := factsOf(h)
 	if err != nil {
 		return err
 	}
@@ -271,7 +271,7 @@ func (h *Host) sameKubelet(ctx context.Context, changes []host.Change) error {
 
 // kubeletFiles are those that name the kubelet's runtime.
 func kubeletFiles(h *Host) ([]plannedFile, error) {
-	found, err := h.found()
+	found, err := factsOf(h)
 	if err != nil {
 		return nil, err
 	}
@@ -299,7 +299,7 @@ func kubeletStart(h *Host) engine.Step {
 		id: kubeletStartID, title: "Start the kubelet on containerd",
 		record: func(context.Context, engine.Report) (startMemo, error) { return startMemo{time.Now().UTC()}, nil },
 		apply: func(ctx context.Context, _ startMemo, report engine.Report) error {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err != nil {
 				return err
 			}
@@ -318,14 +318,14 @@ func kubeletStart(h *Host) engine.Step {
 			}
 			end := answerForDocker(setup.Version, cadvisorSocket, report)
 			defer end()
-			return h.whileAnswering(ctx, found, func(ctx context.Context) error { return h.release(ctx, found, lasting, report) })
+			return whileAnswering(ctx, h, found, func(ctx context.Context) error { return releaseKubelet(ctx, h, found, lasting, report) })
 		},
 		revert: func(ctx context.Context, _ startMemo, report engine.Report) error {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err != nil {
 				return err
 			}
-			if err := h.hold(ctx); err != nil {
+			if err := holdKubelet(ctx, h); err != nil {
 				return err
 			}
 			return newPodStopper(h, found).stop(ctx, report)

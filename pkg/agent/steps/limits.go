@@ -97,7 +97,7 @@ func parseLimit(text string) (int64, error) {
 }
 
 // unitLimits are those with which systemd would start a service now.
-func (h *Host) unitLimits(ctx context.Context, unit string, lacksResource bool) ([]translate.Limit, error) {
+func unitLimits(ctx context.Context, h *Host, unit string, lacksResource bool) ([]translate.Limit, error) {
 	var names []string
 	for _, of := range podLimits {
 		names = append(names, of.unit, of.unit+"Soft")
@@ -214,7 +214,7 @@ func limitsToCarry(ctx context.Context, h *Host, found inventory) (limitsCarried
 	if len(found.PodLimits) == 0 || !willRun(ctx, h, found) {
 		return carried, nil
 	}
-	unit, err := h.unitLimits(ctx, containerdUnit, found.RestrictOOM)
+	unit, err := unitLimits(ctx, h, containerdUnit, found.RestrictOOM)
 	if err != nil {
 		return carried, err
 	}

@@ -72,7 +72,7 @@ func TestUnitLimits(t *testing.T) {
 		{"of an old systemd", "LimitNOFILE=18446744073709551615\nLimitCORE=0\n", []translate.Limit{{Name: "nofile", Soft: most, Hard: most}, {Name: "core"}}},
 	} {
 		h := &Host{Systemd: host.Systemd{Run: answers(test.shown)}}
-		got, err := h.unitLimits(t.Context(), "x.service", false)
+		got, err := unitLimits(t.Context(), h, "x.service", false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +86,7 @@ func TestUnitLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := &Host{Systemd: host.Systemd{Run: answers("LimitNPROC=infinity\nLimitNPROCSoft=infinity\n")}}
-	got, err := h.unitLimits(t.Context(), "x.service", true)
+	got, err := unitLimits(t.Context(), h, "x.service", true)
 	want := own[slices.IndexFunc(own, func(l translate.Limit) bool { return l.Name == "nproc" })].Hard
 	if err != nil || len(got) != 1 || got[0].Hard != want || got[0].Soft != want {
 		t.Errorf("without CAP_SYS_RESOURCE: %+v, %v, want %d", got, err, want)

@@ -21,9 +21,9 @@ import (
 // restartContainerd restarts containerd. Docker's containers outlive it, but one that Docker was just starting may run on without Docker's
 // knowledge: Docker takes the start for failed ("transport is closing") and cannot delete what runs (moby 20.10 to 28,
 // daemon/start.go). The kubelet starts the pod's container once more, beside one that has its port or its lock. Such are ended here.
-func (h *Host) restartContainerd(ctx context.Context, report engine.Report) error {
+func restartContainerd(ctx context.Context, h *Host, report engine.Report) error {
 	// The host was inspected a while ago: see lookAtKillMode.
-	mode, err := h.containerdKillMode(ctx, proc)
+	mode, err := containerdKillMode(ctx, h, proc)
 	if err != nil {
 		return err
 	}
@@ -33,13 +33,13 @@ func (h *Host) restartContainerd(ctx context.Context, report engine.Report) erro
 	if err := h.Systemd.Restart(ctx, containerdUnit); err != nil {
 		return err
 	}
-	found, err := h.found()
+	found, err := factsOf(h)
 	if err != nil {
 		return err
 	}
 	o := orphanage{address: found.ContainerdAddress, proc: "/proc", pause: 2 * time.Second, running: func(ctx context.Context) (map[string]bool, error) {
 		ids := map[string]bool{}
-		err := h.docker(found, func(d *docker.Client) error {
+		err := withDocker(h, found, func(d *docker.Client) error {
 			containers, err := d.Containers(ctx)
 			for _, c := range containers {
 				ids[c.ID] = c.Running

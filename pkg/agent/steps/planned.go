@@ -55,10 +55,10 @@ func plannedLinks(links map[string]string, remove bool) []plannedFile {
 }
 
 // changes records what of the files differs from what is on the host.
-func (h *Host) changes(files []plannedFile) ([]host.Change, error) {
+func changesOf(h *Host, files []plannedFile) ([]host.Change, error) {
 	changes := []host.Change{}
 	for _, file := range files {
-		change, err := h.files().Plan(file.path, file.old, file.new)
+		change, err := backups(h).Plan(file.path, file.old, file.new)
 		if err != nil {
 			return nil, err
 		}

@@ -18,14 +18,14 @@ func nodeReady(h *Host) engine.Step {
 	return step[nothing]{
 		id: "node-ready", title: "Wait until the node is Ready on containerd",
 		record: func(context.Context, engine.Report) (nothing, error) {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err == nil && found.Kubeconfig == "" {
 				err = engine.Skip("the kubelet's credentials cannot be used for it")
 			}
 			return nothing{}, err
 		},
 		apply: func(ctx context.Context, _ nothing, report engine.Report) error {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err != nil {
 				return err
 			}
@@ -36,13 +36,13 @@ func nodeReady(h *Host) engine.Step {
 				}
 			}
 			wait := readyWait{runtime: "containerd://", startAgain: func(ctx context.Context) error {
-				return h.startAgain(ctx, found, report)
+				return startAgain(ctx, h, found, report)
 			}}
-			return h.whileAnswering(ctx, found, func(ctx context.Context) error {
-				if err := h.waitReady(ctx, found, wait, report); err != nil {
+			return whileAnswering(ctx, h, found, func(ctx context.Context) error {
+				if err := waitReady(ctx, h, found, wait, report); err != nil {
 					return &host.UnitError{Unit: kubelet.Unit, Err: err, Log: h.Systemd.Log(ctx, kubelet.Unit)}
 				}
-				return h.waitContainer(ctx, found, start.Started, report)
+				return waitContainer(ctx, h, found, start.Started, report)
 			})
 		},
 	}
@@ -56,8 +56,8 @@ const containerWait = time.Minute
 //
 // A container counts that was made since kubelet-start, or since the start of the kubelet that runs now: after the clock was set back, the
 // first of these lies ahead. None of an earlier boot runs.
-func (h *Host) waitContainer(ctx context.Context, found inventory, since time.Time, report engine.Report) error {
-	if started, err := h.kubeletStarted(ctx); err == nil && started.Before(since) {
+func waitContainer(ctx context.Context, h *Host, found inventory, since time.Time, report engine.Report) error {
+	if started, err := kubeletStarted(ctx, h); err == nil && started.Before(since) {
 		since = started
 	}
 	report.Progress("wait until the kubelet has started a container", 0, 0, "")
@@ -102,7 +102,7 @@ func (w *readyWait) isTooEarly(node kubelet.Node) bool {
 }
 
 // waitReady waits until the API server shows the node Ready on a runtime, as the kubelet that runs now has reported it.
-func (h *Host) waitReady(ctx context.Context, found inventory, wait readyWait, report engine.Report) error {
+func waitReady(ctx context.Context, h *Host, found inventory, wait readyWait, report engine.Report) error {
 	if found.Kubeconfig == "" {
 		return nil
 	}
@@ -156,7 +156,7 @@ func (h *Host) waitReady(ctx context.Context, found inventory, wait readyWait, r
 }
 
 // kubeletStarted is when the kubelet that runs now was started, on the clock as it is set now.
-func (h *Host) kubeletStarted(ctx context.Context) (time.Time, error) {
+func kubeletStarted(ctx context.Context, h *Host) (time.Time, error) {
 	exits := &exits{systemd: h.Systemd, first: -1}
 	if err := exits.check(ctx); err != nil {
 		return time.Time{}, err
@@ -169,7 +169,7 @@ func (h *Host) kubeletStarted(ctx context.Context) (time.Time, error) {
 }
 
 // startAgain restarts the kubelet and waits until it is healthy.
-func (h *Host) startAgain(ctx context.Context, found inventory, report engine.Report) error {
+func startAgain(ctx context.Context, h *Host, found inventory, report engine.Report) error {
 	setup, err := found.kubelet()
 	if err != nil {
 		return err
@@ -180,5 +180,5 @@ func (h *Host) startAgain(ctx context.Context, found inventory, report engine.Re
 	if err := h.Systemd.Restart(ctx, kubelet.Unit); err != nil {
 		return err
 	}
-	return h.waitHealthy(ctx, found.HealthzURL, 0)
+	return waitHealthy(ctx, h, found.HealthzURL, 0)
 }

@@ -91,13 +91,13 @@ func registriesInUse(containers []docker.Container, names []string, images []doc
 }
 
 // usedNames are images that pods of this node want, whether they run or not.
-func (h *Host) usedNames(sandboxImage string) []string {
+func usedNames(h *Host, sandboxImage string) []string {
 	return append([]string{sandboxImage, h.Spec.Image}, h.Spec.Images...)
 }
 
 // lookAtRegistries lists the registries that the rehearsal will try. A plan asks none of them.
 func (i *inspection) lookAtRegistries(context.Context) error {
-	for _, r := range registriesInUse(i.containers, i.h.usedNames(i.Facts.SandboxImage), i.images) {
+	for _, r := range registriesInUse(i.containers, usedNames(i.h, i.Facts.SandboxImage), i.images) {
 		through := ""
 		switch {
 		case r.host == "docker.io" && len(i.Docker.Mirrors) > 0:
@@ -138,9 +138,9 @@ func (r triedRegistry) failures() string {
 
 // tryRegistries asks each registry in use for a manifest as containerd would, and refuses where it answers Docker alone: pods would not find
 // out before their first pull. Credentials of pods are the kubelet's, so that a registry that wants some has answered.
-func (h *Host) tryRegistries(ctx context.Context, found inventory, report engine.Report) error {
-	return h.docker(found, func(d *docker.Client) error {
-		inUse, err := h.findRegistries(ctx, d, found)
+func tryRegistries(ctx context.Context, h *Host, found inventory, report engine.Report) error {
+	return withDocker(h, found, func(d *docker.Client) error {
+		inUse, err := findRegistries(ctx, h, d, found)
 		if err != nil || len(inUse) == 0 {
 			return err
 		}
@@ -149,7 +149,7 @@ func (h *Host) tryRegistries(ctx context.Context, found inventory, report engine
 		}
 		inUse = inUse[:min(len(inUse), maxRegistries)]
 		report.Progress(fmt.Sprintf("ask %d registries", len(inUse)), 0, 0, "")
-		resolve, auth, err := h.resolver(ctx, found)
+		resolve, auth, err := registryResolver(ctx, h, found)
 		if err != nil {
 			return err
 		}
@@ -216,7 +216,7 @@ func hostOf(endpoint string) string {
 }
 
 // findRegistries asks Docker what the node's pods use now.
-func (h *Host) findRegistries(ctx context.Context, d *docker.Client, found inventory) ([]registryInUse, error) {
+func findRegistries(ctx context.Context, h *Host, d *docker.Client, found inventory) ([]registryInUse, error) {
 	containers, err := listContainers(ctx, d)
 	if err != nil {
 		return nil, err
@@ -226,14 +226,14 @@ func (h *Host) findRegistries(ctx context.Context, d *docker.Client, found inven
 		images, err = d.Images(ctx)
 		return err
 	})
-	return registriesInUse(containers, h.usedNames(found.Facts.SandboxImage), images), err
+	return registriesInUse(containers, usedNames(h, found.Facts.SandboxImage), images), err
 }
 
 type resolveFunc func(ctx context.Context, ref string) ([]containerd.Attempt, error)
 
 // resolver asks registries with the configuration and the environment of the running containerd. auth are the credentials that it has itself,
 // by host: USER:PASSWORD.
-func (h *Host) resolver(ctx context.Context, found inventory) (resolve resolveFunc, auth map[string]string, err error) {
+func registryResolver(ctx context.Context, h *Host, found inventory) (resolve resolveFunc, auth map[string]string, err error) {
 	config, err := readFile(found.ContainerdConfig)
 	if err != nil {
 		return nil, nil, err

@@ -65,8 +65,8 @@ func (i *inspection) keepApart(unit host.UnitState) error {
 }
 
 // linkSocket gives containerd its usual address, too. Nothing of the agent's depends on it.
-func (h *Host) linkSocket(report engine.Report) {
-	found, err := h.found()
+func linkSocket(h *Host, report engine.Report) {
+	found, err := factsOf(h)
 	if err != nil || found.ContainerdAddress != apartAddress || h.Spec.KeepDocker {
 		return
 	}

@@ -149,7 +149,7 @@ func refuse(hint, format string, args ...any) error {
 }
 
 // found returns what the step inspect found.
-func (h *Host) found() (inventory, error) {
+func factsOf(h *Host) (inventory, error) {
 	raw, ok := engine.LastMemo(h.Records(), inspectID)
 	if !ok {
 		return inventory{}, fmt.Errorf("read what was found on the host: the journal does not hold it")
@@ -159,12 +159,12 @@ func (h *Host) found() (inventory, error) {
 	return found, err
 }
 
-func (h *Host) files() host.Files { return host.Files{Dir: filepath.Join(h.RunDir, "files")} }
+func backups(h *Host) host.Files { return host.Files{Dir: filepath.Join(h.RunDir, "files")} }
 
 // undoable checks that the copies that undoFiles needs are whole.
-func (h *Host) undoable(_ context.Context, changes []host.Change) error {
+func undoable(h *Host, changes []host.Change) error {
 	for _, change := range changes {
-		if err := h.files().Undoable(change); err != nil {
+		if err := backups(h).Undoable(change); err != nil {
 			return err
 		}
 	}
@@ -172,9 +172,9 @@ func (h *Host) undoable(_ context.Context, changes []host.Change) error {
 }
 
 // undoFiles puts files back, newest first, and says whose edits it kept.
-func (h *Host) undoFiles(changes []host.Change, report engine.Report) error {
+func undoFiles(h *Host, changes []host.Change, report engine.Report) error {
 	for i := len(changes) - 1; i >= 0; i-- {
-		edited, err := h.files().Undo(changes[i])
+		edited, err := backups(h).Undo(changes[i])
 		if edited != "" {
 			report.Warn(changes[i].Path + " was edited after the switch; it is back as it was before, and what was edited is in " + edited)
 		}
@@ -186,7 +186,7 @@ func (h *Host) undoFiles(changes []host.Change, report engine.Report) error {
 }
 
 // docker calls do with a client of the node's Docker.
-func (h *Host) docker(found inventory, do func(*docker.Client) error) error {
+func withDocker(h *Host, found inventory, do func(*docker.Client) error) error {
 	d, err := docker.Dial(found.DockerSocket)
 	if err != nil {
 		return err

@@ -88,7 +88,7 @@ func TestImageRefs(t *testing.T) {
 		protocol.ImagesNone: {"agent:1", "pause:3.6"},
 	} {
 		h := &Host{Spec: protocol.Spec{Image: "agent:1", Images: []string{"a:1", "b:1", ""}, ImageSet: set}}
-		if got := h.imageRefs(containers, have, "pause:3.6"); !slices.Equal(got, want) {
+		if got := imageRefs(h, containers, have, "pause:3.6"); !slices.Equal(got, want) {
 			t.Errorf("%q: %v, want %v", set, got, want)
 		}
 	}

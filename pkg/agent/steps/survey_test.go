@@ -27,7 +27,7 @@ func TestDiff(t *testing.T) {
 		{"create", nil, []byte("a\n"), "--- /dev/null\n+++ /f\n@@ -0,0 +1,1 @@\n+a\n"},
 		{"remove", []byte("a\n"), nil, "--- /f\n+++ /dev/null\n@@ -1,1 +0,0 @@\n-a\n"},
 		{"secret alone", []byte("password = \"one\"\n"), []byte("password = \"two\"\n"), ""},
-		{"secret in context", []byte("auth = \"aGk6dGhlcmU=\"\na\n"), []byte("auth = \"aGk6dGhlcmU=\"\nb\n"), "--- /f\n+++ /f\n@@ -1,2 +1,2 @@\n auth = REDACTED\n-a\n+b\n"},
+		{"secret in context", []byte("auth = \"aGk6dGhlcmU=\"\na\n"), []byte("auth = \"aGk6dGhlcmU=\"\nb\n"), "--- /f\n+++ /f\n@@ -1,2 +1,2 @@\n auth = \"REDACTED\"\n-a\n+b\n"},
 		{"in a key", []byte(key("MIIsecret")), []byte(key("MIIsecret") + "c\n"), "--- /f\n+++ /f\n@@ -1,3 +1,4 @@\n a\n REDACTED\n b\n+c\n"},
 		{"binary", []byte{0xff, 0}, []byte("a"), "Binary files /f before and after differ\n"},
 		{"large", make([]byte, maxDiffed+1), []byte("a"), "Files /f before and after differ, and are too large to show\n"},

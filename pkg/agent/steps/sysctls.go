@@ -44,7 +44,7 @@ func nodeSysctls(h *Host) engine.Step {
 			if err != nil {
 				return nil, err
 			}
-			changes, err := h.changes(files)
+			changes, err := changesOf(h, files)
 			if err == nil && len(changes) == 0 {
 				err = engine.Skip("nothing to keep")
 			}
@@ -53,28 +53,28 @@ func nodeSysctls(h *Host) engine.Step {
 		files: func(context.Context) ([]plannedFile, error) { return sysctlFiles(h) },
 		apply: func(ctx context.Context, changes []host.Change, report engine.Report) error {
 			for _, change := range changes {
-				if err := h.files().Apply(change); err != nil {
+				if err := backups(h).Apply(change); err != nil {
 					return err
 				}
 			}
-			settings, err := h.kernelSettings()
+			settings, err := kernelBefore(h)
 			if err != nil {
 				return err
 			}
-			h.setKernel(ctx, settings, report)
+			setKernel(ctx, h, settings, report)
 			report.Progress(pathsOf(changes), 0, 0, "")
 			return nil
 		},
-		revertible: h.undoable,
+		revertible: func(_ context.Context, changes []host.Change) error { return undoable(h, changes) },
 		revert: func(_ context.Context, changes []host.Change, report engine.Report) error {
-			return h.undoFiles(changes, report)
+			return undoFiles(h, changes, report)
 		},
 	}
 }
 
 // kernelSettings returns what the inspection found, or what holds now where an older agent made that.
-func (h *Host) kernelSettings() (kernelSettings, error) {
-	found, err := h.found()
+func kernelBefore(h *Host) (kernelSettings, error) {
+	found, err := factsOf(h)
 	if err != nil {
 		return kernelSettings{}, err
 	}
@@ -85,7 +85,7 @@ func (h *Host) kernelSettings() (kernelSettings, error) {
 }
 
 func sysctlFiles(h *Host) ([]plannedFile, error) {
-	settings, err := h.kernelSettings()
+	settings, err := kernelBefore(h)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func (s kernelSettings) files() (sysctls, modules []byte) {
 }
 
 // setKernel sets what was on and is not any more.
-func (h *Host) setKernel(ctx context.Context, settings kernelSettings, report engine.Report) {
+func setKernel(ctx context.Context, h *Host, settings kernelSettings, report engine.Report) {
 	for _, name := range settings.On {
 		value, there := readSysctl(name)
 		if value == "1" {

@@ -55,7 +55,7 @@ func TestSysctlsOutliveAReboot(t *testing.T) {
 		t.Errorf("for the next boot: %q", got)
 	}
 	h := hostWith(t, found, protocol.Spec{})
-	h.setKernel(t.Context(), *found.Kernel, quiet{})
+	setKernel(t.Context(), h, *found.Kernel, quiet{})
 	if value, _ := readSysctl(forward); value != "1" {
 		t.Errorf("%s is %s until the next boot", forward, value)
 	}

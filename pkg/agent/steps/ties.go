@@ -14,7 +14,7 @@ import (
 // that only requires Docker's unit, as in Amazon's images, does no harm: the kubelet is stopped when Docker is, and when it starts
 // again, the condition that holds Docker down has the requirement pass (systemd.unit(5), Requires=).
 func (i *inspection) lookAtUnits(ctx context.Context) error {
-	units, err := i.h.unitsToStop(ctx)
+	units, err := unitsToStop(ctx, i.h)
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func byWants(p map[string]string) string {
 // lookAtHolds finds drop-ins with which the kubelet's or Docker's units could not be held down during the cutover, and folders into which
 // no drop-in of one unit alone can be put, containerd's included.
 func (i *inspection) lookAtHolds(ctx context.Context) error {
-	units, err := i.h.unitsToStop(ctx)
+	units, err := unitsToStop(ctx, i.h)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (i *inspection) lookAtHolds(ctx context.Context) error {
 				"the switch cannot give a drop-in to %s alone: %s", unit, obstacle)
 		}
 	}
-	return i.h.holdable(ctx, held...)
+	return holdable(ctx, i.h, held...)
 }
 
 // lookAtDependents finds the units that go down with those that the cutover stops: systemd stops what requires, is bound to or is part of

@@ -20,11 +20,11 @@ func verify(h *Host) engine.Step {
 	return step[nothing]{
 		id: "verify", title: "Check runtime and kubelet", record: recordNothing,
 		apply: func(ctx context.Context, _ nothing, report engine.Report) error {
-			found, err := h.found()
+			found, err := factsOf(h)
 			if err != nil {
 				return err
 			}
-			check, err := h.waitForCRI(ctx, found, cri.Report.Ready)
+			check, err := waitForCRI(ctx, h, found, cri.Report.Ready)
 			if err != nil {
 				return err
 			}
@@ -54,7 +54,7 @@ func verify(h *Host) engine.Step {
 // before. It tries for a few seconds and leaves out what it cannot find.
 func Finish(ctx context.Context, h *Host, result *protocol.Result) {
 	result.ChangedFiles = changedFiles(h.Systemd, h.Records())
-	found, err := h.found()
+	found, err := factsOf(h)
 	if err != nil {
 		return
 	}
@@ -69,7 +69,7 @@ func Finish(ctx context.Context, h *Host, result *protocol.Result) {
 		}
 		return
 	}
-	_ = h.docker(found, func(d *docker.Client) error {
+	_ = withDocker(h, found, func(d *docker.Client) error {
 		info, err := d.Info(ctx)
 		if err == nil {
 			result.RuntimeVersion = "docker://" + info.Version

@@ -18,8 +18,8 @@ const (
 // wakeContainerd starts a containerd anew that runs and does not answer, and whose process ignores all but SIGKILL: Docker's daemon runs
 // its containers with it and would wait for it for ever. Containers outlive that. A containerd that cannot be asked, since the host was
 // not inspected, is left alone.
-func (h *Host) wakeContainerd(ctx context.Context, report engine.Report) error {
-	found, err := h.found()
+func wakeContainerd(ctx context.Context, h *Host, report engine.Report) error {
+	found, err := factsOf(h)
 	if err != nil {
 		return nil //nolint:nilerr // there is nothing to ask, and Docker's start will tell
 	}
@@ -27,10 +27,10 @@ func (h *Host) wakeContainerd(ctx context.Context, report engine.Report) error {
 	if err != nil || !state.Running() {
 		return err
 	}
-	return h.wake(ctx, found.Facts.NewEndpoint, answerTime, report)
+	return wakeIfHung(ctx, h, found.Facts.NewEndpoint, answerTime, report)
 }
 
-func (h *Host) wake(ctx context.Context, endpoint string, answer time.Duration, report engine.Report) error {
+func wakeIfHung(ctx context.Context, h *Host, endpoint string, answer time.Duration, report engine.Report) error {
 	silent := within(ctx, answer, func(ctx context.Context) error {
 		c, err := cri.Dial(ctx, endpoint)
 		if err != nil {

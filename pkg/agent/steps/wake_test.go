@@ -22,7 +22,7 @@ func TestWake(t *testing.T) {
 			runtime.set(test.hangs...)
 			systemd := &hooked{units: newUnits(t, containerdUnit), on: func(string) error { return nil }}
 			h := &Host{Systemd: host.Systemd{Run: systemd, Dir: t.TempDir()}}
-			if err := h.wake(t.Context(), runtime.endpoint, 300*time.Millisecond, quiet{}); err != nil {
+			if err := wakeIfHung(t.Context(), h, runtime.endpoint, 300*time.Millisecond, quiet{}); err != nil {
 				t.Fatal(err)
 			}
 			if got := strings.Join(systemd.verbs, " "); got != test.verbs {

@@ -24,11 +24,15 @@ const releaseTimeout = 5 * time.Second
 // MayExec reports whether the user may exec into pods. It is asked beforehand, since a refused upgrade is told by its text alone; in doubt
 // it is true.
 func (r *Runner) MayExec(ctx context.Context) bool {
+	if r.mayExec.Load() {
+		return true
+	}
 	review, err := r.Client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{
 		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
 			Verb: "create", Resource: "pods", Subresource: "exec", Namespace: Namespace,
 		}},
 	}, metav1.CreateOptions{})
+	r.mayExec.Store(err == nil && review.Status.Allowed)
 	return err != nil || review.Status.Allowed
 }
 

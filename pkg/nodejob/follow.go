@@ -139,6 +139,8 @@ type followed struct {
 
 	lines   chan logLine
 	reading bool
+	// looked is when pod and Job were last asked for.
+	looked time.Time
 	// endStream ends the log stream that is being read.
 	endStream context.CancelFunc
 	// ended: the pod had ended well before the log was asked for. message is what it then left in its status.
@@ -179,6 +181,9 @@ func (w *followed) run(ctx context.Context) (*protocol.Result, error) {
 				return result, err
 			}
 		case <-ticker.C():
+			if w.reading && w.runner.Clock.Now().Sub(w.looked) < calmInterval {
+				continue
+			}
 			if err := w.look(ctx); err != nil {
 				return nil, err
 			}
@@ -246,6 +251,7 @@ func (w *followed) atEnd(whole bool) (*protocol.Result, error) {
 
 // look asks for pod and Job, and begins to read the log where there is one.
 func (w *followed) look(following context.Context) error {
+	w.looked = w.runner.Clock.Now()
 	ctx, cancel := context.WithTimeout(following, lookTimeout)
 	defer cancel()
 	pod, err := w.runner.Pod(ctx, w.labels)

@@ -23,6 +23,8 @@ const (
 	canaryTimeout = 2 * time.Minute
 	// canaryInterval is how often its log is looked for: the node is out of service.
 	canaryInterval = 200 * time.Millisecond
+	// canaryLook is how often its status is: it only says what keeps the pod from running.
+	canaryLook = 2 * time.Second
 	// execTimeout is for the command, requestTimeout for one answer of kubelet or API server.
 	execTimeout    = 30 * time.Second
 	requestTimeout = 5 * time.Second
@@ -207,9 +209,18 @@ func (r *Runner) replacePod(ctx context.Context, what string, pod *corev1.Pod) e
 func (r *Runner) awaitCanary(ctx context.Context, pod *corev1.Pod, note func(string)) ([]CanaryCheck, error) {
 	start := startWatch{client: r.Client}
 	var last error
+	var current *corev1.Pod
+	var looked time.Time
 	away := false
 	for {
-		current, err := r.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+		var err error
+		if current == nil || r.Clock.Now().Sub(looked) >= canaryLook {
+			looked = r.Clock.Now()
+			current, err = r.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+		}
+		if err != nil {
+			current = nil
+		}
 		switch {
 		case err != nil && ctx.Err() != nil:
 			// Cut short, which says nothing new.
@@ -357,7 +368,7 @@ func (r *Runner) CheckMetrics(ctx context.Context, node string, note func(string
 		default:
 			return
 		}
-		if r.pause(ctx) != nil {
+		if err != nil && !IsTransient(err) || r.pause(ctx) != nil {
 			note("the kubelet's metrics were not checked: " + last)
 			return
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -22,6 +24,9 @@ import (
 // pollInterval is how often pods and Jobs are looked at: one small request per node, which may be out of service meanwhile.
 const pollInterval = 500 * time.Millisecond
 
+// calmInterval is how often they are looked at while a pod's log is read, which ends with the pod, or while a watch says what changes.
+const calmInterval = 5 * time.Second
+
 // outagePatience is how long the API server may be away while nothing on the node explains it.
 const outagePatience = 2 * time.Minute
 
@@ -39,6 +44,8 @@ type Runner struct {
 	Clock  clock.WithTicker
 	// SilencePatience is how long a pod that runs may say nothing; zero means a minute.
 	SilencePatience time.Duration
+
+	mayExec atomic.Bool // the API server has said so
 }
 
 // Ensure creates the Job, or finds the same one that is there. One that failed, that cannot tell its result any more, that has another
@@ -157,20 +164,15 @@ func (r *Runner) PhasePod(ctx context.Context, spec protocol.Spec) (*corev1.Pod,
 // kubelet ends their containers: a pod that is still being deleted when its kubelet changes runtimes may stay for good (see rollout, awaitLeaving), and
 // these pods hold nothing.
 func (r *Runner) Remove(ctx context.Context, node string, phases ...protocol.Phase) error {
-	selectors := []map[string]string{NodeLabels(node)}
+	selector := labels.SelectorFromSet(NodeLabels(node)).String()
 	if len(phases) > 0 {
-		selectors = nil
-		for _, phase := range phases {
-			set := NodeLabels(node)
-			set[LabelPhase] = string(phase)
-			selectors = append(selectors, set)
+		names := make([]string, len(phases))
+		for i, phase := range phases {
+			names[i] = string(phase)
 		}
+		selector += "," + LabelPhase + " in (" + strings.Join(names, ",") + ")"
 	}
-	var errs []error
-	for _, set := range selectors {
-		errs = append(errs, r.remove(ctx, labels.SelectorFromSet(set).String()))
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := r.remove(ctx, selector); err != nil {
 		return fmt.Errorf("remove jobs of node %s: %w", node, err)
 	}
 	return nil

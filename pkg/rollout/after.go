@@ -468,12 +468,17 @@ func (s *session) serviced(cordoned bool) {
 func (s *session) soak(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.options.Soak, errSoaked)
 	defer cancel()
+	changes := s.nodeChanges(ctx)
 	for {
 		node, err := s.client.CoreV1().Nodes().Get(ctx, s.name, metav1.GetOptions{})
 		if err == nil && !isNodeReady(node) {
 			return s.takeBack(ctx, errors.New("the node is no longer Ready after it was given back"))
 		}
-		if err := s.sleep(ctx); errors.Is(err, errSoaked) {
+		watched, err := s.sleepOr(ctx, changes)
+		if !watched {
+			changes = nil
+		}
+		if errors.Is(err, errSoaked) {
 			return nil
 		} else if err != nil {
 			// The node is done; only its watch is cut short.

@@ -34,7 +34,7 @@ func (s *session) canaryAhead(ctx context.Context) (end func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = s.poll(ctx, func() (bool, error) {
+		_ = s.pollChange(ctx, s.nodeChanges(ctx), func() (bool, error) {
 			node, err := s.client.CoreV1().Nodes().Get(ctx, s.name, metav1.GetOptions{})
 			if err != nil || inventory.FromNode(node).Runtime != s.target || heartbeat(node).Equal(s.beat) {
 				return ctx.Err() != nil, err

@@ -133,8 +133,10 @@ type claim struct {
 	// dead is whose claim was taken over because nobody renewed it, or nil.
 	dead *ClaimedError
 	// lost ends the context that the claim's work has.
-	lost    context.CancelCauseFunc
-	gone    atomic.Bool // somebody else has the node
+	lost context.CancelCauseFunc
+	gone atomic.Bool // somebody else has the node
+	// last is the Lease as this process has renewed it last, or nil.
+	last    atomic.Pointer[coordinationv1.Lease]
 	stop    context.CancelFunc
 	stopped chan struct{}
 }
@@ -290,12 +292,18 @@ func (c *claim) renew(ctx context.Context) {
 // that slept for longer than its claim wakes in the middle of something, and others have gone on with the node.
 func (c *claim) keep(ctx context.Context) error {
 	leases := c.rollout.client.CoordinationV1().Leases(nodejob.Namespace)
-	lease, err := leases.Get(ctx, c.name, metav1.GetOptions{})
-	isOurs := err == nil && ptr.Deref(lease.Spec.HolderIdentity, "") == c.rollout.holder
-	if isOurs {
-		now := metav1.NewMicroTime(c.rollout.clock.Now())
-		lease.Spec.RenewTime = &now
-		_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
+	var err error
+	isOurs := true
+	lease := c.last.Load()
+	if lease != nil {
+		lease, err = leases.Update(ctx, c.renewed(lease), metav1.UpdateOptions{})
+	}
+	// What was read last is what is there, unless somebody has changed it: this process, beside this call, or another run.
+	if lease == nil || apierrors.IsConflict(err) {
+		lease, err = leases.Get(ctx, c.name, metav1.GetOptions{})
+		if isOurs = err == nil && ptr.Deref(lease.Spec.HolderIdentity, "") == c.rollout.holder; isOurs {
+			lease, err = leases.Update(ctx, c.renewed(lease), metav1.UpdateOptions{})
+		}
 	}
 	switch {
 	case apierrors.IsNotFound(err), err == nil && !isOurs:
@@ -305,7 +313,16 @@ func (c *claim) keep(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("renew lease %s: %w", c.name, err)
 	}
+	c.last.Store(lease)
 	return nil
+}
+
+// renewed is a Lease with a renewal of now.
+func (c *claim) renewed(lease *coordinationv1.Lease) *coordinationv1.Lease {
+	lease = lease.DeepCopy()
+	now := metav1.NewMicroTime(c.rollout.clock.Now())
+	lease.Spec.RenewTime = &now
+	return lease
 }
 
 // release gives the claim up. It is not an error if somebody else has it.

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
@@ -39,8 +40,9 @@ const kubeadmContainerd = "unix:///var/run/containerd/containerd.sock"
 const (
 	// apiPatience is how long a request is tried again that has to succeed for a node not to be left as it is.
 	apiPatience = time.Minute
-	// pollInterval is how often a node is looked at while something is waited for.
+	// pollInterval is how often a node is looked at while something is waited for, calmInterval while a watch says what changes.
 	pollInterval = 500 * time.Millisecond
+	calmInterval = 5 * time.Second
 )
 
 // annotations is a change of annotations; the empty string removes one.
@@ -276,14 +278,18 @@ func (r *Rollout) poll(ctx context.Context, look func() (done bool, last error))
 	return r.pollChange(ctx, nil, look)
 }
 
-// pollChange is poll that does not sleep on when a change is told.
+// pollChange is poll that looks at each change, and seldom without one. Changes is closed where there is no watch.
 func (r *Rollout) pollChange(ctx context.Context, changes <-chan struct{}, look func() (done bool, last error)) error {
 	for {
 		done, last := look()
 		if done {
 			return last
 		}
-		if err := r.sleepOr(ctx, changes); err != nil {
+		watched, err := r.sleepOr(ctx, changes)
+		if !watched {
+			changes = nil
+		}
+		if err != nil {
 			if last == nil || errors.Is(last, context.Canceled) || errors.Is(last, context.DeadlineExceeded) {
 				return err
 			}
@@ -293,29 +299,45 @@ func (r *Rollout) pollChange(ctx context.Context, changes <-chan struct{}, look 
 }
 
 // sleep waits until it is time to look again, or returns the cause of ctx's end.
-func (r *Rollout) sleep(ctx context.Context) error { return r.sleepOr(ctx, nil) }
+func (r *Rollout) sleep(ctx context.Context) error {
+	_, err := r.sleepOr(ctx, nil)
+	return err
+}
 
-func (r *Rollout) sleepOr(ctx context.Context, changes <-chan struct{}) error {
-	timer := r.clock.NewTimer(pollInterval)
+// sleepOr also ends with a change, and says whether changes are still watched.
+func (r *Rollout) sleepOr(ctx context.Context, changes <-chan struct{}) (watched bool, err error) {
+	interval := pollInterval
+	if changes != nil {
+		interval = calmInterval
+	}
+	timer := r.clock.NewTimer(interval)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return changes != nil, context.Cause(ctx)
 	case <-timer.C():
-		return nil
-	case <-changes:
-		return nil
+		return changes != nil, nil
+	case _, watched = <-changes:
+		return watched, nil
 	}
 }
 
-// podChanges tells when pods on the node have changed, until ctx ends; not of each change, where several come at once. It tells
-// nothing where pods cannot be watched.
+// podChanges signals that pods on the node have changed, until ctx ends; not each change, where several come at once. It is closed where pods cannot
+// be watched, or no more.
 func (s *session) podChanges(ctx context.Context) <-chan struct{} {
+	return signal(ctx, fields.OneTermEqualSelector("spec.nodeName", s.name), s.client.CoreV1().Pods(metav1.NamespaceAll).Watch)
+}
+
+// nodeChanges is podChanges for the Node.
+func (s *session) nodeChanges(ctx context.Context) <-chan struct{} {
+	return signal(ctx, fields.OneTermEqualSelector(metav1.ObjectNameField, s.name), s.client.CoreV1().Nodes().Watch)
+}
+
+func signal(ctx context.Context, selector fields.Selector, start func(context.Context, metav1.ListOptions) (watch.Interface, error)) <-chan struct{} {
 	told := make(chan struct{}, 1)
 	go func() {
-		changes, err := s.client.CoreV1().Pods(metav1.NamespaceAll).Watch(ctx, metav1.ListOptions{
-			FieldSelector: fields.OneTermEqualSelector("spec.nodeName", s.name).String(),
-		})
+		defer close(told)
+		changes, err := start(ctx, metav1.ListOptions{FieldSelector: selector.String()})
 		if err != nil {
 			return
 		}

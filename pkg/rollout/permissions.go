@@ -61,6 +61,7 @@ func OptionalPermissions() []Permission {
 		{"list", "", "persistentvolumeclaims", "", ""},
 		// To learn of a change at once, and not at the next look.
 		{"watch", "", "pods", "", ""},
+		{"watch", "", "nodes", "", ""},
 		// Which budget holds a pod back, and why a pod does not start.
 		{"list", "policy", "poddisruptionbudgets", "", ""},
 		{"list", "", "events", "", ""},

@@ -91,7 +91,7 @@ runtime.`,
 	addLogFlags(root, f.Streams.ErrOut)
 	registerKubeconfigCompletions(root, f)
 
-	root.AddCommand(NewStatusCommand(f), NewPlanCommand(f), NewSwitchCommand(f), NewRollbackCommand(f), NewVersionCommand(f))
+	root.AddCommand(NewStatusCommand(f), NewPlanCommand(f), NewSwitchCommand(f), NewRollbackCommand(f), NewUninstallCommand(f), NewVersionCommand(f))
 	return root
 }
 

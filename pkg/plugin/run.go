@@ -189,8 +189,7 @@ func (o *runOptions) complete(cmd *cobra.Command, args []string) error {
 	if err := o.completeOutput(); err != nil {
 		return err
 	}
-	in, ok := o.factory.Streams.In.(*os.File)
-	o.terminal = ok && term.IsTerminal(int(in.Fd()))
+	o.terminal = o.factory.hasTerminal()
 	var err error
 	if o.config, err = o.factory.RESTConfig(); err != nil {
 		return err
@@ -332,12 +331,14 @@ func (o *runOptions) awaitOthers(ctx context.Context, m move, r *rollout.Rollout
 // preflight checks permissions and nodes, with --wait once no other run has them. What is wrong with any node ends in one error for all.
 func (o *runOptions) preflight(ctx context.Context, m move, r *rollout.Rollout, nodes []corev1.Node) ([]rollout.Finding, error) {
 	if err := r.CheckPermissions(ctx); err != nil {
-		var missing *rollout.PermissionError
-		if errors.As(err, &missing) {
-			return nil, (&ExitError{Code: ExitRefused, Err: err}).
-				WithHint("`%s` tells whether you have one", o.factory.Kubectl(append([]string{"auth", "can-i"}, strings.Fields(missing.Missing[0].String())...)...))
-		}
+		return nil, o.factory.permissionError(err)
+	}
+	missing, err := r.MissingOptional(ctx, m.name)
+	if err != nil {
 		return nil, o.factory.explain("check", "permissions", "", err)
+	}
+	if len(missing) > 0 {
+		fmt.Fprintf(o.factory.Streams.ErrOut, "warning: %s; %s goes without them\n", &rollout.PermissionError{Missing: missing}, m.name)
 	}
 	if o.wait {
 		var err error
@@ -396,10 +397,25 @@ func (o *runOptions) ask(ctx context.Context, m move, todo []rollout.Finding) er
 		fmt.Fprintf(w, "node %s: %s to %s; %d pods to evict\n", finding.Node, finding.Runtime, m.target, len(finding.Evict))
 	}
 	fmt.Fprintf(w, "%s %s? [y/N] ", m.question, names(todo))
+	return o.factory.confirm(ctx)
+}
+
+// permissionError explains why permissions are not enough, or were not learnt.
+func (f *Factory) permissionError(err error) error {
+	var missing *rollout.PermissionError
+	if errors.As(err, &missing) {
+		return (&ExitError{Code: ExitRefused, Err: err}).
+			WithHint("`%s` tells whether you have one", f.Kubectl(append([]string{"auth", "can-i"}, strings.Fields(missing.Missing[0].String())...)...))
+	}
+	return f.explain("check", "permissions", "", err)
+}
+
+// confirm reads the answer to a question, and returns an error unless it is yes.
+func (f *Factory) confirm(ctx context.Context) error {
 	answer := make(chan string, 1)
 	go func() {
 		// A signal does not end the read; the process does.
-		line, _ := bufio.NewReader(o.factory.Streams.In).ReadString('\n')
+		line, _ := bufio.NewReader(f.Streams.In).ReadString('\n')
 		answer <- strings.ToLower(strings.TrimSpace(line))
 	}()
 	select {
@@ -411,6 +427,12 @@ func (o *runOptions) ask(ctx context.Context, m move, todo []rollout.Finding) er
 		}
 		return nil
 	}
+}
+
+// hasTerminal reports whether somebody can answer.
+func (f *Factory) hasTerminal() bool {
+	in, ok := f.Streams.In.(*os.File)
+	return ok && term.IsTerminal(int(in.Fd()))
 }
 
 func names(findings []rollout.Finding) string {

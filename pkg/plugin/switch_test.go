@@ -86,7 +86,7 @@ func TestSwitchRefusals(t *testing.T) {
 		{name: "replaced nodes", args: []string{"kops-1", "-y"}, code: 2, errs: []string{"node kops-1: kops: ", "replace the node"}},
 		{name: "all that is wrong", args: []string{"kops-1", "unready-1", "-y"}, code: 2, errs: []string{"node kops-1: ", "node unready-1: "}},
 		{name: "bare pod", args: []string{"docker-2", "-y"}, code: 2, errs: []string{"node docker-2: it cannot be drained", "--force", "default/bare"}},
-		{name: "no permission", args: []string{"docker-1", "-y"}, user: reader, code: 2, errs: []string{"you lack permissions: patch nodes", "create jobs.batch -n kubectl-runtime", "create pods/eviction", "auth can-i patch nodes --kubeconfig="}},
+		{name: "no permission", args: []string{"docker-1", "-y"}, user: reader, code: 2, errs: []string{"you lack permissions: patch nodes", "create jobs.batch -n kubectl-runtime", "create pods --subresource=eviction", "auth can-i patch nodes --kubeconfig="}},
 		{name: "already", args: []string{"containerd-1", "-y"}, code: 0, out: "node/containerd-1 already on containerd://1.6.20\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

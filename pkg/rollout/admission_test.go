@@ -483,9 +483,7 @@ func TestCredentialsExpire(t *testing.T) {
 func TestNamespaceLimits(t *testing.T) {
 	t.Parallel()
 	s := apiserver.Own(t, apiserver.Version())
-	if err := newRollout(s, &recorder{}).ensureNamespace(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	keepOpen(t, s)
 	ctx, core := context.Background(), s.Client().CoreV1()
 	limit := func(item corev1.LimitRangeItem) func() error {
 		return func() error {

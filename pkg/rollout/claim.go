@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -11,10 +10,8 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -42,11 +39,6 @@ const (
 	operationSwitch     = "switch"
 	operationRollback   = "rollback"
 )
-
-// podSecurityLabels let privileged pods into the namespace (k8s.io/pod-security-admission v0.37.2 api/constants.go).
-var podSecurityLabels = []string{
-	"pod-security.kubernetes.io/enforce", "pod-security.kubernetes.io/audit", "pod-security.kubernetes.io/warn",
-}
 
 // ClaimedError says that another run has the node.
 type ClaimedError struct {
@@ -80,51 +72,6 @@ func person(holder string) string {
 
 // errClaimLost is the cause of a context whose claim somebody else took over.
 var errClaimLost = errors.New("another run took over the claim on the node")
-
-// ensureNamespace creates the namespace, or adds the labels without which its privileged pods may be refused.
-func (r *Rollout) ensureNamespace(ctx context.Context) error {
-	namespaces := r.client.CoreV1().Namespaces()
-	existing, err := namespaces.Get(ctx, nodejob.Namespace, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: nodejob.Namespace, Labels: nodejob.Labels()}}
-		for _, label := range podSecurityLabels {
-			namespace.Labels[label] = "privileged"
-		}
-		existing, err = namespaces.Create(ctx, namespace, metav1.CreateOptions{})
-		if apierrors.IsAlreadyExists(err) {
-			existing, err = namespaces.Get(ctx, nodejob.Namespace, metav1.GetOptions{})
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("create namespace %s: %w", nodejob.Namespace, err)
-	}
-	if existing.DeletionTimestamp != nil {
-		return fmt.Errorf("namespace %s is being deleted: wait until it is gone", nodejob.Namespace)
-	}
-	missing := missingLabels(existing)
-	if len(missing) == 0 {
-		return nil
-	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": missing}})
-	if err != nil {
-		return fmt.Errorf("encode labels: %w", err)
-	}
-	if _, err := namespaces.Patch(ctx, nodejob.Namespace, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
-		return fmt.Errorf("label namespace %s: %w", nodejob.Namespace, err)
-	}
-	return nil
-}
-
-// missingLabels are those of podSecurityLabels that a namespace lacks.
-func missingLabels(namespace *corev1.Namespace) map[string]string {
-	missing := map[string]string{}
-	for _, label := range podSecurityLabels {
-		if namespace.Labels[label] != "privileged" {
-			missing[label] = "privileged"
-		}
-	}
-	return missing
-}
 
 // claim is a held Lease.
 type claim struct {

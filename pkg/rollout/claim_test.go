@@ -26,9 +26,7 @@ import (
 // holdLease makes a claim of somebody else, renewed some time ago.
 func holdLease(t *testing.T, s *apiserver.Server, node string, renewed time.Time) {
 	t.Helper()
-	if err := newRollout(s, &recorder{}).ensureNamespace(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	keepOpen(t, s)
 	_, err := s.Client().CoordinationV1().Leases(nodejob.Namespace).Create(t.Context(), &coordinationv1.Lease{
 		ObjectMeta: metav1.ObjectMeta{Name: node, Annotations: map[string]string{annotationOperation: operationRollback}},
 		Spec: coordinationv1.LeaseSpec{
@@ -114,9 +112,7 @@ func TestClaimIsRenewedAndLost(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
 	r := quickly(newRollout(s, &recorder{}))
-	if err := r.ensureNamespace(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	keepOpen(t, s)
 	held, ctx, err := r.takeClaim(t.Context(), "renewed", "run-1", operationSwitch)
 	if err != nil {
 		t.Fatal(err)
@@ -163,42 +159,6 @@ func TestClaimIsRenewedAndLost(t *testing.T) {
 	}
 	if err := leases.Delete(t.Context(), "renewed", metav1.DeleteOptions{}); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestNamespaceGetsItsLabels(t *testing.T) {
-	s := server.Get(t)
-	r := newRollout(s, &recorder{})
-	if err := r.ensureNamespace(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	namespaces := s.Client().CoreV1().Namespaces()
-	namespace, err := namespaces.Get(t.Context(), nodejob.Namespace, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	namespace.Labels = map[string]string{"mine": "too"}
-	if _, err := namespaces.Update(t.Context(), namespace, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	config := s.User(t, "no-labels", rules("")...)
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	unable := newRollout(s, &recorder{})
-	unable.client = client
-	if err := unable.CheckPermissions(t.Context()); err == nil || err.Error() != "you lack permissions: patch namespaces" {
-		t.Errorf("a user who may not label the namespace: %v", err)
-	}
-	if err := r.ensureNamespace(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if namespace, err = namespaces.Get(t.Context(), nodejob.Namespace, metav1.GetOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if namespace.Labels["mine"] != "too" || namespace.Labels["pod-security.kubernetes.io/enforce"] != "privileged" {
-		t.Errorf("labels %v", namespace.Labels)
 	}
 }
 
@@ -268,9 +228,7 @@ func TestOutage(t *testing.T) {
 func TestOutageOfTheCanary(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	if err := newRollout(s, &recorder{}).ensureNamespace(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	keepOpen(t, s)
 	for _, test := range []struct {
 		name string
 		// from is the first request that fails, once the way of all, always the way of these.

@@ -112,7 +112,7 @@ func (s *session) podEvidence(ctx context.Context) ([]byte, error) {
 func (s *session) eventEvidence(ctx context.Context) ([]byte, error) {
 	var out bytes.Buffer
 	for _, selection := range []struct{ namespace, selector string }{
-		{metav1.NamespaceAll, fields.SelectorFromSet(fields.Set{"involvedObject.kind": "Node", "involvedObject.name": s.name}).String()},
+		{metav1.NamespaceDefault, fields.SelectorFromSet(fields.Set{"involvedObject.kind": "Node", "involvedObject.name": s.name}).String()},
 		{nodejob.Namespace, ""},
 	} {
 		list, err := s.client.CoreV1().Events(selection.namespace).List(ctx, metav1.ListOptions{FieldSelector: selection.selector})

@@ -63,6 +63,17 @@ func (s *session) look(ctx context.Context) (*HostPlan, error) {
 	if err := s.ensureNamespace(ctx); err != nil {
 		return nil, err
 	}
+	key := openKey(s.run + "/" + s.name)
+	if _, err := s.openNamespace(ctx, key, s.clock.Now().Add(lookExpiry).UTC().Format(time.RFC3339)); err != nil {
+		return nil, err
+	}
+	defer func() {
+		undo, cancel := s.undoContext(ctx)
+		defer cancel()
+		if err := s.closeNamespace(undo, key); err != nil {
+			s.tell(Warning, "%s", err)
+		}
+	}()
 	pods, err := s.podsOn(ctx)
 	if err != nil {
 		return nil, err

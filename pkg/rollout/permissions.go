@@ -19,9 +19,9 @@ import (
 // reviewsAtOnce bounds how many access reviews are asked for at a time.
 const reviewsAtOnce = 8
 
-// Permission is a right in RBAC's words. Namespace is empty for all namespaces and for cluster-wide resources.
+// Permission is a right in RBAC's words. Namespace is empty for all namespaces and for cluster-wide resources, Name for all objects.
 type Permission struct {
-	Verb, Group, Resource, Subresource, Namespace string
+	Verb, Group, Resource, Subresource, Namespace, Name string
 }
 
 // String is as `kubectl auth can-i` takes it: "create jobs.batch -n kubectl-runtime".
@@ -30,8 +30,11 @@ func (p Permission) String() string {
 	if p.Group != "" {
 		text += "." + p.Group
 	}
+	if p.Name != "" {
+		text += "/" + p.Name
+	}
 	if p.Subresource != "" {
-		text += "/" + p.Subresource
+		text += " --subresource=" + p.Subresource
 	}
 	if p.Namespace != "" {
 		text += " -n " + p.Namespace
@@ -39,43 +42,92 @@ func (p Permission) String() string {
 	return text
 }
 
+// Role is what a command needs.
+type Role struct {
+	Command string
+	// Needed are the rights without which the command refuses to begin. Used are those that it uses where it has them: it says what it goes
+	// without.
+	Needed, Used []Permission
+}
+
+// Roles are those of docs/rbac.yaml, by command. The namespace is there already.
+func Roles() []Role {
+	plan := Role{Command: "plan", Needed: readPermissions(), Used: planOptional()}
+	return []Role{
+		{Command: "status", Needed: need("", "nodes", "", "", "get", "list"), Used: need("", "nodes", "", "", "watch")},
+		plan,
+		{
+			Command: "plan-hosts", Needed: slices.Concat(plan.Needed, LookPermissions(true), openPermissions()),
+			Used: slices.Concat(plan.Used, workloadPermissions(), followPermissions()),
+		},
+		{Command: "switch", Needed: slices.Concat(Permissions(drain.Options{}, true), openPermissions()), Used: slices.Concat(OptionalPermissions(), planOptional(), workloadPermissions())},
+		{Command: "rollback", Needed: slices.Concat(Permissions(drain.Options{}, true), openPermissions()), Used: OptionalPermissions()},
+		{Command: "uninstall", Needed: UninstallPermissions(), Used: uninstallOptional()},
+	}
+}
+
 // need lists the rights to do several things to a resource.
 func need(group, resource, subresource, namespace string, verbs ...string) []Permission {
 	var list []Permission
 	for _, verb := range verbs {
-		list = append(list, Permission{verb, group, resource, subresource, namespace})
+		list = append(list, Permission{Verb: verb, Group: group, Resource: resource, Subresource: subresource, Namespace: namespace})
 	}
 	return list
 }
 
-// OptionalPermissions are rights that a switch uses where it has them: what it cannot do without them it says, or leaves out.
-func OptionalPermissions() []Permission {
-	return []Permission{
-		// Images that workloads may yet bring to a node.
-		{"list", "apps", "deployments", "", ""},
-		{"list", "apps", "statefulsets", "", ""},
-		{"list", "apps", "daemonsets", "", ""},
-		{"list", "batch", "cronjobs", "", ""},
-		// The checks on volumes that plan makes and switch repeats.
-		{"list", "", "persistentvolumes", "", ""},
-		{"list", "", "persistentvolumeclaims", "", ""},
-		// To learn of a change at once, and not at the next look.
-		{"watch", "", "pods", "", ""},
-		{"watch", "", "nodes", "", ""},
-		// Which budget holds a pod back, and why a pod does not start.
-		{"list", "policy", "poddisruptionbudgets", "", ""},
-		{"list", "", "events", "", ""},
-		// What the canary proves: exec, by which the host's evidence comes, too; the kubelet's metrics, DNS where there is one.
-		{"create", "", "pods", "exec", nodejob.Namespace},
-		{"get", "", "nodes", "proxy", ""},
-		{"get", "", "services", "", metav1.NamespaceSystem},
-		{"list", "discovery.k8s.io", "endpointslices", "", metav1.NamespaceSystem},
-		// Whether a pod that seems not to have started has not.
-		{"get", "coordination.k8s.io", "leases", "", corev1.NamespaceNodeLease},
+// needNamespace lists rights to the program's own namespace. A request for a namespace is one within it, so that a Role can allow it.
+func needNamespace(verbs ...string) []Permission {
+	list := need("", "namespaces", "", nodejob.Namespace, verbs...)
+	for i := range list {
+		list[i].Name = nodejob.Namespace
 	}
+	return list
 }
 
-// Permissions are the rights that a switch needs, beside OptionalPermissions.
+// readPermissions are for the nodes and what a drain would move.
+func readPermissions() []Permission {
+	return slices.Concat(need("", "nodes", "", "", "get", "list"), need("", "pods", "", "", "list"))
+}
+
+// planOptional are for the checks on budgets, volumes and CronJobs.
+func planOptional() []Permission {
+	return slices.Concat(
+		need("policy", "poddisruptionbudgets", "", "", "list"), need("", "persistentvolumes", "", "", "list"),
+		need("", "persistentvolumeclaims", "", "", "list"), need("batch", "cronjobs", "", "", "list"),
+	)
+}
+
+// workloadPermissions are for images that workloads may yet bring to a node.
+func workloadPermissions() []Permission {
+	return slices.Concat(
+		need("apps", "deployments", "", "", "list"), need("apps", "statefulsets", "", "", "list"), need("apps", "daemonsets", "", "", "list"),
+		need("batch", "cronjobs", "", "", "list"),
+	)
+}
+
+// followPermissions are to tell why a pod does not start, and whether one that seems not to have started has not.
+func followPermissions() []Permission {
+	return slices.Concat(need("", "events", "", nodejob.Namespace, "list"), need("coordination.k8s.io", "leases", "", corev1.NamespaceNodeLease, "get"))
+}
+
+// OptionalPermissions are rights that switch and rollback use where they have them: what they cannot do without them they say, or leave out.
+// They also ask for nodes/proxy, for the kubelet's metrics; docs/rbac.yaml does not give that, since it is a way into every pod.
+func OptionalPermissions() []Permission {
+	return slices.Concat(
+		// To learn of a change at once, and not at the next look.
+		need("", "pods", "", "", "watch"), need("", "nodes", "", "", "watch"),
+		// Which budget holds a pod back; what happened to the node, for the evidence.
+		need("policy", "poddisruptionbudgets", "", "", "list"),
+		need("", "events", "", metav1.NamespaceDefault, "list"),
+		followPermissions(),
+		// What the canary proves: exec, by which the host's evidence comes, too; DNS where there is one.
+		need("", "pods", "exec", nodejob.Namespace, "create"),
+		need("", "services", "", metav1.NamespaceSystem, "get"),
+		need("discovery.k8s.io", "endpointslices", "", metav1.NamespaceSystem, "list"),
+	)
+}
+
+// Permissions are the rights that a switch needs, beside OptionalPermissions and openPermissions.
 func Permissions(options drain.Options, namespaceExists bool) []Permission {
 	own := nodejob.Namespace
 	removal := need("", "pods", "eviction", "", "create")
@@ -87,30 +139,34 @@ func Permissions(options drain.Options, namespaceExists bool) []Permission {
 		namespacePermissions(namespaceExists),
 		need("coordination.k8s.io", "leases", "", own, "get", "create", "update", "delete"),
 		jobPermissions(),
+		need("", "pods", "", "", "get"),
 		need("", "pods", "", own, "create", "delete"),
 		removal,
 		need("apps", "daemonsets", "", "", "get"),
 	)
 }
 
-// LookPermissions are the rights that LookAtHost needs.
+// LookPermissions are the rights that LookAtHost needs, beside openPermissions.
 func LookPermissions(namespaceExists bool) []Permission {
-	return slices.Concat(namespacePermissions(namespaceExists), jobPermissions())
+	return slices.Concat(namespacePermissions(namespaceExists), jobPermissions(), need("", "pods", "", nodejob.Namespace, "get", "delete"))
 }
 
 func namespacePermissions(exists bool) []Permission {
 	if exists {
-		return need("", "namespaces", "", "", "get")
+		return needNamespace("get")
 	}
-	return need("", "namespaces", "", "", "get", "create")
+	return slices.Concat(needNamespace("get"), need("", "namespaces", "", "", "create"))
 }
+
+// openPermissions are for the labels that let privileged pods into the namespace while a run is open.
+func openPermissions() []Permission { return needNamespace("patch") }
 
 // jobPermissions are for a Job and what its pod says.
 func jobPermissions() []Permission {
 	own := nodejob.Namespace
 	return slices.Concat(
 		need("batch", "jobs", "", own, "get", "list", "create", "delete"),
-		need("", "pods", "", "", "get", "list"),
+		need("", "pods", "", "", "list"),
 		need("", "pods", "log", own, "get"),
 	)
 }
@@ -133,19 +189,43 @@ func (r *Rollout) CheckPermissions(ctx context.Context) error {
 
 // CheckLookPermissions is the same for LookAtHost.
 func (r *Rollout) CheckLookPermissions(ctx context.Context) error {
-	return r.checkPermissions(ctx, LookPermissions)
+	return r.checkPermissions(ctx, func(exists bool) []Permission { return slices.Concat(readPermissions(), LookPermissions(exists)) })
 }
 
+// MissingOptional are the rights of a role that a command uses where it has them, and that the user lacks.
+func (r *Rollout) MissingOptional(ctx context.Context, command string) ([]Permission, error) {
+	if all, err := r.may(ctx, everything); err != nil || all {
+		return nil, err
+	}
+	i := slices.IndexFunc(Roles(), func(role Role) bool { return role.Command == command })
+	return r.missing(ctx, Roles()[i].Used)
+}
+
+// everything is an administrator's right, which saves asking for each.
+var everything = Permission{Verb: "*", Group: "*", Resource: "*"}
+
 func (r *Rollout) checkPermissions(ctx context.Context, list func(namespaceExists bool) []Permission) error {
-	all, err := r.may(ctx, Permission{Verb: "*", Group: "*", Resource: "*"})
+	all, err := r.may(ctx, everything)
 	if err != nil || all {
 		return err
 	}
 	namespace, err := r.client.CoreV1().Namespaces().Get(ctx, nodejob.Namespace, metav1.GetOptions{})
 	permissions := list(!apierrors.IsNotFound(err))
-	if err == nil && len(missingLabels(namespace)) > 0 {
-		permissions = append(permissions, Permission{Verb: "patch", Resource: "namespaces"})
+	if err != nil || len(missingLabels(namespace)) > 0 { // it is made closed to privileged pods
+		permissions = slices.Concat(permissions, openPermissions())
 	}
+	missing, err := r.missing(ctx, permissions)
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		return &PermissionError{Missing: missing}
+	}
+	return nil
+}
+
+// missing are those of some rights that the user lacks.
+func (r *Rollout) missing(ctx context.Context, permissions []Permission) ([]Permission, error) {
 	allowed := make([]bool, len(permissions))
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(reviewsAtOnce)
@@ -156,24 +236,21 @@ func (r *Rollout) checkPermissions(ctx context.Context, list func(namespaceExist
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return err
+		return nil, err
 	}
 	var missing []Permission
 	for i, permission := range permissions {
-		if !allowed[i] {
+		if !allowed[i] && !slices.Contains(missing, permission) {
 			missing = append(missing, permission)
 		}
 	}
-	if len(missing) > 0 {
-		return &PermissionError{Missing: missing}
-	}
-	return nil
+	return missing, nil
 }
 
 func (r *Rollout) may(ctx context.Context, p Permission) (bool, error) {
 	review, err := r.client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{
 		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Verb: p.Verb, Group: p.Group, Resource: p.Resource, Subresource: p.Subresource, Namespace: p.Namespace,
+			Verb: p.Verb, Group: p.Group, Resource: p.Resource, Subresource: p.Subresource, Namespace: p.Namespace, Name: p.Name,
 		}},
 	}, metav1.CreateOptions{})
 	if err != nil {

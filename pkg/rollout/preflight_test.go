@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -113,7 +114,7 @@ func TestPreflight(t *testing.T) {
 // rules are what Permissions asks for, as RBAC rules; without is left out.
 func rules(without string) []rbacv1.PolicyRule {
 	var list []rbacv1.PolicyRule
-	for _, p := range Permissions(drain.Options{}, true) {
+	for _, p := range slices.Concat(Permissions(drain.Options{}, true), openPermissions()) {
 		resource := p.Resource
 		if p.Subresource != "" {
 			resource += "/" + p.Subresource
@@ -129,9 +130,7 @@ func rules(without string) []rbacv1.PolicyRule {
 func TestPermissions(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	if err := newRollout(s, &recorder{}).ensureNamespace(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	keepOpen(t, s)
 	as := func(name, without string) (*Rollout, *recorder) {
 		config := s.User(t, name, rules(without)...)
 		client, err := kubernetes.NewForConfig(config)

@@ -93,6 +93,11 @@ func (s *session) holding(ctx context.Context, mark, work func(context.Context) 
 	defer func() {
 		undo, cancel := s.undoContext(ctx)
 		defer cancel()
+		if !s.held.gone.Load() && !leavesRunOpen(err) { // before the claim is released: the next run opens it again
+			if closeErr := s.closeNamespace(undo, openKey(s.name)); closeErr != nil {
+				s.tell(Warning, "%s", closeErr)
+			}
+		}
 		if releaseErr := s.held.release(undo); releaseErr != nil {
 			s.tell(Warning, "%s", releaseErr)
 		}
@@ -290,9 +295,16 @@ func (s *session) takeAndMark(ctx context.Context, mark func(context.Context) er
 	if held.dead != nil {
 		s.tell(Info, "took the node over: %s, but nobody has renewed that claim, which ended at %s", held.dead, held.dead.Until.Local().Format("15:04:05"))
 	}
-	if err := mark(claimed); err != nil {
+	opened, err := s.openNamespace(claimed, openKey(s.name), s.name)
+	if err == nil {
+		err = mark(claimed)
+	}
+	if err != nil {
 		undo, cancel := s.undoContext(ctx)
 		defer cancel()
+		if opened {
+			err = errors.Join(err, s.closeNamespace(undo, openKey(s.name)))
+		}
 		return nil, errors.Join(err, held.release(undo))
 	}
 	return claimed, nil

@@ -384,7 +384,7 @@ func (c *cluster) testSwitch(t *testing.T) {
 		t.Errorf("Docker's data changed: %s, was %s", after, layers)
 	}
 	c.nothingLeft(t, "node-1")
-	if label := c.kubectl(t, "get", "ns", "kubectl-runtime", "-o", `jsonpath={.metadata.labels.pod-security\.kubernetes\.io/enforce}`); label != "privileged" {
+	if label := c.kubectl(t, "get", "ns", "kubectl-runtime", "-o", `jsonpath={.metadata.labels.pod-security\.kubernetes\.io/enforce}`); label != "restricted" {
 		t.Errorf("pod-security label is %q", label)
 	}
 	if out := c.exec(t, "node-2", "wget -qO- http://"+c.NodeIP("node-1")+":18080/hostname || curl -fsS http://"+c.NodeIP("node-1")+":18080/hostname"); out == "" {

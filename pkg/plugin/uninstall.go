@@ -1,0 +1,118 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+)
+
+// UninstallOptions are `kubectl runtime uninstall`.
+type UninstallOptions struct {
+	factory *Factory
+	dryRun  string
+	yes     bool
+}
+
+const uninstallLong = `Lists what kubectl runtime made in the cluster and removes it after a question: its annotations on nodes, the roles and
+bindings of docs/rbac.yaml, and its namespace with all in it. It refuses while a run is open on any node.
+
+Nothing on the nodes themselves is changed. Without the annotations of a switched node, the cluster no longer knows the runtime that it came from:
+then only the agent on the node rolls it back, with /var/lib/kubectl-runtime/bin/runtime-agent rollback.`
+
+const uninstallExample = `  # List what would be removed
+  kubectl runtime uninstall --dry-run=client
+
+  # Remove it without a question
+  kubectl runtime uninstall --yes`
+
+// NewUninstallCommand is `kubectl runtime uninstall`.
+func NewUninstallCommand(f *Factory) *cobra.Command {
+	o := &UninstallOptions{factory: f}
+	cmd := &cobra.Command{
+		Use:                   "uninstall",
+		Short:                 "Remove what kubectl runtime made in the cluster",
+		Long:                  uninstallLong,
+		Example:               uninstallExample,
+		DisableFlagsInUseLine: true,
+		Args:                  cobra.NoArgs,
+		ValidArgsFunction:     cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.Validate(); err != nil {
+				return err
+			}
+			return o.Run(cmd.Context())
+		},
+	}
+	cmd.Flags().StringVar(&o.dryRun, "dry-run", dryRunNone, `"none" or "client": client lists what would be removed and changes nothing`)
+	cmd.Flags().Lookup("dry-run").NoOptDefVal = dryRunClient
+	cmd.Flags().BoolVarP(&o.yes, "yes", "y", false, "Do not ask; needed where there is no terminal")
+	return cmd
+}
+
+// Validate judges the flags.
+func (o *UninstallOptions) Validate() error {
+	if o.dryRun != dryRunNone && o.dryRun != dryRunClient {
+		return fmt.Errorf("--dry-run=%s: use none or client", o.dryRun)
+	}
+	if o.dryRun == dryRunNone && !o.yes && !o.factory.hasTerminal() {
+		return errors.New("there is no terminal to ask on: use --yes to go on without a question, or --dry-run=client to see what would be removed")
+	}
+	return nil
+}
+
+// Run lists, asks and removes.
+func (o *UninstallOptions) Run(ctx context.Context) error {
+	client, err := o.factory.Clientset()
+	if err != nil {
+		return err
+	}
+	errOut := o.factory.Streams.ErrOut
+	r := rollout.New(rollout.Config{Client: client, Clock: o.factory.Clock, Holder: holder()})
+	if err := r.CheckUninstallPermissions(ctx); err != nil {
+		return o.factory.permissionError(err)
+	}
+	found, err := r.FindInstalled(ctx)
+	if err != nil {
+		return o.factory.explain("look for", "what is installed", "", err)
+	}
+	for _, note := range found.Notes {
+		fmt.Fprintf(errOut, "note: %s\n", note)
+	}
+	if len(found.Open) > 0 {
+		return Exitf(ExitRefused, "runs are open: %s", strings.Join(found.Open, "; ")).
+			WithHint("end each with `kubectl runtime switch NODE` or `kubectl runtime rollback NODE` first; nothing was changed")
+	}
+	if len(found.Objects) == 0 {
+		fmt.Fprintln(errOut, "there is nothing to remove")
+		return nil
+	}
+	if o.dryRun == dryRunClient {
+		o.list(found.Objects, "would be removed (dry run)")
+		return nil
+	}
+	if !o.yes {
+		for _, object := range found.Objects {
+			fmt.Fprintln(errOut, strings.TrimSpace(object.Name+" "+object.What))
+		}
+		fmt.Fprintf(errOut, "Remove these %d? [y/N] ", len(found.Objects))
+		if err := o.factory.confirm(ctx); err != nil {
+			return err
+		}
+	}
+	err = rollout.RemoveInstalled(ctx, found, func(object rollout.Installed) { o.list([]rollout.Installed{object}, "removed") })
+	if err != nil {
+		return o.factory.explain("remove", "what is installed", "", err)
+	}
+	return nil
+}
+
+func (o *UninstallOptions) list(objects []rollout.Installed, done string) {
+	for _, object := range objects {
+		fmt.Fprintln(o.factory.Streams.Out, strings.Join(strings.Fields(object.Name+" "+object.What+" "+done), " "))
+	}
+}

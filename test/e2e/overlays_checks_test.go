@@ -276,9 +276,12 @@ func directoryAtSocket(t *testing.T, n *dressed) {
 	}
 }
 
-// reboot takes the power from the node, and waits until it is Ready again with its pods.
+// reboot boots the node again, with all written out as in a shutdown, and waits until it is Ready with its pods.
 func reboot(t *testing.T, n *dressed) {
 	t.Helper()
+	if err := n.Sync(n.node); err != nil {
+		t.Fatal(err)
+	}
 	if err := n.PowerOff(n.node); err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +299,7 @@ func reboot(t *testing.T, n *dressed) {
 	n.waitPodsOn(t, n.node)
 }
 
-// reboots takes the power from the switched node: it comes back on containerd alone.
+// reboots boots the switched node again: it comes back on containerd alone.
 func reboots(t *testing.T, n *dressed) {
 	reboot(t, n)
 	n.onContainerd(t, n.node, false)

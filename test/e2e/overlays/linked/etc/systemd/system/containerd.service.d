@@ -1,1 +1,0 @@
-../../../opt/units/containerd.service.d

@@ -1,1 +1,0 @@
-../../../opt/units/docker.service.d

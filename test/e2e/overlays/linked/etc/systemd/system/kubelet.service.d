@@ -1,1 +1,0 @@
-../../../opt/units/kubelet.service.d

@@ -43,29 +43,18 @@ func linked() layout {
 			before = linksAndFiles(t, n)
 		},
 		checks: []check{
-			{"the administrator's links lead to /opt", func(t *testing.T, n *dressed, _ runtime) {
-				const links = "kubelet.service.d docker.service.d containerd.service.d docker.service"
-				want := "../../../opt/units/kubelet.service.d\n../../../opt/units/docker.service.d\n../../../opt/units/containerd.service.d\n/opt/docker/docker.service"
-				if got := n.exec(t, n.node, "cd /etc/systemd/system; readlink "+links); got != want {
-					t.Errorf("the links lead to\n%s", got)
-				}
-				for _, unit := range []string{"kubelet", "docker", "containerd"} {
-					if got := n.exec(t, n.node, "systemctl show -p Environment --value "+unit); !strings.Contains(got, "KEPT_IN=/opt") {
-						t.Errorf("systemd does not read the drop-in of %s: %q", unit, got)
-					}
-				}
-			}},
 			{"open files are limited as in the containerd that still runs", func(t *testing.T, n *dressed, on runtime) {
 				if n.round == 0 { // the reboot on Docker later gives pods the new limit
 					openFiles(10000, 10000)(t, n, on)
 				}
 			}},
 			{"every link and file is as before", func(t *testing.T, n *dressed, on runtime) {
+				if on == onDocker && n.round > 0 {
+					reboot(t, n)
+				}
+				linksLeadTo(t, n)
 				if on == onContainerd {
 					return
-				}
-				if n.round > 0 {
-					reboot(t, n)
 				}
 				if d := differences(before, linksAndFiles(t, n)); d != "" {
 					t.Errorf("differs:\n%s", d)
@@ -76,6 +65,21 @@ func linked() layout {
 			}},
 		},
 		between: reboots,
+	}
+}
+
+// linksLeadTo checks that the administrator's links lead to /opt, and that systemd reads what is there.
+func linksLeadTo(t *testing.T, n *dressed) {
+	t.Helper()
+	const links = "kubelet.service.d docker.service.d containerd.service.d docker.service"
+	want := "../../../opt/units/kubelet.service.d\n../../../opt/units/docker.service.d\n../../../opt/units/containerd.service.d\n/opt/docker/docker.service"
+	if got := n.exec(t, n.node, "cd /etc/systemd/system; readlink "+links); got != want {
+		t.Errorf("the links lead to\n%s\nwant\n%s", got, want)
+	}
+	for _, unit := range []string{"kubelet", "docker", "containerd"} {
+		if got := n.exec(t, n.node, "systemctl show -p Environment --value "+unit); !strings.Contains(got, "KEPT_IN=/opt") {
+			t.Errorf("systemd does not read the drop-in of %s: %q", unit, got)
+		}
 	}
 }
 

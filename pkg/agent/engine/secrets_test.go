@@ -15,10 +15,14 @@ type logged struct{ error }
 
 func (logged) Detail() string { return "dockerd: pull with password=hunter2hunter2\nexit 1" }
 
-// heard keeps the events.
-type heard []protocol.Event
+// heard keeps the events as they are encoded for the journal and the log.
+type heard []string
 
-func (h *heard) Append(e protocol.Event) error { *h = append(*h, e); return nil }
+func (h *heard) Append(e protocol.Event) error {
+	line, err := e.Encode()
+	*h = append(*h, string(line))
+	return err
+}
 
 // TestFailuresHoldNoSecrets: what failed goes to the journal, the pod's log and the user's terminal, with what a unit logged.
 func TestFailuresHoldNoSecrets(t *testing.T) {

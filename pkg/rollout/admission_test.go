@@ -455,7 +455,7 @@ func TestFailedBefore(t *testing.T) {
 func TestCredentialsExpire(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "expired")
+	h := newHollow(t, s, "credentials-expire")
 	var refused atomic.Int32
 	r := newRollout(s, &recorder{})
 	config := apiserver.Transport(s.Admin(), func(next http.RoundTripper) http.RoundTripper {
@@ -470,13 +470,13 @@ func TestCredentialsExpire(t *testing.T) {
 		})
 	})
 	withConfig(t, r, config)
-	if _, err := r.Switch(t.Context(), "expired"); err != nil {
+	if _, err := r.Switch(t.Context(), "credentials-expire"); err != nil {
 		t.Error(err)
 	}
 	if refused.Load() < 5 {
 		t.Errorf("%d requests were refused", refused.Load())
 	}
-	nothingLeft(t, s, "expired")
+	nothingLeft(t, s, "credentials-expire")
 }
 
 // TestNamespaceLimits: limits and quotas of the namespace refuse the switch, or let it pass.

@@ -109,7 +109,9 @@ func TestHostIsNotAsked(t *testing.T) {
 			}
 			return nil
 		})
-		r.parkTimeout = time.Second
+		if !test.waits {
+			r.parkTimeout = time.Second
+		}
 		_, err := r.Switch(ctx, test.name)
 		_ = wantError(t, err, OutcomeInterrupted, test.state)
 		observer = &recorder{}

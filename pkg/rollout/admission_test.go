@@ -515,7 +515,7 @@ func TestNamespaceLimits(t *testing.T) {
 		set  func() error
 		want string // empty: it passes
 	}{
-		{"limit-max", limit(corev1.LimitRangeItem{Max: memory("16Mi")}), "maximum memory usage per Container is 16Mi"},
+		{"limit-max", limit(corev1.LimitRangeItem{Max: memory("16Mi")}), "16Mi"},
 		{"limit-default", limit(corev1.LimitRangeItem{Default: memory("1Gi"), DefaultRequest: memory("100Mi")}), ""},
 		{"quota-none", quota("0"), "exceeded quota: quota"},
 		{"quota-enough", quota("50"), ""},

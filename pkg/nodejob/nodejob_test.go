@@ -103,7 +103,7 @@ func privateJob(t *testing.T) *batchv1.Job {
 	return job
 }
 
-// TestPodOptions: what a cluster demands holds for each pod; the canary stands for applications, and has no priority.
+// TestPodOptions: what a cluster demands holds for each pod; the canary runs as applications do, and has no priority.
 func TestPodOptions(t *testing.T) {
 	canary, evidence := Canary(CanaryParams{Pod: demanding()}).Spec, EvidencePod(EvidenceParams{Pod: demanding()}).Spec
 	for name, spec := range map[string]corev1.PodSpec{"job": privateJob(t).Spec.Template.Spec, "canary": canary, "evidence": evidence} {

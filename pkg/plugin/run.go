@@ -12,7 +12,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -480,44 +479,4 @@ func holder() string {
 		name = who.Username
 	}
 	return fmt.Sprintf("%s@%s/%d-%s", cmp.Or(name, "unknown"), host, os.Getpid(), rand.String(5))
-}
-
-// lazyProgress starts a Progress with the first update, and a new one after Close.
-type lazyProgress struct {
-	start func() *render.Progress
-
-	mu      sync.Mutex
-	current *render.Progress
-	last    rollout.Update
-}
-
-func (p *lazyProgress) Observe(update rollout.Update) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.current == nil {
-		p.current = p.start()
-	}
-	p.last = update
-	p.current.Observe(update)
-}
-
-// interrupted says that the signal was heard: to end what is under way can take a while. Whoever is not told sends another one.
-func (p *lazyProgress) interrupted() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.current != nil {
-		p.current.Observe(rollout.Update{
-			Node: p.last.Node, Stage: p.last.Stage, Kind: rollout.Info, Text: "interrupted: leaving the node in order; Ctrl-C once more exits at once",
-		})
-	}
-}
-
-// Close ends the live line, so that something else can be written.
-func (p *lazyProgress) Close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.current != nil {
-		p.current.Close()
-		p.current = nil
-	}
 }

@@ -265,7 +265,7 @@ var plain = []string{
 	`imageID: docker-pullable://nginx@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef`,
 	`docker-pullable://registry.example:5000/team/app@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef`,
 	"nginx:1.25@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
-	"https://proxy.golang.org/github.com/x/y/@v/list",
+	"https://proxy.example/github.com/x/y/@v/list",
 	"https://registry.example:5000/v2/app/manifests/latest@now",
 	"git@github.com:a/b.git user@host.example",
 	"containerd-shim-runc-v2 -namespace k8s.io -id 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef -address /run/containerd/containerd.sock",

@@ -110,7 +110,7 @@ func startsLine(before string) bool {
 	return slices.Contains([]string{"", "-", "+", "export", "#", ";", "set", "ENV", `"`, "'", `- "`, "- -"}, strings.TrimSpace(before))
 }
 
-// redactValue returns what stands for the value at the beginning of a text, and its length there. A value without quotes is a word, and if it
+// redactValue returns the replacement of the value at the beginning of a text, and its length there. A value without quotes is a word, and if it
 // is that of a line's only key, the rest of the line.
 func redactValue(text, key string, whole bool) (string, int) {
 	if text == "" {

@@ -381,7 +381,7 @@ func TestWebhookOnTheNode(t *testing.T) {
 	}
 }
 
-// TestFailedBefore: what fails on the old runtime already does not count after the cutover, also where another run goes on with the verification;
+// TestFailedBefore: what fails on the old runtime already does not count after the cutover, also where another run resumes the verification;
 // what fails on the new one alone does.
 func TestFailedBefore(t *testing.T) {
 	t.Parallel()

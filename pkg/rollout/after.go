@@ -9,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
@@ -463,44 +462,3 @@ func (s *session) serviced(cordoned bool) {
 		s.report.OutOfService = s.clock.Now().Sub(s.cordonedAt)
 	}
 }
-
-// soak watches the node while pods come back.
-func (s *session) soak(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.options.Soak, errSoaked)
-	defer cancel()
-	changes := s.nodeChanges(ctx)
-	for {
-		node, err := s.client.CoreV1().Nodes().Get(ctx, s.name, metav1.GetOptions{})
-		if err == nil && !isNodeReady(node) {
-			return s.takeBack(ctx, errors.New("the node is no longer Ready after it was given back"))
-		}
-		watched, err := s.sleepOr(ctx, changes)
-		if !watched {
-			changes = nil
-		}
-		if errors.Is(err, errSoaked) {
-			return nil
-		} else if err != nil {
-			// The node is done; only its watch is cut short.
-			return &Error{Node: s.name, Stage: StageSoak, Outcome: OutcomeInterrupted, State: "the node was given back and serves", Cause: err}
-		}
-	}
-}
-
-// takeBack takes a node out of service again that did not keep what the verification proved: the run is not done, and is resumed with
-// another verification.
-func (s *session) takeBack(ctx context.Context, cause error) error {
-	undo, cancel := s.undoContext(ctx)
-	defer cancel()
-	state := inventory.StateVerifying
-	if s.back != nil {
-		state = inventory.StateRollingBack
-	}
-	_, err := s.cordon(undo, s.name, annotations{
-		inventory.AnnotationPhase: string(state), inventory.AnnotationMessage: message(StageSoak, cause),
-	})
-	return s.leave(ctx, StageSoak, OutcomeStuck, errors.Join(cause, err))
-}
-
-// errSoaked ends the soak well.
-var errSoaked = errors.New("soaked")

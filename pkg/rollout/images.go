@@ -37,6 +37,9 @@ func (s *session) imagesToBring(ctx context.Context, pods []corev1.Pod) []string
 		specs = append(specs, &pods[i].Spec)
 	}
 	own := imagesOf(specs)
+	if s.options.CanaryImage != s.options.Image { // the agent's is brought anyway
+		own = append(own, s.options.CanaryImage)
+	}
 	s.workloads.once.Do(func() { s.workloads.images, s.workloads.err = s.templateImages(ctx) })
 	if s.workloads.err != nil {
 		s.tell(Warning, "only the images of the node's own pods are brought: %s", s.workloads.err)

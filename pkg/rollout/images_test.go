@@ -65,9 +65,10 @@ func TestImagesToBring(t *testing.T) {
 
 	observer := &recorder{}
 	session := &session{Rollout: newRollout(s, observer), name: "node", report: &Report{}}
+	session.options.CanaryImage = "canary"
 	long := corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Image: "own"}}}}
 	images := session.imagesToBring(ctx, []corev1.Pod{long})
-	for _, want := range []string{"own", "deployment", "statefulset", "daemonset", "cronjob", "init-of-deployment", "init-of-cronjob"} {
+	for _, want := range []string{"own", "canary", "deployment", "statefulset", "daemonset", "cronjob", "init-of-deployment", "init-of-cronjob"} {
 		if !slices.Contains(images, want) {
 			t.Errorf("%s is missing in %v", want, images)
 		}

@@ -334,9 +334,9 @@ func (s *session) nodeChanges(ctx context.Context) <-chan struct{} {
 }
 
 func signal(ctx context.Context, selector fields.Selector, start func(context.Context, metav1.ListOptions) (watch.Interface, error)) <-chan struct{} {
-	told := make(chan struct{}, 1)
+	changed := make(chan struct{}, 1)
 	go func() {
-		defer close(told)
+		defer close(changed)
 		changes, err := start(ctx, metav1.ListOptions{FieldSelector: selector.String()})
 		if err != nil {
 			return
@@ -344,12 +344,12 @@ func signal(ctx context.Context, selector fields.Selector, start func(context.Co
 		defer changes.Stop()
 		for range changes.ResultChan() {
 			select {
-			case told <- struct{}{}:
+			case changed <- struct{}{}:
 			default:
 			}
 		}
 	}()
-	return told
+	return changed
 }
 
 // isNodeReady reads the Ready condition.

@@ -311,7 +311,7 @@ func TestDialSaysThatNobodyListens(t *testing.T) {
 	}
 }
 
-// TestSmokeShowsItsProcesses: with a base spec its limits are the container's, and are told; without one none are set.
+// TestSmokeShowsItsProcesses: with a base spec its limits are the container's, and are reported; without one none are set.
 func TestSmokeShowsItsProcesses(t *testing.T) {
 	for _, release := range agenttest.Releases(t) {
 		for name, limits := range map[string][]containerd.Rlimit{"inherited": nil, "set": {{Name: "nofile", Soft: 600, Hard: 700}}} {
@@ -353,7 +353,7 @@ func TestSmokeShowsItsProcesses(t *testing.T) {
 						t.Errorf("%+v: hard limits %v, this test's is %s", p, hard, own)
 					}
 					if limits != nil && p.Rlimits["RLIMIT_NOFILE"] != (cri.Rlimit{Soft: 600, Hard: 700}) {
-						t.Errorf("told are %+v", p.Rlimits)
+						t.Errorf("got the limits %+v", p.Rlimits)
 					}
 				}
 				if err := n.Smoke(t.Context(), o); err != nil || !looked {

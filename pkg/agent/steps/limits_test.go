@@ -123,7 +123,7 @@ func TestLimitsCarried(t *testing.T) {
 	}
 }
 
-// TestDifferingLimits compares with real processes: one that stands for the sandbox's pause program, and one for the container's.
+// TestDifferingLimits compares with real processes: one in place of the sandbox's pause program, and one in place of the container's.
 func TestDifferingLimits(t *testing.T) {
 	sandbox, container := sleepWith(t, "--nofile=1000:5000"), sleepWith(t, "--nofile=5000:5000")
 	own, err := limitsOf("/proc", container)

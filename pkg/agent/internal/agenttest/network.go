@@ -2,6 +2,7 @@ package agenttest
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,13 +68,17 @@ func (n Network) StartAgent(t *testing.T) (stop func()) {
 	}
 	t.Cleanup(stop)
 	deadline := time.Now().Add(15 * time.Second)
-	for exec.Command(program, "ping", n.socket).Run() != nil {
+	for {
+		conn, err := net.Dial("unix", n.socket)
+		if err == nil {
+			_ = conn.Close()
+			return stop
+		}
 		if time.Now().After(deadline) {
-			t.Fatal("the CNI agent does not answer")
+			t.Fatalf("the CNI agent does not answer: %v", err)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	return stop
 }
 
 // Held lists the addresses that are given to pods.

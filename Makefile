@@ -39,8 +39,8 @@ unit: ## unit tests
 .PHONY: api
 api: ## tests against a real API server and etcd, and real daemons
 	@hack/deps
-	test/lab/build/build.sh etcd kubernetes-1.37 kubernetes-1.24 containerd
-	go test -race -shuffle=on -timeout 40m ./test/apiserver/... $$(grep -rlE 'test/apiserver"|agenttest\.(CNIPlugins|Dockerds|Releases|Runc|Start)' --include='*_test.go' cmd pkg | \
+	test/lab/build/build.sh etcd kubernetes-1.37 kubernetes-1.24 containerd containerd-1.7 containerd-2.0
+	go test -race -shuffle=on -timeout 40m ./test/apiserver/... $$(grep -rlE 'test/apiserver"|agenttest\.(CNIPlugins|Dockerds|ConfigReleases|Releases|Runc|Start)' --include='*_test.go' cmd pkg | \
 		xargs -n 1 dirname | sort -u | sed 's|^|./|')
 
 .PHONY: e2e

@@ -4,6 +4,7 @@
 # Cold builds take minutes; results are kept in $KUBECTL_RUNTIME_CACHE/bin/<name>-<hash of its inputs> and reused.
 #   build.sh [NAME…]   builds the named folders (all without names), prints nothing but progress on stderr
 #   build.sh critest   CRI's conformance tests, which no lab needs by itself: see test/lab/README.md
+#   build.sh containerd-1.7 containerd-2.0   for tests of their configuration
 #   build.sh --path NAME   prints the folder that holds NAME's binaries
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

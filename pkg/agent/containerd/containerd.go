@@ -36,3 +36,13 @@ func Dial(address string) (*client.Client, error) {
 	}
 	return c, nil
 }
+
+// With calls do with a client of the containerd at address, and closes it.
+func With(address string, do func(*client.Client) error) error {
+	c, err := Dial(address)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	return do(c)
+}

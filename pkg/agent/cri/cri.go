@@ -82,6 +82,16 @@ func (c *Client) waitForVersion(ctx context.Context) error {
 	}
 }
 
+// With calls do with a client of endpoint, and closes it. ctx bounds the connecting alone: see Dial.
+func With(ctx context.Context, endpoint string, do func(*Client) error) error {
+	c, err := Dial(ctx, endpoint)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	return do(c)
+}
+
 // Close ends the connection.
 func (c *Client) Close() error { return c.conn.Close() }
 

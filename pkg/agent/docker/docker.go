@@ -52,6 +52,16 @@ func Dial(socket string) (*Client, error) {
 	return &Client{api: api}, nil
 }
 
+// With calls do with a client of the engine behind socket, and closes it.
+func With(socket string, do func(*Client) error) error {
+	c, err := Dial(socket)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	return do(c)
+}
+
 // Close ends idle connections.
 func (c *Client) Close() error { return c.api.Close() }
 

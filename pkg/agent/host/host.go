@@ -135,3 +135,10 @@ type permanentError struct{ error }
 
 // Permanent makes Poll give up with err at once.
 func Permanent(err error) error { return &permanentError{err} }
+
+// Within bounds what do may take.
+func Within(ctx context.Context, d time.Duration, do func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return do(ctx)
+}

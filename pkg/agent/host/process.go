@@ -176,3 +176,62 @@ func OSName() string {
 	}
 	return ""
 }
+
+// Processes lists all processes but kernel threads and those that have ended.
+func Processes(proc string) ([]Process, error) {
+	entries, err := os.ReadDir(proc)
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var all []Process
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		if process, err := ReadProcess(proc, pid); err == nil && len(process.Args) > 0 {
+			all = append(all, process)
+		}
+	}
+	return all, nil
+}
+
+// ParentPID reads a process's parent, 0 if it has ended.
+func ParentPID(proc string, pid int) int {
+	stat, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0
+	}
+	return parentOf(string(stat))
+}
+
+// parentOf takes the parent from a line of /proc/<pid>/stat (proc(5)): "pid (name) state ppid …", where the name can hold anything.
+func parentOf(stat string) int {
+	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 2 {
+		return 0
+	}
+	parent, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return 0
+	}
+	return parent
+}
+
+// PIDNamespace names that of a process, empty if it has ended.
+func PIDNamespace(proc, pid string) string {
+	namespace, _ := os.Readlink(filepath.Join(proc, pid, "ns/pid"))
+	return namespace
+}
+
+// InServiceCgroup reports whether a process with this /proc/<pid>/cgroup is in the cgroup that systemd names without a hierarchy.
+func InServiceCgroup(text, cgroup string) bool {
+	for line := range strings.Lines(text) {
+		if fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3); len(fields) == 3 && (fields[1] == "" || fields[1] == "name=systemd") {
+			if fields[2] == cgroup || strings.HasPrefix(fields[2], cgroup+"/") {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -15,13 +15,9 @@ import (
 const silence = 45 * time.Second
 
 // whileAnswering does what may wait for a containerd that hangs: when that has been silent too long, that is the failure.
-func whileAnswering(ctx context.Context, h *Host, found inventory, do func(ctx context.Context) error) error {
+func whileAnswering(ctx context.Context, h *Host, found Found, do func(ctx context.Context) error) error {
 	ask := func(ctx context.Context) error {
-		c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
-		if err != nil {
-			return err
-		}
-		return c.Close()
+		return cri.With(ctx, found.Facts.NewEndpoint, func(*cri.Client) error { return nil })
 	}
 	silent, err := watched(ctx, ask, silence, do)
 	if silent {
@@ -41,7 +37,7 @@ func watched(parent context.Context, ask func(context.Context) error, patience t
 		defer pause.Stop()
 		last := time.Now()
 		for {
-			err := within(ctx, patience/3, ask)
+			err := host.Within(ctx, patience/3, ask)
 			switch {
 			case ctx.Err() != nil:
 				return

@@ -106,7 +106,7 @@ func TestTooEarlyStatus(t *testing.T) {
 			defer server.Close()
 			h := &Host{Spec: protocol.Spec{Node: "node-1"}, Systemd: host.Systemd{Run: unitsSay{kubelet.Unit: kubeletSince(t, time.Minute)}}}
 			wait := readyWait{runtime: "containerd://", startAgain: func(context.Context) error { again++; return nil }}
-			if err := waitReady(t.Context(), h, inventory{Kubeconfig: kubeconfig(t, server.URL)}, wait, quiet{}); err != nil {
+			if err := waitReady(t.Context(), h, Found{Kubeconfig: kubeconfig(t, server.URL)}, wait, quiet{}); err != nil {
 				t.Fatal(err)
 			}
 			if again != test.again || asked != len(test.answers) {

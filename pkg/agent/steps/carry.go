@@ -40,12 +40,12 @@ func (i *inspection) lookAtCarried(ctx context.Context) error {
 	if err := i.lookForSandboxAuth(ctx); err != nil {
 		return err
 	}
-	config, err := containerdToBe(ctx, i.h, i.inventory)
+	config, err := containerdToBe(ctx, i.h, i.Found)
 	if err != nil {
 		return err
 	}
 	i.layout = config.layout
-	_, warnings, err := carryFiles(ctx, i.h, i.inventory, config)
+	_, warnings, err := carryFiles(ctx, i.h, i.Found, config)
 	for _, warning := range warnings {
 		i.warn("%s", warning)
 	}
@@ -53,7 +53,7 @@ func (i *inspection) lookAtCarried(ctx context.Context) error {
 }
 
 // carrySettings adds Docker's settings to those of containerd's config.
-func carrySettings(s *containerd.Settings, found inventory, old []byte) error {
+func carrySettings(s *containerd.Settings, found Found, old []byte) error {
 	layout, err := containerd.ReadLayout(old, s.Imported...)
 	if err != nil {
 		return err
@@ -91,7 +91,7 @@ func carriedSnapshotter(docker translate.Settings, layout containerd.Layout) str
 }
 
 // carryFiles are the files beside containerd's config.
-func carryFiles(ctx context.Context, h *Host, found inventory, config newConfig) (files []containerd.File, warnings []string, err error) {
+func carryFiles(ctx context.Context, h *Host, found Found, config newConfig) (files []containerd.File, warnings []string, err error) {
 	layout := config.layout
 	certs, err := readHosts(dockerCertsDir)
 	if err != nil {
@@ -167,7 +167,7 @@ func readHosts(dir string) (containerd.HostFiles, error) {
 }
 
 // baseSpec is the file that gives containers the limits that Docker gave them, nil if there are none.
-func baseSpec(ctx context.Context, h *Host, found inventory, carried []translate.Limit) (*containerd.File, error) {
+func baseSpec(ctx context.Context, h *Host, found Found, carried []translate.Limit) (*containerd.File, error) {
 	if len(carried) == 0 || found.ContainerdBinary == "" {
 		return nil, nil
 	}
@@ -190,7 +190,7 @@ func baseSpec(ctx context.Context, h *Host, found inventory, carried []translate
 
 // proxyEnvironment is what containerd needs to reach registries as dockerd does; nothing if it has proxies of its own. CNI plugins
 // inherit it from containerd, so the API servers that they and the kubelet talk to are excepted.
-func proxyEnvironment(ctx context.Context, h *Host, found inventory) ([]string, error) {
+func proxyEnvironment(ctx context.Context, h *Host, found Found) ([]string, error) {
 	proxy := found.Docker.Proxy
 	if proxy.HTTP+proxy.HTTPS == "" {
 		return nil, nil

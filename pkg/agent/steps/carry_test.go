@@ -50,7 +50,7 @@ func TestDockersSettingsInContainerdsConfig(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				found := inventory{
+				found := Found{
 					Facts:  protocol.Facts{CgroupDriver: "systemd", SandboxImage: "pause:1", ContainerdVersion: "2.4.2"},
 					Docker: docker, CNIBinDir: "/opt/cni/bin", CNIConfDir: "/etc/cni/net.d",
 				}
@@ -126,7 +126,7 @@ func TestProxyEnvironment(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := &Host{Systemd: host.Systemd{Run: answers(c.systemd + "\n")}}
-			got, err := proxyEnvironment(t.Context(), h, inventory{CNIConfDir: cni, Docker: translate.Settings{Proxy: c.proxy}})
+			got, err := proxyEnvironment(t.Context(), h, Found{CNIConfDir: cni, Docker: translate.Settings{Proxy: c.proxy}})
 			// This machine's own kubelet.conf, if it has one, adds its server.
 			if err != nil || (len(c.want) == 0) != (len(got) == 0) || len(got) > 0 && host.Absent("/etc/kubernetes/kubelet.conf") && !slices.Equal(got, c.want) {
 				t.Errorf("got %q, %v, want %q", got, err, c.want)

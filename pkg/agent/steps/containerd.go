@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -24,26 +22,6 @@ const (
 	containerdUnit     = "containerd.service"
 	containerdConfigID = "containerd-config"
 )
-
-// readFile returns nil for a file that does not exist.
-func readFile(path string) ([]byte, error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err == nil && data == nil {
-		data = []byte{}
-	}
-	return data, err
-}
-
-// existing returns the nearest directory that exists.
-func existing(path string) string {
-	for host.Absent(path) && path != filepath.Dir(path) {
-		path = filepath.Dir(path)
-	}
-	return path
-}
 
 // containerdProcess is how the service runs containerd.
 type containerdProcess struct {
@@ -192,8 +170,8 @@ type newConfig struct {
 
 // containerdToBe makes containerd's new config. What the very containerd that will run makes of it, with what it imports, has to be what was
 // wanted of it.
-func containerdToBe(ctx context.Context, h *Host, found inventory) (newConfig, error) {
-	old, err := readFile(found.ContainerdConfig)
+func containerdToBe(ctx context.Context, h *Host, found Found) (newConfig, error) {
+	old, err := host.ReadFile(found.ContainerdConfig)
 	if err != nil {
 		return newConfig{}, err
 	}
@@ -228,9 +206,9 @@ func containerdToBe(ctx context.Context, h *Host, found inventory) (newConfig, e
 }
 
 // effectiveContainerd is what the containerd that will run makes of a config; where it is yet to be installed, a guess.
-func effectiveContainerd(ctx context.Context, h *Host, found inventory, config []byte) (effective containerd.Effective, err error) {
+func effectiveContainerd(ctx context.Context, h *Host, found Found, config []byte) (effective containerd.Effective, err error) {
 	if willRun(ctx, h, found) {
-		err = within(ctx, 30*time.Second, func(ctx context.Context) error {
+		err = host.Within(ctx, 30*time.Second, func(ctx context.Context) error {
 			effective, err = containerd.ReadEffective(ctx, found.ContainerdBinary, found.ContainerdConfig, config, h.Runner.Run)
 			return err
 		})
@@ -245,7 +223,7 @@ func effectiveContainerd(ctx context.Context, h *Host, found inventory, config [
 }
 
 // willRun tells that the program on the host is the one that the node will run.
-func willRun(ctx context.Context, h *Host, found inventory) bool {
+func willRun(ctx context.Context, h *Host, found Found) bool {
 	if found.ContainerdBinary == "" || found.Install == nil {
 		return found.ContainerdBinary != ""
 	}
@@ -254,11 +232,11 @@ func willRun(ctx context.Context, h *Host, found inventory) bool {
 	return err == nil && releaseErr == nil && is.Major == release.Major && is.Minor == release.Minor
 }
 
-func containerdRelease(found inventory) (containerd.BinaryVersion, error) {
+func containerdRelease(found Found) (containerd.BinaryVersion, error) {
 	return containerd.ParseVersion("containerd - " + found.Facts.ContainerdVersion)
 }
 
-func containerdSettings(found inventory, old []byte, imported []containerd.Imported) (containerd.Settings, error) {
+func containerdSettings(found Found, old []byte, imported []containerd.Imported) (containerd.Settings, error) {
 	settings := containerd.Settings{
 		CgroupDriver:        found.Facts.CgroupDriver,
 		SandboxImage:        found.Facts.SandboxImage,
@@ -286,7 +264,7 @@ func containerdSettings(found inventory, old []byte, imported []containerd.Impor
 }
 
 // configMode is for root's eyes alone where the config holds a password.
-func configMode(found inventory) uint32 {
+func configMode(found Found) uint32 {
 	if found.SandboxAuthFile != "" {
 		return 0o600
 	}
@@ -374,18 +352,15 @@ func linksToMake(ctx context.Context, h *Host, was host.UnitState) (map[string]s
 // removeRemains removes what containerd has of pods that a kubelet ran on it before, as in a switch that was rolled back. A kubelet goes on
 // counting a pod's containers from those, and comes to numbers that Docker has used since: their logs' names are links into Docker's
 // folder, which containerd 1.6 writes through and 2.x refuses to open ("too many levels of symbolic links"). Without them it goes on from the logs.
-func removeRemains(ctx context.Context, h *Host, found inventory, report engine.Report) {
-	err := within(ctx, time.Minute, func(ctx context.Context) error {
-		c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
-		if err != nil {
+func removeRemains(ctx context.Context, h *Host, found Found, report engine.Report) {
+	err := host.Within(ctx, time.Minute, func(ctx context.Context) error {
+		return cri.With(ctx, found.Facts.NewEndpoint, func(c *cri.Client) error {
+			count, err := c.RemoveStopped(ctx)
+			if err == nil && count > 0 {
+				report.Info(fmt.Sprintf("removed from containerd what was left of %d stopped pods", count))
+			}
 			return err
-		}
-		defer func() { _ = c.Close() }()
-		count, err := c.RemoveStopped(ctx)
-		if err == nil && count > 0 {
-			report.Info(fmt.Sprintf("removed from containerd what was left of %d stopped pods", count))
-		}
-		return err
+		})
 	})
 	if err != nil {
 		report.Info(fmt.Sprintf("what containerd has of stopped pods stays: %v", err))
@@ -396,22 +371,19 @@ func removeRemains(ctx context.Context, h *Host, found inventory, report engine.
 func runtimeReady(check cri.Report) bool { return check.RuntimeReady }
 
 // waitForCRI waits until the new runtime is ready, and checks the cgroup driver where the runtime tells it.
-func waitForCRI(ctx context.Context, h *Host, found inventory, ready func(cri.Report) bool) (cri.Report, error) {
+func waitForCRI(ctx context.Context, h *Host, found Found, ready func(cri.Report) bool) (cri.Report, error) {
 	var check cri.Report
-	err := within(ctx, time.Minute, func(ctx context.Context) error {
-		c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = c.Close() }()
-		return host.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error {
-			if check, err = c.Check(ctx); err != nil {
-				return err
-			}
-			if !ready(check) {
-				return fmt.Errorf("containerd is not ready: %s", check.Message)
-			}
-			return nil
+	err := host.Within(ctx, time.Minute, func(ctx context.Context) error {
+		return cri.With(ctx, found.Facts.NewEndpoint, func(c *cri.Client) error {
+			return host.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) (err error) {
+				if check, err = c.Check(ctx); err != nil {
+					return err
+				}
+				if !ready(check) {
+					return fmt.Errorf("containerd is not ready: %s", check.Message)
+				}
+				return nil
+			})
 		})
 	})
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
-// containerdWith is an inventory of a host whose containerd is binary, with files in the place of /etc/containerd; DIR in them stands for it.
-func containerdWith(t *testing.T, binary string, files map[string]string) (*Host, inventory) {
+// containerdWith is what was found on a host whose containerd is binary, with files in the place of /etc/containerd; DIR in them stands for it.
+func containerdWith(t *testing.T, binary string, files map[string]string) (*Host, Found) {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
@@ -29,7 +29,7 @@ func containerdWith(t *testing.T, binary string, files map[string]string) (*Host
 	if err != nil {
 		t.Fatal(err)
 	}
-	return h, inventory{
+	return h, Found{
 		Facts:            protocol.Facts{CgroupDriver: "systemd", SandboxImage: "pause:1", ContainerdVersion: version.String()},
 		ContainerdBinary: binary, ContainerdConfig: filepath.Join(dir, "config.toml"), ContainerdAddress: containerd.DefaultAddress,
 		CNIBinDir: "/opt/cni/bin", CNIConfDir: "/etc/cni/net.d",

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -104,7 +102,7 @@ func expectService(proc string, s service, socket string, listener int) error {
 	}
 	who := fmt.Sprintf("process %d", listener)
 	if process, err := host.ReadProcess(proc, listener); err == nil {
-		if s.cgroup != "" && s.cgroup != "/" && inServiceCgroup(process.Cgroup, s.cgroup) {
+		if s.cgroup != "" && s.cgroup != "/" && host.InServiceCgroup(process.Cgroup, s.cgroup) {
 			return nil // a daemon behind a script
 		}
 		if len(process.Args) > 0 {
@@ -121,18 +119,6 @@ func expectService(proc string, s service, socket string, listener int) error {
 	}
 	return refuse("have systemd run Docker as "+s.unit+", as its packages do, and restart the kubelet",
 		"Docker at %s is not run by the systemd unit %s, which would be stopped: %s listens there, and %s", socket, s.unit, who, is)
-}
-
-// inServiceCgroup reports whether a process with this /proc/<pid>/cgroup is in the cgroup that systemd names without a hierarchy.
-func inServiceCgroup(text, cgroup string) bool {
-	for line := range strings.Lines(text) {
-		if fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3); len(fields) == 3 && (fields[1] == "" || fields[1] == "name=systemd") {
-			if fields[2] == cgroup || strings.HasPrefix(fields[2], cgroup+"/") {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // lookForOtherKubelet refuses a kubelet beside that of kubelet.service: it would go on using Docker.
@@ -157,36 +143,9 @@ func otherProcess(proc, name string, main int) (*host.Process, error) {
 		return nil, err
 	}
 	for _, p := range processes {
-		if p.PID != main && parentPID(proc, p.PID) != main && pidNamespace(proc, strconv.Itoa(p.PID)) == pidNamespace(proc, "self") {
+		if p.PID != main && host.ParentPID(proc, p.PID) != main && host.PIDNamespace(proc, strconv.Itoa(p.PID)) == host.PIDNamespace(proc, "self") {
 			return &p, nil
 		}
 	}
 	return nil, nil
-}
-
-func pidNamespace(proc, pid string) string {
-	namespace, _ := os.Readlink(filepath.Join(proc, pid, "ns/pid"))
-	return namespace
-}
-
-// parentPID reads a process's parent, 0 if it has ended.
-func parentPID(proc string, pid int) int {
-	stat, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return 0
-	}
-	return parentOf(string(stat))
-}
-
-// parentOf takes the parent from a line of /proc/<pid>/stat (proc(5)): "pid (name) state ppid …", where the name can hold anything.
-func parentOf(stat string) int {
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 2 {
-		return 0
-	}
-	parent, err := strconv.Atoi(fields[1])
-	if err != nil {
-		return 0
-	}
-	return parent
 }

@@ -187,7 +187,7 @@ func TestHoldable(t *testing.T) {
 			t.Errorf("%s: %v", unit, err)
 		}
 	}
-	h := hostWith(t, inventory{}, protocol.Spec{KeepDocker: true})
+	h := hostWith(t, Found{}, protocol.Spec{KeepDocker: true})
 	for _, breaks := range []bool{false, true} {
 		h.Systemd = host.Systemd{Run: unitsSay{"kubelet.service": map[bool]string{true: "DropInPaths=" + breaker + "\n"}[breaks]}}
 		if _, err := kubeletStop(h).Record(t.Context(), quiet{}); (err != nil) != breaks {

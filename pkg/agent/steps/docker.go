@@ -35,7 +35,7 @@ var (
 const listTimeout = time.Minute
 
 func listContainers(ctx context.Context, d *docker.Client) (containers []docker.Container, err error) {
-	err = within(ctx, listTimeout, func(ctx context.Context) error {
+	err = host.Within(ctx, listTimeout, func(ctx context.Context) error {
 		containers, err = d.Containers(ctx)
 		return err
 	})
@@ -55,7 +55,7 @@ func dockerPods(h *Host) engine.Step {
 			if err := wakeDocker(ctx, h, found); err != nil {
 				return err
 			}
-			return withDocker(h, found, func(d *docker.Client) error {
+			return docker.With(found.DockerSocket, func(d *docker.Client) error {
 				containers, err := listContainers(ctx, d)
 				if err != nil {
 					return err
@@ -93,7 +93,7 @@ func count(containers []docker.Container, is func(docker.Container) bool) int {
 }
 
 // wakeDocker starts Docker where a reboot came in between; normally it runs.
-func wakeDocker(ctx context.Context, h *Host, found inventory) error {
+func wakeDocker(ctx context.Context, h *Host, found Found) error {
 	units := []string{"docker.service"}
 	if !found.dockershim() {
 		units = append(units, criDockerUnits[1], criDockerUnits[3])
@@ -115,26 +115,23 @@ func wakeDocker(ctx context.Context, h *Host, found inventory) error {
 func stopByCRI(ctx context.Context, d *docker.Client, endpoint string, report engine.Report) error {
 	dial, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	c, err := cri.Dial(dial, endpoint)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Close() }()
-	stop := c.StopAll(ctx, maxGrace, detachTime(ctx))
-	if stop == nil {
+	return cri.With(dial, endpoint, func(c *cri.Client) error {
+		stop := c.StopAll(ctx, maxGrace, detachTime(ctx))
+		if stop == nil {
+			return nil
+		}
+		left, err := podsLeft(ctx, d)
+		if err != nil {
+			return err
+		}
+		if len(left) == 0 { // cri-dockerd stops a sandbox also where CNI DEL fails (core/sandbox_stop.go)
+			report.Warn(notDetached + stop.Error())
+			return nil
+		}
+		report.Warn("cri-dockerd did not stop all pods, so Docker is asked to: " + stop.Error())
+		stopContainers(ctx, d, left, maxGrace, report)
 		return nil
-	}
-	left, err := podsLeft(ctx, d)
-	if err != nil {
-		return err
-	}
-	if len(left) == 0 { // cri-dockerd stops a sandbox also where CNI DEL fails (core/sandbox_stop.go)
-		report.Warn(notDetached + stop.Error())
-		return nil
-	}
-	report.Warn("cri-dockerd did not stop all pods, so Docker is asked to: " + stop.Error())
-	stopContainers(ctx, d, left, maxGrace, report)
-	return nil
+	})
 }
 
 // notDetached begins a warning of pods that are stopped, while their network may hold something for them: the network's agent is asked to free it, but
@@ -171,9 +168,9 @@ func endPodsLeft(ctx context.Context, d *docker.Client, report engine.Report) er
 	report.Warn("still running after they were stopped, killed now: " + containerNames(left))
 	var errs []error
 	for _, c := range left {
-		errs = append(errs, within(ctx, killWait, func(ctx context.Context) error { return d.Kill(ctx, c.ID) }))
+		errs = append(errs, host.Within(ctx, killWait, func(ctx context.Context) error { return d.Kill(ctx, c.ID) }))
 	}
-	err = within(ctx, killWait, func(ctx context.Context) error {
+	err = host.Within(ctx, killWait, func(ctx context.Context) error {
 		return host.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error {
 			left, err := podsLeft(ctx, d)
 			if err == nil && len(left) > 0 {
@@ -200,7 +197,7 @@ func containerNames(containers []docker.Container) string {
 // stopDockershimPods does what dockershim's StopPodSandbox did: its socket went with the kubelet. Containers come first, while
 // they still have a network, then CNI DEL from the sandbox's network namespace, then the sandbox. Pods on the host's network come last,
 // all of them: among them may be what CNI DEL needs, such as the network's own agent or the API server.
-func stopDockershimPods(ctx context.Context, d *docker.Client, found inventory, containers []docker.Container, report engine.Report) error {
+func stopDockershimPods(ctx context.Context, d *docker.Client, found Found, containers []docker.Container, report engine.Report) error {
 	network, err := cni.Detect(found.CNIConfDir, found.CNIBinDir)
 	if err != nil {
 		return err
@@ -264,7 +261,7 @@ func detach(ctx context.Context, network cni.Network, c docker.Container) error 
 	if c.PID > 0 {
 		a.Netns = fmt.Sprintf("%s/%d/ns/net", proc, c.PID)
 	}
-	return within(ctx, 30*time.Second, func(ctx context.Context) error { return network.Del(ctx, a) })
+	return host.Within(ctx, 30*time.Second, func(ctx context.Context) error { return network.Del(ctx, a) })
 }
 
 // stopSlack is what Docker gets beyond the grace to stop a container; some of its releases wait for ever for an exit that they missed.
@@ -280,7 +277,7 @@ func stopContainers(ctx context.Context, d *docker.Client, containers []docker.C
 	for _, c := range containers {
 		group.Go(func() error {
 			grace := c.Grace(limit)
-			err := within(ctx, grace+stopSlack, func(ctx context.Context) error { return d.Stop(ctx, c.ID, grace) })
+			err := host.Within(ctx, grace+stopSlack, func(ctx context.Context) error { return d.Stop(ctx, c.ID, grace) })
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -448,12 +445,12 @@ func endDockerShims(ctx context.Context, p podProcesses, root string) error {
 			return true
 		}
 		if slices.ContainsFunc(dockerContainerds, func(address string) bool { return serves(shim, address, dockerNamespace) }) &&
-			slices.ContainsFunc(all, func(child host.Process) bool { return parentPID(p.proc, child.PID) == shim.PID && inPod(child) }) {
+			slices.ContainsFunc(all, func(child host.Process) bool { return host.ParentPID(p.proc, child.PID) == shim.PID && inPod(child) }) {
 			pods[shimID(shim)] = true
 		}
 		return pods[shimID(shim)]
 	}
-	return within(ctx, killWait, func(ctx context.Context) error { return p.end(ctx, true) })
+	return host.Within(ctx, killWait, func(ctx context.Context) error { return p.end(ctx, true) })
 }
 
 // clearDockerSockets makes room for the sockets that Docker and cri-dockerd are about to listen at: a log agent that mounts one of them

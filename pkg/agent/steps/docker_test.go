@@ -85,7 +85,7 @@ func (u *units) Run(_ context.Context, _ string, args ...string) (string, error)
 func TestDockerStop(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		u := newUnits(t, "docker.socket", "docker.service", "cri-docker.socket", "cri-docker.service", containerdUnit)
-		h := hostWith(t, inventory{Facts: protocol.Facts{DockerRoot: t.TempDir()}}, protocol.Spec{KeepDocker: keep})
+		h := hostWith(t, Found{Facts: protocol.Facts{DockerRoot: t.TempDir()}}, protocol.Spec{KeepDocker: keep})
 		h.Systemd = u.systemd
 		s := dockerStop(h)
 		ctx := context.Background()
@@ -131,7 +131,7 @@ func TestDockerStopAfterReboot(t *testing.T) {
 	if err := i.lookAtUnits(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	h := hostWith(t, i.inventory, protocol.Spec{})
+	h := hostWith(t, i.Found, protocol.Spec{})
 	h.Systemd = u.systemd
 	clear(u.active)
 	for _, unit := range []string{"docker.service", "cri-docker.socket", "cri-docker.service", containerdUnit} {
@@ -175,7 +175,7 @@ func TestForeignBeforeCutover(t *testing.T) {
 				containers = append(containers, &test.containers[i])
 			}
 			d := startFakeDocker(t, containers...)
-			h := hostWith(t, inventory{DockerSocket: "unix://" + d.socket}, protocol.Spec{KeepDocker: test.keep})
+			h := hostWith(t, Found{DockerSocket: "unix://" + d.socket}, protocol.Spec{KeepDocker: test.keep})
 			h.Systemd = newUnits(t).systemd
 			_, err := List(h)[protocol.PhaseCutover][0].Record(t.Context(), quiet{})
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
@@ -250,7 +250,7 @@ func TestDockerPods(t *testing.T) {
 				containers = append(containers, &test.containers[i])
 			}
 			d := startFakeDocker(t, containers...)
-			found := inventory{DockerSocket: "unix://" + d.socket, CNIConfDir: t.TempDir(), CNIBinDir: t.TempDir()}
+			found := Found{DockerSocket: "unix://" + d.socket, CNIConfDir: t.TempDir(), CNIBinDir: t.TempDir()}
 			found.Facts.OldEndpoint = kubelet.Dockershim
 			if test.cri {
 				runtime := startFakeCRI(t)

@@ -46,7 +46,7 @@ func TestDockerThere(t *testing.T) {
 				"docker.service": "LoadState=" + test.load + "\nExecStart={ path=" + test.program + " ; argv[]=" + test.program + " -H fd:// ; ignore_errors=no }\n",
 				"docker.socket":  "LoadState=loaded\nExecStart=\n",
 			}
-			h := hostWith(t, inventory{Facts: protocol.Facts{DockerRoot: test.root}}, protocol.Spec{})
+			h := hostWith(t, Found{Facts: protocol.Facts{DockerRoot: test.root}}, protocol.Spec{})
 			h.Systemd = host.Systemd{Run: units, Dir: t.TempDir()}
 			err := dockerThere(t.Context(), h, []host.UnitState{{Name: "docker.socket"}, {Name: "docker.service"}})
 			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
@@ -74,7 +74,7 @@ func TestSameKubelet(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			h := hostWith(t, inventory{Facts: protocol.Facts{KubeletVersion: "v1.33.1"}}, protocol.Spec{})
+			h := hostWith(t, Found{Facts: protocol.Facts{KubeletVersion: "v1.33.1"}}, protocol.Spec{})
 			h.RunDir = dir
 			h.Systemd = host.Systemd{Run: fakeUnits{
 				"kubelet.service": "FragmentPath=" + unit + "\nDropInPaths=\n", "/usr/bin/kubelet": "Kubernetes " + test.version + "\n",

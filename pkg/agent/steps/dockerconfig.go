@@ -39,7 +39,7 @@ func (i *inspection) lookAtDockerConfig(ctx context.Context) error {
 	}
 	in := translate.Input{Version: i.Facts.DockerVersion, Args: i.daemon.Args, Environ: strings.Split(string(environ), "\x00")}
 	in.File = translate.ConfigFile(in.Args)
-	if in.Data, err = readFile(in.File); err != nil {
+	if in.Data, err = host.ReadFile(in.File); err != nil {
 		return err
 	}
 	if in.Edited, err = changedSince(in.File, started); err != nil {

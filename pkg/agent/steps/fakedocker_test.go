@@ -107,7 +107,7 @@ func (d *fakeDocker) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 // hostWith is a Host whose inspection found what is given.
-func hostWith(t *testing.T, found inventory, spec protocol.Spec) *Host {
+func hostWith(t *testing.T, found Found, spec protocol.Spec) *Host {
 	t.Helper()
 	memo, err := json.Marshal(found)
 	if err != nil {

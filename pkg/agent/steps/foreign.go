@@ -97,7 +97,7 @@ func refuseForeignNow(ctx context.Context, h *Host) error {
 	if err != nil {
 		return err
 	}
-	return withDocker(h, found, func(d *docker.Client) error {
+	return docker.With(found.DockerSocket, func(d *docker.Client) error {
 		containers, err := listContainers(ctx, d)
 		if err != nil {
 			return err

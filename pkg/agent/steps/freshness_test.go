@@ -123,7 +123,7 @@ func TestNotReadyByAnEarlierBoot(t *testing.T) {
 			limit = time.Minute
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
-		err := waitReady(ctx, h, inventory{Kubeconfig: kubeconfig(t, server.URL)}, readyWait{runtime: "containerd://"}, quiet{})
+		err := waitReady(ctx, h, Found{Kubeconfig: kubeconfig(t, server.URL)}, readyWait{runtime: "containerd://"}, quiet{})
 		cancel()
 		if (err == nil) != test.ready {
 			t.Errorf("%s: %v", test.name, err)

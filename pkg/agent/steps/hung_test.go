@@ -81,7 +81,7 @@ func TestUndoImagesOfHungContainerd(t *testing.T) {
 			}
 			daemon := agenttest.Start(t, release, string(config), "")
 			importTestImage(t, daemon.Address)
-			memo, err := json.Marshal(inventory{ContainerdAddress: daemon.Address, Facts: protocol.Facts{NewEndpoint: "unix://" + daemon.Address}})
+			memo, err := json.Marshal(Found{ContainerdAddress: daemon.Address, Facts: protocol.Facts{NewEndpoint: "unix://" + daemon.Address}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -105,7 +105,7 @@ func TestUndoImagesOfHungContainerd(t *testing.T) {
 			if !slices.Contains(systemd.verbs, "restart") {
 				t.Errorf("systemctl was asked to %v", systemd.verbs)
 			}
-			err = withContainerd(inventory{ContainerdAddress: daemon.Address}, func(c *client.Client) error {
+			err = containerd.With(daemon.Address, func(c *client.Client) error {
 				left, err := imageNames(ctx, c)
 				if len(left) > 0 {
 					t.Errorf("%v are left", left)
@@ -137,7 +137,7 @@ func removeHungCgroups() {
 func stopHungPods(t *testing.T, address string) {
 	t.Helper()
 	systemd := &hooked{units: newUnits(t, containerdUnit), on: func(string) error { return errors.New("timed out") }}
-	p := newPodStopper(&Host{Systemd: host.Systemd{Run: systemd, Dir: t.TempDir()}}, inventory{ContainerdAddress: address})
+	p := newPodStopper(&Host{Systemd: host.Systemd{Run: systemd, Dir: t.TempDir()}}, Found{ContainerdAddress: address})
 	p.endpoint, p.limits.ask = "unix://"+address, time.Second
 	shims, containers, err := p.pods.find()
 	if err != nil || len(shims) == 0 || len(containers) != 2 {
@@ -170,7 +170,7 @@ func importTestImage(t *testing.T, address string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = client.Close() }()
-	err = within(t.Context(), 20*time.Second, func(ctx context.Context) error {
+	err = host.Within(t.Context(), 20*time.Second, func(ctx context.Context) error {
 		return host.Poll(ctx, 50*time.Millisecond, func(ctx context.Context) error {
 			there, err := client.HasImage(ctx, "test/agent:1")
 			if err == nil && !there {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -70,7 +69,7 @@ func importImages(h *Host) engine.Step {
 				return importMemo{}, err
 			}
 			memo := importMemo{Boot: host.BootID()}
-			err = withDocker(h, found, func(d *docker.Client) error {
+			err = docker.With(found.DockerSocket, func(d *docker.Client) error {
 				containers, err := d.Containers(ctx)
 				if err != nil {
 					return err
@@ -82,8 +81,8 @@ func importImages(h *Host) engine.Step {
 			if err != nil {
 				return importMemo{}, err
 			}
-			err = within(ctx, silence, func(ctx context.Context) error {
-				return withContainerd(found, func(c *client.Client) error {
+			err = host.Within(ctx, silence, func(ctx context.Context) error {
+				return containerd.With(found.ContainerdAddress, func(c *client.Client) error {
 					memo.Before, err = imageNames(ctx, c)
 					return err
 				})
@@ -96,8 +95,8 @@ func importImages(h *Host) engine.Step {
 				return err
 			}
 			return whileAnswering(ctx, h, found, func(ctx context.Context) error {
-				return withDocker(h, found, func(d *docker.Client) error {
-					return withContainerd(found, func(c *client.Client) error {
+				return docker.With(found.DockerSocket, func(d *docker.Client) error {
+					return containerd.With(found.ContainerdAddress, func(c *client.Client) error {
 						if err := undoLost(ctx, h, memo, c); err != nil {
 							return err
 						}
@@ -114,7 +113,7 @@ func importImages(h *Host) engine.Step {
 			if err := wakeContainerd(ctx, h, report); err != nil {
 				return err
 			}
-			return withContainerd(found, func(c *client.Client) error {
+			return containerd.With(found.ContainerdAddress, func(c *client.Client) error {
 				return images.Undo(ctx, c, h.Spec.Run, memo.Before)
 			})
 		},
@@ -131,8 +130,8 @@ func undoLost(ctx context.Context, h *Host, memo importMemo, c *client.Client) e
 }
 
 // bringImages imports what Docker has of the wanted images, and proves it.
-func bringImages(ctx context.Context, h *Host, found inventory, wanted []string, d *docker.Client, c *client.Client, report engine.Report) error {
-	config, err := readFile(found.ContainerdConfig)
+func bringImages(ctx context.Context, h *Host, found Found, wanted []string, d *docker.Client, c *client.Client, report engine.Report) error {
+	config, err := host.ReadFile(found.ContainerdConfig)
 	if err != nil {
 		return err
 	}
@@ -181,44 +180,43 @@ func bringImages(ctx context.Context, h *Host, found inventory, wanted []string,
 
 // provenByCRI asks for each image as the kubelet will, by every name that Docker had. CRI learns of records by events, so it may take
 // a moment.
-func provenByCRI(ctx context.Context, found inventory, d *docker.Client, refs []string) error {
-	return within(ctx, time.Minute, func(ctx context.Context) error {
-		c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = c.Close() }()
-		for _, ref := range refs {
-			image, err := d.Image(ctx, ref)
-			if docker.IsNotFound(err) {
-				continue // not pulled yet
-			}
-			if err != nil {
-				return err
-			}
-			names := slices.Concat(image.RepoTags, image.RepoDigests)
-			if !strings.HasPrefix(ref, "sha256:") { // an ID of Docker's containerd store is none of CRI's
-				names = append(names, ref)
-			}
-			for _, name := range names {
-				err := host.Poll(ctx, 100*time.Millisecond, func(ctx context.Context) error {
-					there, err := c.HasImage(ctx, name)
-					if err == nil && !there {
-						err = fmt.Errorf("containerd's CRI does not find the image %s", name)
-					}
-					return err
-				})
-				if err != nil {
-					return err
-				}
-			}
-		}
-		return nil
+func provenByCRI(ctx context.Context, found Found, d *docker.Client, refs []string) error {
+	return host.Within(ctx, time.Minute, func(ctx context.Context) error {
+		return cri.With(ctx, found.Facts.NewEndpoint, func(c *cri.Client) error { return findAll(ctx, c, d, refs) })
 	})
 }
 
+func findAll(ctx context.Context, c *cri.Client, d *docker.Client, refs []string) error {
+	for _, ref := range refs {
+		image, err := d.Image(ctx, ref)
+		if docker.IsNotFound(err) {
+			continue // not pulled yet
+		}
+		if err != nil {
+			return err
+		}
+		names := slices.Concat(image.RepoTags, image.RepoDigests)
+		if !strings.HasPrefix(ref, "sha256:") { // an ID of Docker's containerd store is none of CRI's
+			names = append(names, ref)
+		}
+		for _, name := range names {
+			err := host.Poll(ctx, 100*time.Millisecond, func(ctx context.Context) error {
+				there, err := c.HasImage(ctx, name)
+				if err == nil && !there {
+					err = fmt.Errorf("containerd's CRI does not find the image %s", name)
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // verifyImages proves what was adopted by its content, where that was asked for, and returns what is to be said of it.
-func verifyImages(ctx context.Context, h *Host, found inventory, info docker.Info, snapshotter string, d *docker.Client, c *client.Client, refs []string, report engine.Report) (string, error) {
+func verifyImages(ctx context.Context, h *Host, found Found, info docker.Info, snapshotter string, d *docker.Client, c *client.Client, refs []string, report engine.Report) (string, error) {
 	if !h.Spec.VerifyImages {
 		return "", nil
 	}
@@ -269,15 +267,6 @@ func createdFrom(ctx context.Context, h *Host, c *cri.Client) ([]string, error) 
 	return refs, nil
 }
 
-func withContainerd(found inventory, do func(*client.Client) error) error {
-	c, err := containerd.Dial(found.ContainerdAddress)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Close() }()
-	return do(c)
-}
-
 func imageNames(ctx context.Context, c *client.Client) ([]string, error) {
 	list, err := c.ImageService().List(ctx)
 	if err != nil {
@@ -288,77 +277,4 @@ func imageNames(ctx context.Context, c *client.Client) ([]string, error) {
 		names = append(names, image.Name)
 	}
 	return names, nil
-}
-
-// rehearsalID is the smoke test before the drain, which has time for all images.
-const rehearsalID = "rehearsal"
-
-// smokeTestID is the smoke test while the kubelet is stopped.
-const smokeTestID = "smoke-test"
-
-// smoke runs a sandbox and a container on the new runtime and removes them. It is the rehearsal before the drain, and once more the
-// test while the kubelet is stopped. The latter is on the host's network: docker-pods has stopped the CNI's own pods, without whose agent
-// many plugins (Cilium, AWS VPC CNI, Antrea and others) fail. The rehearsal has proved the pod network.
-func smoke(h *Host, id, title string) engine.Step {
-	return step[nothing]{
-		id: id, title: title, record: recordNothing,
-		apply: func(ctx context.Context, _ nothing, report engine.Report) error {
-			found, err := factsOf(h)
-			if err != nil {
-				return err
-			}
-			ready := cri.Report.Ready
-			if id == smokeTestID {
-				ready = runtimeReady
-			}
-			if _, err := waitForCRI(ctx, h, found, ready); err != nil {
-				return err
-			}
-			if id == rehearsalID {
-				if err := tryRegistries(ctx, h, found, report); err != nil {
-					return err
-				}
-			}
-			rehearse := func(ctx context.Context) error {
-				dial, cancelDial := context.WithTimeout(ctx, time.Minute)
-				defer cancelDial()
-				c, err := cri.Dial(dial, found.Facts.NewEndpoint)
-				if err != nil {
-					return err
-				}
-				defer func() { _ = c.Close() }()
-				var all []string
-				if id == rehearsalID {
-					if all, err = createdFrom(ctx, h, c); err != nil {
-						return err
-					}
-				}
-				ctx, cancel := context.WithTimeout(ctx, 3*time.Minute+time.Duration(len(all))*5*time.Second)
-				defer cancel()
-				var look func(cri.Processes)
-				if id == rehearsalID && len(found.PodLimits) > 0 {
-					look = func(p cri.Processes) { compareLimits(found, p, report) }
-				}
-				err = c.Smoke(ctx, cri.SmokeOptions{
-					Look:         look,
-					Images:       all,
-					SandboxImage: found.Facts.SandboxImage,
-					Image:        h.Spec.Image,
-					Command:      []string{"/runtime-agent", "sleep"},
-					Exec:         []string{"/runtime-agent", "version"},
-					CgroupDriver: found.Facts.CgroupDriver,
-					Pod:          cri.Pod{Namespace: h.Spec.Pod.Namespace, Name: h.Spec.Pod.Name, UID: h.Spec.Pod.UID},
-					LogDir:       filepath.Join(h.RunDir, id),
-					HostNetwork:  id == smokeTestID,
-					Stage:        func(stage string) { report.Progress(stage, 0, 0, "") },
-				})
-				if err != nil {
-					return &host.UnitError{Unit: containerdUnit, Err: err, Log: h.Systemd.Log(ctx, containerdUnit)}
-				}
-				report.Progress("a pod ran on containerd "+found.Facts.ContainerdVersion, 0, 0, "")
-				return nil
-			}
-			return whileAnswering(ctx, h, found, rehearse)
-		},
-	}
 }

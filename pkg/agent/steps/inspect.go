@@ -31,8 +31,8 @@ const (
 	proc      = "/proc"
 )
 
-// inventory is what inspect found: its memo, and the base of all later steps.
-type inventory struct {
+// Found is what inspect found: its memo, and the base of all later steps.
+type Found struct {
 	Facts protocol.Facts `json:"facts"`
 
 	KubeletArgs      []string `json:"kubeletArgs"`
@@ -68,10 +68,10 @@ type inventory struct {
 	RestrictOOM bool `json:"restrictOOM,omitempty"`
 }
 
-func (i inventory) dockershim() bool { return i.Facts.OldEndpoint == kubelet.Dockershim }
+func (i Found) dockershim() bool { return i.Facts.OldEndpoint == kubelet.Dockershim }
 
 // kubelet returns the setup of the kubelet as it ran when the host was inspected.
-func (i inventory) kubelet() (kubelet.Setup, error) {
+func (i Found) kubelet() (kubelet.Setup, error) {
 	version, err := kubelet.ParseVersion(i.Facts.KubeletVersion)
 	return kubelet.Setup{
 		Version: version, Args: i.KubeletArgs, UnitFiles: i.KubeletUnitFiles,
@@ -82,18 +82,18 @@ func (i inventory) kubelet() (kubelet.Setup, error) {
 
 // inspect looks at everything before anything is changed, and refuses what cannot be switched safely.
 func inspect(h *Host) engine.Step {
-	return step[inventory]{
+	return step[Found]{
 		id: inspectID, title: "Inspect the host",
-		record: func(ctx context.Context, report engine.Report) (inventory, error) {
+		record: func(ctx context.Context, report engine.Report) (Found, error) {
 			i := &inspection{h: h, report: report}
 			for _, look := range looks() {
 				if err := i.take(ctx, look); err != nil {
-					return inventory{}, err
+					return Found{}, err
 				}
 			}
-			return i.inventory, nil
+			return i.Found, nil
 		},
-		apply: func(_ context.Context, found inventory, report engine.Report) error {
+		apply: func(_ context.Context, found Found, report engine.Report) error {
 			have := "containerd " + found.Facts.ContainerdVersion
 			if found.Install != nil {
 				have += " to be installed"
@@ -109,7 +109,7 @@ func inspect(h *Host) engine.Step {
 type inspection struct {
 	h      *Host
 	report engine.Report
-	inventory
+	Found
 	setup kubelet.Setup
 	// daemon is the process of Docker's daemon, nil for the reason findDaemonErr.
 	daemon        *host.Process
@@ -180,14 +180,11 @@ func (i *inspection) lookAtOldRuntime(ctx context.Context) error {
 		return nil
 	}
 	var found cri.Report
-	err := within(ctx, 10*time.Second, func(ctx context.Context) error {
-		c, err := cri.Dial(ctx, i.Facts.OldEndpoint)
-		if err != nil {
+	err := host.Within(ctx, 10*time.Second, func(ctx context.Context) error {
+		return cri.With(ctx, i.Facts.OldEndpoint, func(c *cri.Client) (err error) {
+			found, err = c.Check(ctx)
 			return err
-		}
-		defer func() { _ = c.Close() }()
-		found, err = c.Check(ctx)
-		return err
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("ask the kubelet's runtime at %s: %w", i.Facts.OldEndpoint, err)
@@ -209,7 +206,7 @@ func (i *inspection) lookAtOldRuntime(ctx context.Context) error {
 
 func (i *inspection) lookAtDocker(ctx context.Context) error {
 	i.report.Progress("Docker", 0, 0, "")
-	return withDocker(i.h, i.inventory, func(d *docker.Client) error {
+	return docker.With(i.DockerSocket, func(d *docker.Client) error {
 		info, err := d.Info(ctx)
 		if err != nil {
 			return err
@@ -267,12 +264,12 @@ func (i *inspection) lookAtContainerd(ctx context.Context) error {
 	if err := i.findContainerd(ctx, unit); err != nil {
 		return err
 	}
-	config, err := readFile(i.ContainerdConfig)
+	config, err := host.ReadFile(i.ContainerdConfig)
 	if err != nil {
 		return err
 	}
 	// One that containerd does not take as it is, it may take as it will be.
-	effective, err := effectiveContainerd(ctx, i.h, i.inventory, config)
+	effective, err := effectiveContainerd(ctx, i.h, i.Found, config)
 	if err != nil {
 		effective, err = containerd.GuessEffective(i.ContainerdConfig, config)
 	}
@@ -366,7 +363,7 @@ func (i *inspection) lookAtNetwork(context.Context) error {
 
 // lookAtFileSystem refuses what overlayfs does not run on: xfs made with ftype=0, above all.
 func (i *inspection) lookAtFileSystem(context.Context) error {
-	root, snapshotter := existing(i.layout.Root), cmp.Or(carriedSnapshotter(i.Docker, i.layout), i.layout.Snapshotter)
+	root, snapshotter := host.Existing(i.layout.Root), cmp.Or(carriedSnapshotter(i.Docker, i.layout), i.layout.Snapshotter)
 	if snapshotter != adopt.Snapshotter {
 		return nil
 	}
@@ -381,7 +378,7 @@ func (i *inspection) lookAtFileSystem(context.Context) error {
 func (i *inspection) lookAtSpace(ctx context.Context) error {
 	var wanted []docker.Image
 	refs := imageRefs(i.h, i.containers, i.images, i.Facts.SandboxImage)
-	err := withDocker(i.h, i.inventory, func(d *docker.Client) error {
+	err := docker.With(i.DockerSocket, func(d *docker.Client) error {
 		for _, ref := range refs {
 			image, err := d.Image(ctx, ref)
 			if docker.IsNotFound(err) {
@@ -431,8 +428,8 @@ func (i *inspection) linkable(ctx context.Context, root string) func(id string) 
 		return images.Adoptable(i.Facts.DockerRoot, root, i.layout.Snapshotter)
 	}
 	var there func(id string) bool
-	_ = within(ctx, 10*time.Second, func(ctx context.Context) error {
-		return withContainerd(i.inventory, func(c *client.Client) (err error) {
+	_ = host.Within(ctx, 10*time.Second, func(ctx context.Context) error {
+		return containerd.With(i.ContainerdAddress, func(c *client.Client) (err error) {
 			there, err = images.Shareable(ctx, c, i.info.Namespace, i.layout.Snapshotter)
 			return err
 		})

@@ -338,7 +338,7 @@ func (n *installation) into(root string, need int64) error {
 	n.Dir = filepath.Join(root, "containerd-"+n.Version)
 	n.Binary = filepath.Join(n.Dir, "bin/containerd")
 	var fs unix.Statfs_t
-	if err := unix.Statfs(existing(n.Dir), &fs); err != nil {
+	if err := unix.Statfs(host.Existing(n.Dir), &fs); err != nil {
 		return fmt.Errorf("look for space in %s: %w", n.Dir, err)
 	}
 	const reserve = 64 << 20

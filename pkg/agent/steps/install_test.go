@@ -349,7 +349,7 @@ func TestUpgradeThatCannotBeUndone(t *testing.T) {
 		Upgrade: []packages.Package{{Name: "containerd", Old: "1.4", New: "1.6"}},
 	}}
 	m := &fakeManager{installed: map[string]string{"containerd": "1.4"}, half: map[string]bool{}}
-	h := hostWith(t, inventory{Install: &n}, protocol.Spec{})
+	h := hostWith(t, Found{Install: &n}, protocol.Spec{})
 	h.Packages, h.RunDir = m, t.TempDir()
 	s := containerdInstall(h).(step[installed])
 	memo, err := recordInstall(t.Context(), h, n, quiet{})
@@ -428,7 +428,7 @@ func TestInstallRefusesWhatWasNotPlanned(t *testing.T) {
 
 // TestContainerdInstallNothing: on a host with a containerd that fits, the step leaves everything alone.
 func TestContainerdInstallNothing(t *testing.T) {
-	h := hostWith(t, inventory{Facts: protocol.Facts{ContainerdVersion: "1.6.20"}}, protocol.Spec{})
+	h := hostWith(t, Found{Facts: protocol.Facts{ContainerdVersion: "1.6.20"}}, protocol.Spec{})
 	h.Systemd.Run, h.Packages = failing{t}, nil
 	s := containerdInstall(h)
 	memo, err := s.Record(t.Context(), quiet{})

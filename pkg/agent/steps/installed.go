@@ -108,7 +108,7 @@ func recordInstall(ctx context.Context, h *Host, n installation, report engine.R
 	if !n.new() {
 		file, content = replacementDropIn, containerd.Replacement(n.Binary, path, n.Args)
 	}
-	old, err := readFile(file)
+	old, err := host.ReadFile(file)
 	if err != nil {
 		return installed{}, err
 	}
@@ -219,7 +219,7 @@ func (e *hintError) Hint() string  { return e.hint }
 func withHint(err error, hint string) error { return &hintError{err, hint} }
 
 // checkInstalled makes sure that what is there now is what the later steps count on.
-func checkInstalled(ctx context.Context, h *Host, found inventory) error {
+func checkInstalled(ctx context.Context, h *Host, found Found) error {
 	unit, err := h.Systemd.State(ctx, containerdUnit)
 	if err != nil {
 		return err

@@ -45,12 +45,12 @@ func containerdKillMode(ctx context.Context, h *Host, proc string) (*killMode, e
 			k.from = fmt.Sprintf("%s:%d", path, line)
 		}
 	}
-	all, err := (&podProcesses{proc: proc}).list()
+	all, err := host.Processes(proc)
 	if err != nil {
 		return nil, err
 	}
 	for _, process := range all {
-		if isShim(process) && inServiceCgroup(process.Cgroup, p["ControlGroup"]) {
+		if isShim(process) && host.InServiceCgroup(process.Cgroup, p["ControlGroup"]) {
 			k.shims = append(k.shims, process)
 		}
 	}

@@ -63,7 +63,7 @@ func holdable(ctx context.Context, h *Host, units ...string) error {
 // release starts the kubelet and waits until it says that it is healthy, and has said so for a while. The node is out of service: systemd,
 // which takes up to a second to read its files, does so before the start only where that changes how the kubelet is started. Its hold is
 // over with the file that the drop-in names, so that the drop-in goes while the kubelet starts.
-func releaseKubelet(ctx context.Context, h *Host, found inventory, lasting time.Duration, report engine.Report) error {
+func releaseKubelet(ctx context.Context, h *Host, found Found, lasting time.Duration, report engine.Report) error {
 	if err := host.Remove(host.HoldFile); err != nil {
 		return err
 	}
@@ -195,7 +195,7 @@ func kubeletStop(h *Host) engine.Step {
 				return err
 			}
 			// The node is back whether or not the API server can be asked.
-			err = within(ctx, time.Minute, func(ctx context.Context) error {
+			err = host.Within(ctx, time.Minute, func(ctx context.Context) error {
 				return waitReady(ctx, h, found, readyWait{runtime: "docker://"}, report)
 			})
 			if err != nil {

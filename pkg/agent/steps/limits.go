@@ -175,7 +175,7 @@ func (i *inspection) lookAtLimits(ctx context.Context) error {
 	if i.PrivateContainerd, err = i.privateContainerd(); err != nil {
 		return err
 	}
-	carried, err := limitsToCarry(ctx, i.h, i.inventory)
+	carried, err := limitsToCarry(ctx, i.h, i.Found)
 	if err != nil {
 		return err
 	}
@@ -193,7 +193,7 @@ func (i *inspection) lookAtLimits(ctx context.Context) error {
 	}
 	if len(same) > 0 {
 		by := "containerd's containers inherit the same"
-		if !willRun(ctx, i.h, i.inventory) {
+		if !willRun(ctx, i.h, i.Found) {
 			by = "compared with containerd's once that is installed"
 		}
 		i.note(protocol.CheckLimits, "%s in pods: %s", strings.Join(same, ", "), by)
@@ -209,7 +209,7 @@ type limitsCarried struct {
 }
 
 // limitsToCarry are Docker's default-ulimits, and what else of a Docker pod's limits containers of containerd.service would not have.
-func limitsToCarry(ctx context.Context, h *Host, found inventory) (limitsCarried, error) {
+func limitsToCarry(ctx context.Context, h *Host, found Found) (limitsCarried, error) {
 	carried := limitsCarried{limits: slices.Clone(found.Docker.Ulimits)}
 	if len(found.PodLimits) == 0 || !willRun(ctx, h, found) {
 		return carried, nil
@@ -281,7 +281,7 @@ func differingLimits(pods []translate.Limit, p cri.Processes) ([]string, error) 
 }
 
 // compareLimits has what differs reported: it is no reason to leave the node on Docker for.
-func compareLimits(found inventory, p cri.Processes, report engine.Report) {
+func compareLimits(found Found, p cri.Processes, report engine.Report) {
 	differ, err := differingLimits(found.PodLimits, p)
 	if err != nil {
 		report.Info(fmt.Sprintf("a pod's limits on containerd are not known: %v", err))

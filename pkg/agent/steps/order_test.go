@@ -61,7 +61,7 @@ func TestDockershimPodsInOrder(t *testing.T) {
 		_, _ = fmt.Fprintln(file, "stop", name)
 		_ = file.Close()
 	}
-	found := inventory{DockerSocket: "unix://" + d.socket, CNIConfDir: confDir, CNIBinDir: dir}
+	found := Found{DockerSocket: "unix://" + d.socket, CNIConfDir: confDir, CNIBinDir: dir}
 	found.Facts.OldEndpoint = kubelet.Dockershim
 	h := hostWith(t, found, protocol.Spec{})
 	h.Systemd = newUnits(t, "docker.service").systemd
@@ -107,7 +107,7 @@ func TestDockershimPodsWithoutAgent(t *testing.T) {
 				containers = append(containers, &fakeContainer{name: fmt.Sprintf("pause-%d", n), kind: "podsandbox", uid: fmt.Sprint(n), ownNetwork: true})
 			}
 			d := startFakeDocker(t, containers...)
-			found := inventory{DockerSocket: "unix://" + d.socket, CNIConfDir: confDir, CNIBinDir: dir}
+			found := Found{DockerSocket: "unix://" + d.socket, CNIConfDir: confDir, CNIBinDir: dir}
 			found.Facts.OldEndpoint = kubelet.Dockershim
 			h := hostWith(t, found, protocol.Spec{})
 			h.Systemd = newUnits(t, "docker.service").systemd

@@ -39,7 +39,7 @@ func restartContainerd(ctx context.Context, h *Host, report engine.Report) error
 	}
 	o := orphanage{address: found.ContainerdAddress, proc: "/proc", pause: 2 * time.Second, running: func(ctx context.Context) (map[string]bool, error) {
 		ids := map[string]bool{}
-		err := withDocker(h, found, func(d *docker.Client) error {
+		err := docker.With(found.DockerSocket, func(d *docker.Client) error {
 			containers, err := d.Containers(ctx)
 			for _, c := range containers {
 				ids[c.ID] = c.Running
@@ -52,7 +52,7 @@ func restartContainerd(ctx context.Context, h *Host, report engine.Report) error
 		return err
 	}
 	var ended []string
-	err = within(ctx, orphanTime, func(ctx context.Context) (err error) {
+	err = host.Within(ctx, orphanTime, func(ctx context.Context) (err error) {
 		ended, err = o.end(ctx)
 		return err
 	})
@@ -82,12 +82,14 @@ type orphanage struct {
 const maxLooks = 5
 
 func (o orphanage) end(ctx context.Context) (ended []string, err error) {
-	c, err := containerd.Dial(o.address)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = c.Close() }()
-	ctx = namespaces.WithNamespace(ctx, dockerNamespace)
+	err = containerd.With(o.address, func(c *client.Client) error {
+		ended, err = o.endBy(namespaces.WithNamespace(ctx, dockerNamespace), c)
+		return err
+	})
+	return ended, err
+}
+
+func (o orphanage) endBy(ctx context.Context, c *client.Client) (ended []string, err error) {
 	var before map[string]bool
 	for look := range maxLooks {
 		now, err := o.look(ctx, c)

@@ -35,7 +35,7 @@ func (f plannedFile) resolved() string {
 
 // toBe plans content for a path.
 func toBe(path string, content []byte, mode uint32) (plannedFile, error) {
-	old, err := readFile(path)
+	old, err := host.ReadFile(path)
 	return plannedFile{path: path, old: old, new: content, mode: mode}, err
 }
 

@@ -103,7 +103,7 @@ func processNames(processes []host.Process) string {
 }
 
 func (p *podProcesses) find() (shims, containers []host.Process, err error) {
-	all, err := p.list()
+	all, err := host.Processes(p.proc)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -121,7 +121,7 @@ func (p *podProcesses) find() (shims, containers []host.Process, err error) {
 	}
 	var children []int
 	for _, process := range all {
-		if slices.Contains(pids, process.PID) || !slices.Contains(pids, parentPID(p.proc, process.PID)) {
+		if slices.Contains(pids, process.PID) || !slices.Contains(pids, host.ParentPID(p.proc, process.PID)) {
 			continue
 		}
 		children = append(children, process.PID)
@@ -142,25 +142,6 @@ func (p *podProcesses) find() (shims, containers []host.Process, err error) {
 		}
 	}
 	return shims, containers, nil
-}
-
-// list lists all processes but kernel threads and those that have ended.
-func (p *podProcesses) list() ([]host.Process, error) {
-	entries, err := os.ReadDir(p.proc)
-	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
-	}
-	var all []host.Process
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
-		}
-		if process, err := host.ReadProcess(p.proc, pid); err == nil && len(process.Args) > 0 {
-			all = append(all, process)
-		}
-	}
-	return all, nil
 }
 
 // networkNamespace is the path of that of a container, by its bundle, in which its shim runs.
@@ -186,7 +167,7 @@ func networkNamespace(bundle string) string {
 }
 
 func (p *podProcesses) isShim(process host.Process, all []host.Process) bool {
-	if !isShim(process) || pidNamespace(p.proc, strconv.Itoa(process.PID)) != pidNamespace(p.proc, "self") {
+	if !isShim(process) || host.PIDNamespace(p.proc, strconv.Itoa(process.PID)) != host.PIDNamespace(p.proc, "self") {
 		return false
 	}
 	if p.ours != nil {

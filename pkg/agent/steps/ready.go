@@ -56,22 +56,19 @@ const containerWait = time.Minute
 //
 // A container counts that was made since kubelet-start, or since the start of the kubelet that runs now: after the clock was set back, the
 // first of these lies ahead. None of an earlier boot runs.
-func waitContainer(ctx context.Context, h *Host, found inventory, since time.Time, report engine.Report) error {
+func waitContainer(ctx context.Context, h *Host, found Found, since time.Time, report engine.Report) error {
 	if started, err := kubeletStarted(ctx, h); err == nil && started.Before(since) {
 		since = started
 	}
 	report.Progress("wait until the kubelet has started a container", 0, 0, "")
-	err := within(ctx, containerWait, func(ctx context.Context) error {
+	err := host.Within(ctx, containerWait, func(ctx context.Context) error {
 		return host.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error {
-			c, err := cri.Dial(ctx, found.Facts.NewEndpoint)
-			if err != nil {
-				return err
-			}
-			defer func() { _ = c.Close() }()
-			if started, err := c.Started(ctx, since); err != nil || started {
-				return err
-			}
-			return errors.New("the kubelet has started no container yet")
+			return cri.With(ctx, found.Facts.NewEndpoint, func(c *cri.Client) error {
+				if started, err := c.Started(ctx, since); err != nil || started {
+					return err
+				}
+				return errors.New("the kubelet has started no container yet")
+			})
 		})
 	})
 	switch {
@@ -102,7 +99,7 @@ func (w *readyWait) isTooEarly(node kubelet.Node) bool {
 }
 
 // waitReady waits until the API server shows the node Ready on a runtime, as the kubelet that runs now has reported it.
-func waitReady(ctx context.Context, h *Host, found inventory, wait readyWait, report engine.Report) error {
+func waitReady(ctx context.Context, h *Host, found Found, wait readyWait, report engine.Report) error {
 	if found.Kubeconfig == "" {
 		return nil
 	}
@@ -169,7 +166,7 @@ func kubeletStarted(ctx context.Context, h *Host) (time.Time, error) {
 }
 
 // startAgain restarts the kubelet and waits until it is healthy.
-func startAgain(ctx context.Context, h *Host, found inventory, report engine.Report) error {
+func startAgain(ctx context.Context, h *Host, found Found, report engine.Report) error {
 	setup, err := found.kubelet()
 	if err != nil {
 		return err

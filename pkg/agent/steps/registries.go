@@ -19,6 +19,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/redact"
 )
@@ -138,8 +139,8 @@ func (r triedRegistry) failures() string {
 
 // tryRegistries asks each registry in use for a manifest as containerd would, and refuses where it answers Docker alone: pods would not find
 // out before their first pull. Credentials of pods are the kubelet's, so that a registry that wants some has answered.
-func tryRegistries(ctx context.Context, h *Host, found inventory, report engine.Report) error {
-	return withDocker(h, found, func(d *docker.Client) error {
+func tryRegistries(ctx context.Context, h *Host, found Found, report engine.Report) error {
+	return docker.With(found.DockerSocket, func(d *docker.Client) error {
 		inUse, err := findRegistries(ctx, h, d, found)
 		if err != nil || len(inUse) == 0 {
 			return err
@@ -216,13 +217,13 @@ func hostOf(endpoint string) string {
 }
 
 // findRegistries asks Docker what the node's pods use now.
-func findRegistries(ctx context.Context, h *Host, d *docker.Client, found inventory) ([]registryInUse, error) {
+func findRegistries(ctx context.Context, h *Host, d *docker.Client, found Found) ([]registryInUse, error) {
 	containers, err := listContainers(ctx, d)
 	if err != nil {
 		return nil, err
 	}
 	var images []docker.Image
-	err = within(ctx, listTimeout, func(ctx context.Context) error {
+	err = host.Within(ctx, listTimeout, func(ctx context.Context) error {
 		images, err = d.Images(ctx)
 		return err
 	})
@@ -233,8 +234,8 @@ type resolveFunc func(ctx context.Context, ref string) ([]containerd.Attempt, er
 
 // resolver asks registries with the configuration and the environment of the running containerd. auth are the credentials that it has itself,
 // by host: USER:PASSWORD.
-func registryResolver(ctx context.Context, h *Host, found inventory) (resolve resolveFunc, auth map[string]string, err error) {
-	config, err := readFile(found.ContainerdConfig)
+func registryResolver(ctx context.Context, h *Host, found Found) (resolve resolveFunc, auth map[string]string, err error) {
+	config, err := host.ReadFile(found.ContainerdConfig)
 	if err != nil {
 		return nil, nil, err
 	}

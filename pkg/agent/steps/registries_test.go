@@ -137,7 +137,7 @@ func TestRegistriesAreTried(t *testing.T) {
 			// This process has the environment of the containerd that is asked for.
 			h := &Host{Systemd: host.Systemd{Run: answers(fmt.Sprintf("MainPID=%d\n", os.Getpid()))}, Spec: protocol.Spec{Images: names}}
 			report := &heard{}
-			err = tryRegistries(t.Context(), h, inventory{DockerSocket: engine.Socket, ContainerdConfig: config}, report)
+			err = tryRegistries(t.Context(), h, Found{DockerSocket: engine.Socket, ContainerdConfig: config}, report)
 			var refused *refusal
 			if (err != nil) != (c.refused != "") || err != nil && (!errors.As(err, &refused) || !strings.Contains(err.Error(), c.refused)) {
 				t.Errorf("got %v, want %q, said %q", err, c.refused, report.lines)

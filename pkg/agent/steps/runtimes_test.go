@@ -44,7 +44,7 @@ func TestRuntimesProgramsAreFound(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			i := &inspection{h: &Host{Systemd: host.Systemd{Run: answers("MainPID=0\n")}}, inventory: inventory{Docker: docker, ContainerdBinary: filepath.Join(dir, "containerd")}}
+			i := &inspection{h: &Host{Systemd: host.Systemd{Run: answers("MainPID=0\n")}}, Found: Found{Docker: docker, ContainerdBinary: filepath.Join(dir, "containerd")}}
 			err = i.lookAtRuntimes(t.Context())
 			var refused *refusal
 			if (err != nil) != (c.refused != "") || err != nil && (!errors.As(err, &refused) || !strings.Contains(err.Error(), c.refused)) {

@@ -23,7 +23,7 @@ func TestSmokeTestWithoutNetwork(t *testing.T) {
 		t.Run(release.Name, func(t *testing.T) {
 			network := agenttest.NewNetwork(t, "10.253.92.0/24")
 			address := startOn(t, release, network)
-			found := inventory{ContainerdAddress: address, DockerSocket: "unix://" + startFakeDocker(t).socket}
+			found := Found{ContainerdAddress: address, DockerSocket: "unix://" + startFakeDocker(t).socket}
 			found.Facts.NewEndpoint, found.Facts.SandboxImage, found.Facts.CgroupDriver = "unix://"+address, "test/pause:1", "cgroupfs"
 			h := hostWith(t, found, protocol.Spec{Image: "test/agent:1", Pod: protocol.PodRef{Namespace: "kubectl-runtime", Name: "job", UID: "uid"}})
 			h.Systemd = newUnits(t, containerdUnit).systemd
@@ -36,24 +36,24 @@ func TestSmokeTestWithoutNetwork(t *testing.T) {
 				t.Fatalf("no step %s", id)
 				return nil
 			}
-			if err := run(protocol.PhasePrepare, rehearsalID); err == nil || !strings.Contains(err.Error(), "RunPodSandbox: ") || !strings.Contains(err.Error(), "is it running?") {
+			if err := run(protocol.PhasePrepare, "rehearsal"); err == nil || !strings.Contains(err.Error(), "RunPodSandbox: ") || !strings.Contains(err.Error(), "is it running?") {
 				t.Errorf("rehearsal without the CNI's agent: %v", err)
 			}
-			if err := run(protocol.PhaseCutover, smokeTestID); err != nil {
+			if err := run(protocol.PhaseCutover, "smoke-test"); err != nil {
 				t.Errorf("smoke test without the CNI's agent: %v", err)
 			}
 			file := filepath.Join(network.ConfDir, "10-test.conflist")
 			if err := os.Rename(file, file+".away"); err != nil {
 				t.Fatal(err)
 			}
-			if err := run(protocol.PhaseCutover, smokeTestID); err != nil {
+			if err := run(protocol.PhaseCutover, "smoke-test"); err != nil {
 				t.Errorf("smoke test without a CNI configuration: %v", err)
 			}
 			if err := os.Rename(file+".away", file); err != nil {
 				t.Fatal(err)
 			}
 			network.StartAgent(t)
-			if err := run(protocol.PhasePrepare, rehearsalID); err != nil { // it removes what the first one could not
+			if err := run(protocol.PhasePrepare, "rehearsal"); err != nil { // it removes what the first one could not
 				t.Errorf("rehearsal with the CNI's agent: %v", err)
 			}
 		})
@@ -94,7 +94,7 @@ func TestStopPodsWithoutAgent(t *testing.T) {
 				if err != nil || len(namespaces) != 1 || len(network.Held()) != 1 {
 					t.Errorf("namespaces %v, %v; leases %v", namespaces, err, network.Held())
 				}
-				p := newPodStopper(&Host{Systemd: newUnits(t, containerdUnit).systemd}, inventory{ContainerdAddress: address})
+				p := newPodStopper(&Host{Systemd: newUnits(t, containerdUnit).systemd}, Found{ContainerdAddress: address})
 				p.endpoint, p.leases = "unix://"+address, network.Leases
 				heard := &warned{}
 				if err := p.stop(ctx, heard); err != nil {

@@ -23,7 +23,7 @@ const (
 // privateContainerd reports whether a Docker runs a containerd of its own: the given one, or another that its name tells. Up to Docker 18.06 that
 // is docker-containerd, on CentOS 7 docker-containerd-current.
 func privateContainerd(proc string, daemon int) (bool, error) {
-	all, err := (&podProcesses{proc: proc}).list()
+	all, err := host.Processes(proc)
 	if err != nil {
 		return false, err
 	}
@@ -35,7 +35,7 @@ func privateContainerd(proc string, daemon int) (bool, error) {
 	}
 	for _, p := range all {
 		name := strings.TrimPrefix(filepath.Base(p.Exe), "docker-")
-		if strings.HasPrefix(name, "containerd") && !strings.HasPrefix(name, "containerd-shim") && parents[parentPID(proc, p.PID)] {
+		if strings.HasPrefix(name, "containerd") && !strings.HasPrefix(name, "containerd-shim") && parents[host.ParentPID(proc, p.PID)] {
 			return true, nil
 		}
 	}

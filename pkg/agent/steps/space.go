@@ -7,13 +7,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 )
 
 // spaces are the directories that images are written to, below containerd's root and where Docker has its temporary files, with what has to
 // stay free there: the node is in service, and below its eviction thresholds a kubelet reports DiskPressure and evicts pods.
-func (i inventory) spaces(containerdRoot string) (root, temporary images.Space, err error) {
+func (i Found) spaces(containerdRoot string) (root, temporary images.Space, err error) {
 	setup, err := i.kubelet()
 	if err != nil {
 		return root, temporary, err
@@ -33,7 +34,7 @@ func (i inventory) spaces(containerdRoot string) (root, temporary images.Space, 
 
 // spaceIn takes the file system of dir for that of the runtime: containerd's will be it, and Docker's is. It may be the kubelet's, too.
 func spaceIn(dir, nodeDir string, thresholds []kubelet.Threshold) (images.Space, error) {
-	space := images.Space{Dir: existing(dir)}
+	space := images.Space{Dir: host.Existing(dir)}
 	var fs unix.Statfs_t
 	var own, node unix.Stat_t
 	err := unix.Statfs(space.Dir, &fs)
@@ -41,7 +42,7 @@ func spaceIn(dir, nodeDir string, thresholds []kubelet.Threshold) (images.Space,
 		err = unix.Stat(space.Dir, &own)
 	}
 	if err == nil {
-		err = unix.Stat(existing(nodeDir), &node)
+		err = unix.Stat(host.Existing(nodeDir), &node)
 	}
 	if err != nil {
 		return space, fmt.Errorf("look for space in %s: %w", space.Dir, err)

@@ -46,7 +46,7 @@ func TestSpaces(t *testing.T) {
 		{"nothing needed", containerd, node, "", "imagefs.available<99%", 0, 0, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			found := inventory{
+			found := Found{
 				Facts:  protocol.Facts{KubeletVersion: "v1.23.17", DockerRoot: docker},
 				Docker: translate.Settings{TempDir: test.tmp},
 				// Nothing of it is there yet.

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
@@ -61,7 +60,7 @@ func List(h *Host) map[protocol.Phase][]engine.Step {
 			containerdConfig(h),
 			containerdService(h),
 			importImages(h),
-			smoke(h, rehearsalID, "Rehearse: run a pod sandbox on containerd"),
+			rehearsal(h),
 		},
 		protocol.PhaseCutover: {
 			kubeletStop(h),
@@ -69,7 +68,7 @@ func List(h *Host) map[protocol.Phase][]engine.Step {
 			dockerStop(h),
 			nodeSysctls(h),
 			kubeletConfig(h),
-			smoke(h, smokeTestID, "Run a pod sandbox on the host's network while the kubelet is stopped"),
+			smokeTest(h),
 			kubeletStart(h),
 			nodeReady(h),
 		},
@@ -149,13 +148,13 @@ func refuse(hint, format string, args ...any) error {
 }
 
 // found returns what the step inspect found.
-func factsOf(h *Host) (inventory, error) {
+func factsOf(h *Host) (Found, error) {
 	raw, ok := engine.LastMemo(h.Records(), inspectID)
 	if !ok {
-		return inventory{}, fmt.Errorf("read what was found on the host: the journal does not hold it")
+		return Found{}, fmt.Errorf("read what was found on the host: the journal does not hold it")
 	}
-	var found inventory
-	err := with(inspectID, raw, func(m inventory) error { found = m; return nil })
+	var found Found
+	err := with(inspectID, raw, func(m Found) error { found = m; return nil })
 	return found, err
 }
 
@@ -183,20 +182,4 @@ func undoFiles(h *Host, changes []host.Change, report engine.Report) error {
 		}
 	}
 	return nil
-}
-
-// docker calls do with a client of the node's Docker.
-func withDocker(h *Host, found inventory, do func(*docker.Client) error) error {
-	d, err := docker.Dial(found.DockerSocket)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Close() }()
-	return do(d)
-}
-
-func within(ctx context.Context, d time.Duration, do func(ctx context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	return do(ctx)
 }

@@ -38,7 +38,7 @@ type stopLimits struct {
 // backGrace is the longest grace on the way back: pods on the host's network get theirs after the others.
 const backGrace = 25 * time.Second
 
-func newPodStopper(h *Host, found inventory) podStopper {
+func newPodStopper(h *Host, found Found) podStopper {
 	return podStopper{
 		h: h, endpoint: found.Facts.NewEndpoint,
 		pods: &podProcesses{
@@ -73,7 +73,7 @@ func (p podStopper) endNetworks(ctx context.Context, left error, report engine.R
 	namespaces := map[string]string{}
 	maps.Copy(namespaces, p.pods.sandboxes)
 	asked := p.ask(ctx, func(c *cri.Client) error {
-		return within(ctx, p.limits.ask, func(ctx context.Context) error {
+		return host.Within(ctx, p.limits.ask, func(ctx context.Context) error {
 			known, err := c.NetworkNamespaces(ctx)
 			maps.Copy(namespaces, known)
 			return err
@@ -109,14 +109,14 @@ func (p podStopper) byCRI(ctx context.Context, report engine.Report) error {
 	}
 	report.Warn("stop containerd's pods: " + err.Error() + "; trying again")
 	err = p.ask(ctx, func(c *cri.Client) error {
-		return within(ctx, p.limits.ask, func(ctx context.Context) error {
+		return host.Within(ctx, p.limits.ask, func(ctx context.Context) error {
 			_, err := c.Sandboxes(ctx)
 			return err
 		})
 	})
 	if err != nil {
 		report.Warn("containerd does not answer and is started anew: " + err.Error())
-		err := within(ctx, p.limits.restart, func(ctx context.Context) error {
+		err := host.Within(ctx, p.limits.restart, func(ctx context.Context) error {
 			if err := p.h.Systemd.Kill(ctx, containerdUnit); err != nil {
 				return err
 			}
@@ -131,24 +131,19 @@ func (p podStopper) byCRI(ctx context.Context, report engine.Report) error {
 
 func (p podStopper) stopAll(ctx context.Context, limit, grace time.Duration) error {
 	return p.ask(ctx, func(c *cri.Client) error {
-		return within(ctx, limit, func(ctx context.Context) error { return c.StopAll(ctx, grace, detachTime(ctx)) })
+		return host.Within(ctx, limit, func(ctx context.Context) error { return c.StopAll(ctx, grace, detachTime(ctx)) })
 	})
 }
 
 func (p podStopper) ask(ctx context.Context, do func(*cri.Client) error) error {
 	dial, cancel := context.WithTimeout(ctx, p.limits.ask)
 	defer cancel()
-	c, err := cri.Dial(dial, p.endpoint)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Close() }()
-	return do(c)
+	return cri.With(dial, p.endpoint, do)
 }
 
 // end kills what is left of containerd's pods, with their shims where containerd did not stop them itself.
 func (p podStopper) end(ctx context.Context, shims bool) error {
-	return within(ctx, p.limits.kill, func(ctx context.Context) error { return p.pods.end(ctx, shims) })
+	return host.Within(ctx, p.limits.kill, func(ctx context.Context) error { return p.pods.end(ctx, shims) })
 }
 
 // endStray stops a kubelet that runs although it is only about to be started again, and then the pods of containerd: somebody else

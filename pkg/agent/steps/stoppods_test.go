@@ -218,18 +218,13 @@ func TestThaw(t *testing.T) {
 	}
 }
 
-func FuzzParentOf(f *testing.F) {
-	f.Add("12 (a) b) S 7 1 1")
+func FuzzContainerCgroups(f *testing.F) {
+	f.Add("0::/kubepods/pod1/x")
 	f.Add("")
-	f.Add("1 (x")
-	f.Fuzz(func(t *testing.T, stat string) {
-		if got := parentOf("12 (" + stat + ") S 7 1 1"); got != 7 && !strings.Contains(stat, ")") {
-			t.Errorf("%q: %d", stat, got)
-		}
-		parentOf(stat)
-		for _, cgroup := range containerCgroups(stat) {
-			if !inCgroup(stat, cgroup) {
-				t.Errorf("%q is not in %q", stat, cgroup)
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, cgroup := range containerCgroups(text) {
+			if !inCgroup(text, cgroup) {
+				t.Errorf("%q is not in %q", text, cgroup)
 			}
 		}
 	})
@@ -356,7 +351,7 @@ func TestEndStray(t *testing.T) {
 // TestStopLimits: the last resort has to come within one attempt of the engine's, which are 3 min long, and leave it time to stop the
 // kubelet.
 func TestStopLimits(t *testing.T) {
-	l := newPodStopper(&Host{}, inventory{}).limits
+	l := newPodStopper(&Host{}, Found{}).limits
 	if sum := 4*l.ask + l.stop + l.again + l.restart + l.kill; sum > 160*time.Second {
 		t.Errorf("%s", sum)
 	}

@@ -56,7 +56,7 @@ func Look(ctx context.Context, h Host) (Survey, error) {
 			orUnknown(f.KubeletVersion), orUnknown(f.DockerVersion), orUnknown(f.ContainerdVersion), orUnknown(f.OS), orUnknown(f.Kernel))
 	}
 	s := Survey{Facts: i.Facts, Findings: i.findings}
-	memo, err := json.Marshal(i.inventory)
+	memo, err := json.Marshal(i.Found)
 	if err != nil {
 		return s, fmt.Errorf("record what was found: %w", err)
 	}
@@ -69,7 +69,7 @@ func Look(ctx context.Context, h Host) (Survey, error) {
 
 // lookForRoom looks for the space that the host unit wants to have free on each file system that it writes to, before a phase begins.
 func (i *inspection) lookForRoom(ctx context.Context) {
-	room := host.NewSpare(existing(host.Dir), "/etc", "/var/lib/kubelet")
+	room := host.NewSpare(host.Existing(host.Dir), "/etc", "/var/lib/kubelet")
 	_ = i.take(ctx, look{check: protocol.CheckSpace, at: func(*inspection, context.Context) error { return room.Enough() }})
 }
 

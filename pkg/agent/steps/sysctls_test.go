@@ -34,16 +34,16 @@ func TestSysctlsOutliveAReboot(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := startFakeDocker(t, &fakeContainer{name: "pause", kind: "podsandbox"})
-	i := &inspection{h: &Host{}, report: quiet{}, inventory: inventory{DockerSocket: "unix://" + d.socket}}
+	i := &inspection{h: &Host{}, report: quiet{}, Found: Found{DockerSocket: "unix://" + d.socket}}
 	_ = i.lookAtDocker(t.Context()) // what it says of images does not matter here
-	raw, err := json.Marshal(i.inventory)
+	raw, err := json.Marshal(i.Found)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if i.Kernel == nil {
 		t.Fatal("the inspection does not tell what Docker set")
 	}
-	var found inventory
+	var found Found
 	if err := json.Unmarshal(raw, &found); err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestSysctlsOutliveAReboot(t *testing.T) {
 }
 
 // keptSysctls is what node-sysctls would write for the next boot.
-func keptSysctls(t *testing.T, found inventory) string {
+func keptSysctls(t *testing.T, found Found) string {
 	t.Helper()
 	for _, step := range List(hostWith(t, found, protocol.Spec{}))[protocol.PhaseCutover] {
 		if step.ID() != "node-sysctls" {

@@ -61,15 +61,16 @@ func Finish(ctx context.Context, h *Host, result *protocol.Result) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if _, switched := engine.Memo(h.Records(), kubeletStartID); switched {
-		if c, err := cri.Dial(ctx, found.Facts.NewEndpoint); err == nil {
-			defer func() { _ = c.Close() }()
-			if check, err := c.Check(ctx); err == nil {
+		_ = cri.With(ctx, found.Facts.NewEndpoint, func(c *cri.Client) error {
+			check, err := c.Check(ctx)
+			if err == nil {
 				result.RuntimeVersion = check.RuntimeName + "://" + check.RuntimeVersion
 			}
-		}
+			return err
+		})
 		return
 	}
-	_ = withDocker(h, found, func(d *docker.Client) error {
+	_ = docker.With(found.DockerSocket, func(d *docker.Client) error {
 		info, err := d.Info(ctx)
 		if err == nil {
 			result.RuntimeVersion = "docker://" + info.Version

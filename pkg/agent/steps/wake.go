@@ -6,6 +6,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 )
 
 const (
@@ -31,18 +32,14 @@ func wakeContainerd(ctx context.Context, h *Host, report engine.Report) error {
 }
 
 func wakeIfHung(ctx context.Context, h *Host, endpoint string, answer time.Duration, report engine.Report) error {
-	silent := within(ctx, answer, func(ctx context.Context) error {
-		c, err := cri.Dial(ctx, endpoint)
-		if err != nil {
-			return err
-		}
-		return c.Close()
+	silent := host.Within(ctx, answer, func(ctx context.Context) error {
+		return cri.With(ctx, endpoint, func(*cri.Client) error { return nil })
 	})
 	if silent == nil || ctx.Err() != nil {
 		return ctx.Err()
 	}
 	report.Warn("containerd does not answer and is started anew: " + silent.Error())
-	return within(ctx, restartTime, func(ctx context.Context) error {
+	return host.Within(ctx, restartTime, func(ctx context.Context) error {
 		if err := h.Systemd.Kill(ctx, containerdUnit); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package images_test
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -15,7 +16,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -409,12 +409,18 @@ func TestAdoptionKilled(t *testing.T) {
 			adoptAll(t, n, d, engine.Root, "odd:1", "other:1")
 			want := rootfs(t, n, "docker.io/library/odd:1")
 			snaps, blobs := n.inventory(t)
-			interrupted := 0
-			for range kills {
+			undo := func() {
+				t.Helper()
 				if err := images.Undo(t.Context(), n.client, "run", nil); err != nil {
 					t.Fatal(err)
 				}
-				kill(t, engine, n.address)
+			}
+			undo()
+			took := startAdoption(t, engine, n.address).time(t)
+			interrupted := 0
+			for range kills {
+				undo()
+				startAdoption(t, engine, n.address).kill(took)
 				if left, err := n.client.LeasesService().List(t.Context()); err != nil || len(left) > 0 {
 					interrupted++
 				}
@@ -429,10 +435,8 @@ func TestAdoptionKilled(t *testing.T) {
 				t.Error("too few were killed at work")
 			}
 			agenttest.Same(t, rootfs(t, n, "docker.io/library/odd:1"), want)
-			kill(t, engine, n.address)
-			if err := images.Undo(t.Context(), n.client, "run", nil); err != nil {
-				t.Fatal(err)
-			}
+			startAdoption(t, engine, n.address).kill(took)
+			undo()
 			n.expectNothing(t)
 		})
 	}
@@ -457,18 +461,54 @@ func (n node) inventory(t *testing.T) (snaps, blobs []string) {
 	return snaps, blobs
 }
 
-// kill runs an adoption in a process of its own and kills that after a while, unless it has ended.
-func kill(t *testing.T, engine *agenttest.Engine, address string) {
+func startAdoption(t *testing.T, engine *agenttest.Engine, address string) child {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run", "^TestAdoptionKilled$")
-	cmd.Env = append(os.Environ(), "ADOPT_DOCKER="+engine.Socket, "ADOPT_ROOT="+engine.Root, "ADOPT_CONTAINERD="+address)
-	if err := cmd.Start(); err != nil {
+	return startChild(t, "TestAdoptionKilled", "ADOPT_DOCKER="+engine.Socket, "ADOPT_ROOT="+engine.Root, "ADOPT_CONTAINERD="+address)
+}
+
+// child is a process that works as a test of this program, with variables of its own.
+type child struct{ cmd *exec.Cmd }
+
+// working is the line that a child prints right before its work.
+const working = "the child starts to work"
+
+// startChild returns when the child starts to work, however long its start took.
+func startChild(t *testing.T, test string, env ...string) child {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run", "^"+test+"$")
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	timer := time.AfterFunc(time.Duration(20+rand.IntN(100))*time.Millisecond, func() { _ = cmd.Process.Signal(syscall.SIGKILL) })
-	_ = cmd.Wait()
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if lines.Text() == working {
+			return child{cmd}
+		}
+	}
+	t.Fatalf("the child did not start to work: %v", cmd.Wait())
+	return child{}
+}
+
+// kill kills the child at a random moment within a time, unless it exits before.
+func (c child) kill(within time.Duration) {
+	timer := time.AfterFunc(rand.N(within), func() { _ = c.cmd.Process.Kill() })
+	_ = c.cmd.Wait()
 	timer.Stop()
-	time.Sleep(50 * time.Millisecond) // the agent's unit is not started again at once either, and containerd is still at what it was asked for
+	time.Sleep(50 * time.Millisecond) // the agent's unit does not restart at once either, and containerd still does what it was asked for
+}
+
+// time returns how long the child works, undisturbed.
+func (c child) time(t *testing.T) time.Duration {
+	t.Helper()
+	start := time.Now()
+	if err := c.cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return time.Since(start)
 }
 
 func adoptInChild(t *testing.T, socket string) {
@@ -480,6 +520,7 @@ func adoptInChild(t *testing.T, socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	fmt.Println(working)
 	_, err = images.Import(t.Context(), d, c, []string{"odd:1", "other:1"}, nil, images.WithDockerRoot(os.Getenv("ADOPT_ROOT")), images.WithRun("run"))
 	if err != nil {
 		t.Fatal(err)

@@ -8,16 +8,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
@@ -446,20 +442,22 @@ func TestSharingKilled(t *testing.T) {
 			shareAll(t, n, d, []string{"odd:1", "other:1"}, never(t))
 			want := rootfs(t, n, "docker.io/library/odd:1")
 			snaps, have := n.inventory(t)
-			interrupted := 0
-			for range sharings {
+			undo := func() {
+				t.Helper()
 				if err := images.Undo(t.Context(), n.client, "run", nil); err != nil {
 					t.Fatal(err)
 				}
-				cmd := exec.Command(os.Args[0], "-test.run", "^TestSharingKilled$")
-				cmd.Env = append(os.Environ(), "SHARE_CONTAINERD="+n.address, "SHARE_DOCKER="+string(list))
-				if err := cmd.Start(); err != nil {
-					t.Fatal(err)
-				}
-				timer := time.AfterFunc(time.Duration(20+rand.IntN(200))*time.Millisecond, func() { _ = cmd.Process.Signal(syscall.SIGKILL) })
-				_ = cmd.Wait()
-				timer.Stop()
-				time.Sleep(50 * time.Millisecond) // as in kill
+			}
+			startSharing := func() child {
+				t.Helper()
+				return startChild(t, "TestSharingKilled", "SHARE_CONTAINERD="+n.address, "SHARE_DOCKER="+string(list))
+			}
+			undo()
+			took := startSharing().time(t)
+			interrupted := 0
+			for range sharings {
+				undo()
+				startSharing().kill(took)
 				if left, err := n.client.LeasesService().List(t.Context()); err != nil || len(left) > 0 {
 					interrupted++
 				}
@@ -475,9 +473,7 @@ func TestSharingKilled(t *testing.T) {
 			agenttest.Same(t, rootfs(t, n, "docker.io/library/odd:1"), want)
 			agenttest.Same(t, n.state(inMoby(t.Context()), t), moby)
 			agenttest.Same(t, n.blobs(t), blobs)
-			if err := images.Undo(t.Context(), n.client, "run", nil); err != nil {
-				t.Fatal(err)
-			}
+			undo()
 			n.expectNothing(t)
 		})
 	}
@@ -492,6 +488,7 @@ func shareInChild(t *testing.T, address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	fmt.Println(working)
 	if _, err := images.Import(t.Context(), d, c, []string{"odd:1", "other:1"}, nil, images.WithNamespace("moby"), images.WithRun("run")); err != nil {
 		t.Fatal(err)
 	}

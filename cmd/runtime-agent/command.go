@@ -12,6 +12,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/canary"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/steps"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/supervise"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/unit"
@@ -156,7 +157,7 @@ func runCommand() *cobra.Command {
 			u := &unit.Unit{
 				Layout: unit.Layout{Root: "/"}, Systemd: systemd, Machine: host.MachineID(), Program: program, Clock: realClock{},
 				Work: func(spec protocol.Spec, dir string, records func() []journal.Record) unit.Work {
-					h := &steps.Host{Spec: spec, RunDir: dir, Runner: host.Exec{}, Systemd: systemd, Records: records}
+					h := &node.Host{Spec: spec, RunDir: dir, Runner: host.Exec{}, Systemd: systemd, Records: records}
 					return unit.Work{
 						Steps: steps.List(h), Timeout: steps.Timeout(spec),
 						Finish: func(ctx context.Context, r *protocol.Result) { steps.Finish(ctx, h, r) },

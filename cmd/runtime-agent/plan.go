@@ -15,6 +15,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/steps"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -121,7 +122,7 @@ const planTimeout = 2 * time.Minute
 func plan(ctx context.Context, spec protocol.Spec, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, planTimeout)
 	defer cancel()
-	h := steps.Host{
+	h := node.Host{
 		Spec: spec, Runner: host.Exec{}, Systemd: host.Systemd{Run: host.Exec{}},
 		Records: func() []journal.Record { return nil },
 	}

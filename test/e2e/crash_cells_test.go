@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
+	agent "github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/steps"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/lab"
@@ -104,7 +105,7 @@ func fastCell(profile string) cell {
 // of a cutover, of the steps that write most and of their undo, wherever it is by then; and what else can go wrong.
 func allCells(profile string) []cell {
 	cells := append([]cell{{what: "nothing"}}, otherCells()...)
-	list := steps.List(&steps.Host{})
+	list := steps.List(&agent.Host{})
 	for _, phase := range []protocol.Phase{protocol.PhasePrepare, protocol.PhaseCutover} {
 		for _, step := range list[phase] {
 			for _, kind := range []journal.Kind{journal.KindIntent, journal.KindDone, journal.KindReverting} {

@@ -235,3 +235,12 @@ func InServiceCgroup(text, cgroup string) bool {
 	}
 	return false
 }
+
+// ProcessNames is for messages.
+func ProcessNames(processes []Process) string {
+	var names []string
+	for _, p := range processes {
+		names = append(names, fmt.Sprintf("%s (pid %d)", filepath.Base(p.Args[0]), p.PID))
+	}
+	return strings.Join(names, ", ")
+}

@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 // silence is how long containerd may answer nothing: longer than a restart of its takes, and far less than the cutover may take,
@@ -15,13 +17,13 @@ import (
 const silence = 45 * time.Second
 
 // whileAnswering does what may wait for a containerd that hangs: when that has been silent too long, that is the failure.
-func whileAnswering(ctx context.Context, h *Host, found Found, do func(ctx context.Context) error) error {
+func whileAnswering(ctx context.Context, h *node.Host, found facts.Found, do func(ctx context.Context) error) error {
 	ask := func(ctx context.Context) error {
 		return cri.With(ctx, found.Facts.NewEndpoint, func(*cri.Client) error { return nil })
 	}
 	silent, err := watched(ctx, ask, silence, do)
 	if silent {
-		err = &host.UnitError{Unit: containerdUnit, Err: err, Log: h.Systemd.Log(ctx, containerdUnit)}
+		err = &host.UnitError{Unit: node.ContainerdUnit, Err: err, Log: h.Systemd.Log(ctx, node.ContainerdUnit)}
 	}
 	return err
 }

@@ -11,8 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -51,7 +54,7 @@ func TestLookAtAPI(t *testing.T) {
 			}))
 			defer server.Close()
 			path := kubeconfig(t, server.URL)
-			i := &inspection{h: &Host{Spec: protocol.Spec{Node: "node-1"}}, setup: kubelet.Setup{Args: []string{"kubelet", "--kubeconfig=" + path}}}
+			i := &inspection{h: &node.Host{Spec: protocol.Spec{Node: "node-1"}}, setup: kubelet.Setup{Args: []string{"kubelet", "--kubeconfig=" + path}}}
 			if err := i.lookAtAPI(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -104,9 +107,9 @@ func TestTooEarlyStatus(t *testing.T) {
 				asked++
 			}))
 			defer server.Close()
-			h := &Host{Spec: protocol.Spec{Node: "node-1"}, Systemd: host.Systemd{Run: unitsSay{kubelet.Unit: kubeletSince(t, time.Minute)}}}
+			h := &node.Host{Spec: protocol.Spec{Node: "node-1"}, Systemd: host.Systemd{Run: nodetest.Says{kubelet.Unit: kubeletSince(t, time.Minute)}}}
 			wait := readyWait{runtime: "containerd://", startAgain: func(context.Context) error { again++; return nil }}
-			if err := waitReady(t.Context(), h, Found{Kubeconfig: kubeconfig(t, server.URL)}, wait, quiet{}); err != nil {
+			if err := waitReady(t.Context(), h, facts.Found{Kubeconfig: kubeconfig(t, server.URL)}, wait, node.Silent{}); err != nil {
 				t.Fatal(err)
 			}
 			if again != test.again || asked != len(test.answers) {

@@ -14,12 +14,13 @@ import (
 	"strings"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 )
 
 const (
-	dockerUnit       = "docker.service"
 	dockerCertsDir   = "/etc/docker/certs.d"
 	containerdDropIn = "/etc/systemd/system/containerd.service.d/50-kubectl-runtime.conf"
 	wrapperDir       = "/etc/containerd/kubectl-runtime"
@@ -53,7 +54,7 @@ func (i *inspection) lookAtCarried(ctx context.Context) error {
 }
 
 // carrySettings adds Docker's settings to those of containerd's config.
-func carrySettings(s *containerd.Settings, found Found, old []byte) error {
+func carrySettings(s *containerd.Settings, found facts.Found, old []byte) error {
 	layout, err := containerd.ReadLayout(old, s.Imported...)
 	if err != nil {
 		return err
@@ -91,7 +92,7 @@ func carriedSnapshotter(docker translate.Settings, layout containerd.Layout) str
 }
 
 // carryFiles are the files beside containerd's config.
-func carryFiles(ctx context.Context, h *Host, found Found, config newConfig) (files []containerd.File, warnings []string, err error) {
+func carryFiles(ctx context.Context, h *node.Host, found facts.Found, config newConfig) (files []containerd.File, warnings []string, err error) {
 	layout := config.layout
 	certs, err := readHosts(dockerCertsDir)
 	if err != nil {
@@ -167,7 +168,7 @@ func readHosts(dir string) (containerd.HostFiles, error) {
 }
 
 // baseSpec is the file that gives containers the limits that Docker gave them, nil if there are none.
-func baseSpec(ctx context.Context, h *Host, found Found, carried []translate.Limit) (*containerd.File, error) {
+func baseSpec(ctx context.Context, h *node.Host, found facts.Found, carried []translate.Limit) (*containerd.File, error) {
 	if len(carried) == 0 || found.ContainerdBinary == "" {
 		return nil, nil
 	}
@@ -190,12 +191,12 @@ func baseSpec(ctx context.Context, h *Host, found Found, carried []translate.Lim
 
 // proxyEnvironment is what containerd needs to reach registries as dockerd does; nothing if it has proxies of its own. CNI plugins
 // inherit it from containerd, so the API servers that they and the kubelet talk to are excepted.
-func proxyEnvironment(ctx context.Context, h *Host, found Found) ([]string, error) {
+func proxyEnvironment(ctx context.Context, h *node.Host, found facts.Found) ([]string, error) {
 	proxy := found.Docker.Proxy
 	if proxy.HTTP+proxy.HTTPS == "" {
 		return nil, nil
 	}
-	p, err := h.Systemd.Show(ctx, containerdUnit, "Environment", "EnvironmentFiles")
+	p, err := h.Systemd.Show(ctx, node.ContainerdUnit, "Environment", "EnvironmentFiles")
 	if err != nil {
 		return nil, err
 	}

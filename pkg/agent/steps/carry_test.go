@@ -1,7 +1,6 @@
 package steps
 
 import (
-	"context"
 	"encoding/pem"
 	"errors"
 	"flag"
@@ -18,7 +17,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -50,7 +52,7 @@ func TestDockersSettingsInContainerdsConfig(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				found := Found{
+				found := facts.Found{
 					Facts:  protocol.Facts{CgroupDriver: "systemd", SandboxImage: "pause:1", ContainerdVersion: "2.4.2"},
 					Docker: docker, CNIBinDir: "/opt/cni/bin", CNIConfDir: "/etc/cni/net.d",
 				}
@@ -79,11 +81,6 @@ func TestDockersSettingsInContainerdsConfig(t *testing.T) {
 		}
 	}
 }
-
-// answers is a systemctl that says the same to all.
-type answers string
-
-func (a answers) Run(context.Context, string, ...string) (string, error) { return string(a), nil }
 
 func TestUnprivilegedNetwork(t *testing.T) {
 	for _, test := range []struct {
@@ -125,8 +122,8 @@ func TestProxyEnvironment(t *testing.T) {
 		"in another file": {proxy: translate.Proxy{HTTP: "http://p"}, systemd: "EnvironmentFiles=" + environmentFile + " (ignore_errors=yes)"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := &Host{Systemd: host.Systemd{Run: answers(c.systemd + "\n")}}
-			got, err := proxyEnvironment(t.Context(), h, Found{CNIConfDir: cni, Docker: translate.Settings{Proxy: c.proxy}})
+			h := &node.Host{Systemd: host.Systemd{Run: nodetest.Answers(c.systemd + "\n")}}
+			got, err := proxyEnvironment(t.Context(), h, facts.Found{CNIConfDir: cni, Docker: translate.Settings{Proxy: c.proxy}})
 			// This machine's own kubelet.conf, if it has one, adds its server.
 			if err != nil || (len(c.want) == 0) != (len(got) == 0) || len(got) > 0 && host.Absent("/etc/kubernetes/kubelet.conf") && !slices.Equal(got, c.want) {
 				t.Errorf("got %q, %v, want %q", got, err, c.want)

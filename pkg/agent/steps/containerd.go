@@ -13,13 +13,14 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 )
 
 const (
-	containerdUnit     = "containerd.service"
 	containerdConfigID = "containerd-config"
 )
 
@@ -30,8 +31,8 @@ type containerdProcess struct {
 	root, address string
 }
 
-func findContainerd(ctx context.Context, h *Host) (containerdProcess, error) {
-	p, err := h.Systemd.Show(ctx, containerdUnit, "MainPID")
+func findContainerd(ctx context.Context, h *node.Host) (containerdProcess, error) {
+	p, err := h.Systemd.Show(ctx, node.ContainerdUnit, "MainPID")
 	if err != nil {
 		return containerdProcess{}, err
 	}
@@ -41,7 +42,7 @@ func findContainerd(ctx context.Context, h *Host) (containerdProcess, error) {
 		found.binary, err = host.LookPath("containerd")
 		return found, err
 	}
-	process, err := host.ReadProcess(proc, pid)
+	process, err := host.ReadProcess(node.Proc, pid)
 	if err != nil {
 		return containerdProcess{}, err
 	}
@@ -58,7 +59,7 @@ func findContainerd(ctx context.Context, h *Host) (containerdProcess, error) {
 }
 
 // containerdConfig writes containerd's config, after a throw-away daemon has taken it, and what else is carried over from Docker.
-func containerdConfig(h *Host) engine.Step {
+func containerdConfig(h *node.Host) engine.Step {
 	return step[[]host.Change]{
 		id: containerdConfigID, title: "Configure containerd",
 		record: func(ctx context.Context, _ engine.Report) ([]host.Change, error) {
@@ -84,7 +85,7 @@ func containerdConfig(h *Host) engine.Step {
 			if err := h.Systemd.DaemonReload(ctx); err != nil {
 				return err
 			}
-			unit, err := h.Systemd.State(ctx, containerdUnit)
+			unit, err := h.Systemd.State(ctx, node.ContainerdUnit)
 			if err != nil || !unit.Running() {
 				return err
 			}
@@ -94,8 +95,8 @@ func containerdConfig(h *Host) engine.Step {
 }
 
 // applyContainerdConfig writes the config last, after a throw-away daemon has taken it.
-func applyContainerdConfig(ctx context.Context, h *Host, changes []host.Change, report engine.Report) error {
-	found, err := factsOf(h)
+func applyContainerdConfig(ctx context.Context, h *node.Host, changes []host.Change, report engine.Report) error {
+	found, err := facts.Of(h)
 	if err != nil {
 		return err
 	}
@@ -135,8 +136,8 @@ func applyContainerdConfig(ctx context.Context, h *Host, changes []host.Change, 
 }
 
 // containerdFiles are containerd's config, which comes last, and what lies beside it.
-func containerdFiles(ctx context.Context, h *Host) ([]plannedFile, error) {
-	found, err := factsOf(h)
+func containerdFiles(ctx context.Context, h *node.Host) ([]plannedFile, error) {
+	found, err := facts.Of(h)
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +171,7 @@ type newConfig struct {
 
 // containerdToBe makes containerd's new config. What the very containerd that will run makes of it, with what it imports, has to be what was
 // wanted of it.
-func containerdToBe(ctx context.Context, h *Host, found Found) (newConfig, error) {
+func containerdToBe(ctx context.Context, h *node.Host, found facts.Found) (newConfig, error) {
 	old, err := host.ReadFile(found.ContainerdConfig)
 	if err != nil {
 		return newConfig{}, err
@@ -206,7 +207,7 @@ func containerdToBe(ctx context.Context, h *Host, found Found) (newConfig, error
 }
 
 // effectiveContainerd is what the containerd that will run makes of a config; where it is yet to be installed, a guess.
-func effectiveContainerd(ctx context.Context, h *Host, found Found, config []byte) (effective containerd.Effective, err error) {
+func effectiveContainerd(ctx context.Context, h *node.Host, found facts.Found, config []byte) (effective containerd.Effective, err error) {
 	if willRun(ctx, h, found) {
 		err = host.Within(ctx, 30*time.Second, func(ctx context.Context) error {
 			effective, err = containerd.ReadEffective(ctx, found.ContainerdBinary, found.ContainerdConfig, config, h.Runner.Run)
@@ -223,7 +224,7 @@ func effectiveContainerd(ctx context.Context, h *Host, found Found, config []byt
 }
 
 // willRun tells that the program on the host is the one that the node will run.
-func willRun(ctx context.Context, h *Host, found Found) bool {
+func willRun(ctx context.Context, h *node.Host, found facts.Found) bool {
 	if found.ContainerdBinary == "" || found.Install == nil {
 		return found.ContainerdBinary != ""
 	}
@@ -232,11 +233,11 @@ func willRun(ctx context.Context, h *Host, found Found) bool {
 	return err == nil && releaseErr == nil && is.Major == release.Major && is.Minor == release.Minor
 }
 
-func containerdRelease(found Found) (containerd.BinaryVersion, error) {
+func containerdRelease(found facts.Found) (containerd.BinaryVersion, error) {
 	return containerd.ParseVersion("containerd - " + found.Facts.ContainerdVersion)
 }
 
-func containerdSettings(found Found, old []byte, imported []containerd.Imported) (containerd.Settings, error) {
+func containerdSettings(found facts.Found, old []byte, imported []containerd.Imported) (containerd.Settings, error) {
 	settings := containerd.Settings{
 		CgroupDriver:        found.Facts.CgroupDriver,
 		SandboxImage:        found.Facts.SandboxImage,
@@ -264,7 +265,7 @@ func containerdSettings(found Found, old []byte, imported []containerd.Imported)
 }
 
 // configMode is for root's eyes alone where the config holds a password.
-func configMode(found Found) uint32 {
+func configMode(found facts.Found) uint32 {
 	if found.SandboxAuthFile != "" {
 		return 0o600
 	}
@@ -272,14 +273,14 @@ func configMode(found Found) uint32 {
 }
 
 // containerdService enables containerd, has it read its config, and waits until CRI is ready.
-func containerdService(h *Host) engine.Step {
+func containerdService(h *node.Host) engine.Step {
 	return step[host.UnitState]{
 		id: "containerd-service", title: "Start containerd with CRI",
 		record: func(ctx context.Context, _ engine.Report) (host.UnitState, error) {
-			return h.Systemd.State(ctx, containerdUnit)
+			return h.Systemd.State(ctx, node.ContainerdUnit)
 		},
 		files: func(ctx context.Context) ([]plannedFile, error) {
-			was, err := h.Systemd.State(ctx, containerdUnit)
+			was, err := h.Systemd.State(ctx, node.ContainerdUnit)
 			if err != nil {
 				return nil, err
 			}
@@ -287,11 +288,11 @@ func containerdService(h *Host) engine.Step {
 			return plannedLinks(links, false), err
 		},
 		apply: func(ctx context.Context, was host.UnitState, report engine.Report) error {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil {
 				return err
 			}
-			if found.Install.new() {
+			if found.Install.IsNew() {
 				if err := h.Systemd.Unhold(ctx, was); err != nil {
 					return err
 				}
@@ -322,9 +323,9 @@ func containerdService(h *Host) engine.Step {
 			return nil
 		},
 		revert: func(ctx context.Context, was host.UnitState, _ engine.Report) error {
-			found, err := factsOf(h)
-			if err == nil && found.Install.new() {
-				err = h.Systemd.Hold(ctx, "containerd is being removed.", containerdUnit)
+			found, err := facts.Of(h)
+			if err == nil && found.Install.IsNew() {
+				err = h.Systemd.Hold(ctx, "containerd is being removed.", node.ContainerdUnit)
 			}
 			if err != nil {
 				return err
@@ -335,8 +336,8 @@ func containerdService(h *Host) engine.Step {
 }
 
 // linksToMake are the links that containerd needs to come up at boot without Docker: its packages' docker.service wants it, but is held.
-func linksToMake(ctx context.Context, h *Host, was host.UnitState) (map[string]string, error) {
-	p, err := h.Systemd.Show(ctx, containerdUnit, "WantedBy", "RequiredBy")
+func linksToMake(ctx context.Context, h *node.Host, was host.UnitState) (map[string]string, error) {
+	p, err := h.Systemd.Show(ctx, node.ContainerdUnit, "WantedBy", "RequiredBy")
 	if err != nil {
 		return nil, err
 	}
@@ -346,13 +347,13 @@ func linksToMake(ctx context.Context, h *Host, was host.UnitState) (map[string]s
 			return nil, nil
 		}
 	}
-	return h.Systemd.BootLinks(ctx, containerdUnit)
+	return h.Systemd.BootLinks(ctx, node.ContainerdUnit)
 }
 
 // removeRemains removes what containerd has of pods that a kubelet ran on it before, as in a switch that was rolled back. A kubelet goes on
 // counting a pod's containers from those, and comes to numbers that Docker has used since: their logs' names are links into Docker's
 // folder, which containerd 1.6 writes through and 2.x refuses to open ("too many levels of symbolic links"). Without them it goes on from the logs.
-func removeRemains(ctx context.Context, h *Host, found Found, report engine.Report) {
+func removeRemains(ctx context.Context, h *node.Host, found facts.Found, report engine.Report) {
 	err := host.Within(ctx, time.Minute, func(ctx context.Context) error {
 		return cri.With(ctx, found.Facts.NewEndpoint, func(c *cri.Client) error {
 			count, err := c.RemoveStopped(ctx)
@@ -371,7 +372,7 @@ func removeRemains(ctx context.Context, h *Host, found Found, report engine.Repo
 func runtimeReady(check cri.Report) bool { return check.RuntimeReady }
 
 // waitForCRI waits until the new runtime is ready, and checks the cgroup driver where the runtime tells it.
-func waitForCRI(ctx context.Context, h *Host, found Found, ready func(cri.Report) bool) (cri.Report, error) {
+func waitForCRI(ctx context.Context, h *node.Host, found facts.Found, ready func(cri.Report) bool) (cri.Report, error) {
 	var check cri.Report
 	err := host.Within(ctx, time.Minute, func(ctx context.Context) error {
 		return cri.With(ctx, found.Facts.NewEndpoint, func(c *cri.Client) error {
@@ -387,7 +388,7 @@ func waitForCRI(ctx context.Context, h *Host, found Found, ready func(cri.Report
 		})
 	})
 	if err != nil {
-		return check, &host.UnitError{Unit: containerdUnit, Err: err, Log: h.Systemd.Log(ctx, containerdUnit)}
+		return check, &host.UnitError{Unit: node.ContainerdUnit, Err: err, Log: h.Systemd.Log(ctx, node.ContainerdUnit)}
 	}
 	if check.CgroupDriver != "" && check.CgroupDriver != found.Facts.CgroupDriver {
 		return check, fmt.Errorf("containerd says that its cgroup driver is %s, the kubelet's is %s", check.CgroupDriver, found.Facts.CgroupDriver)

@@ -8,14 +8,17 @@ import (
 	"testing"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 // containerdWith is what was found on a host whose containerd is binary, with files in the place of /etc/containerd; DIR in them stands for it.
-func containerdWith(t *testing.T, binary string, files map[string]string) (*Host, Found) {
+func containerdWith(t *testing.T, binary string, files map[string]string) (*node.Host, facts.Found) {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
@@ -24,12 +27,12 @@ func containerdWith(t *testing.T, binary string, files map[string]string) (*Host
 			t.Fatal(err)
 		}
 	}
-	h := &Host{Runner: host.Exec{}, Systemd: host.Systemd{Run: answers("\n")}}
+	h := &node.Host{Runner: host.Exec{}, Systemd: host.Systemd{Run: nodetest.Answers("\n")}}
 	version, err := containerd.Version(t.Context(), binary, h.Runner.Run)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return h, Found{
+	return h, facts.Found{
 		Facts:            protocol.Facts{CgroupDriver: "systemd", SandboxImage: "pause:1", ContainerdVersion: version.String()},
 		ContainerdBinary: binary, ContainerdConfig: filepath.Join(dir, "config.toml"), ContainerdAddress: containerd.DefaultAddress,
 		CNIBinDir: "/opt/cni/bin", CNIConfDir: "/etc/cni/net.d",
@@ -101,7 +104,7 @@ func TestConfigOfContainerdToBeInstalled(t *testing.T) {
 		h, found := containerdWith(t, release.Binary, map[string]string{
 			"config.toml": "imports = [\"a.toml\"]\n", "a.toml": "version = 2\nroot = \"/a\"\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/h\"\n",
 		})
-		found.Install = &installation{}
+		found.Install = &facts.Installation{}
 		for _, binary := range []string{"/opt/not/there/containerd", release.Binary} {
 			found.ContainerdBinary = binary
 			config, err := containerdToBe(t.Context(), h, found)

@@ -12,6 +12,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 // service is what systemd says of a daemon.
@@ -21,7 +22,7 @@ type service struct {
 	cgroup             string // empty if it does not run
 }
 
-func serviceOf(ctx context.Context, h *Host, unit string) (service, error) {
+func serviceOf(ctx context.Context, h *node.Host, unit string) (service, error) {
 	p, err := h.Systemd.Show(ctx, unit, "LoadState", "ActiveState", "MainPID", "ControlGroup")
 	if err != nil {
 		return service{}, err
@@ -34,7 +35,7 @@ func serviceOf(ctx context.Context, h *Host, unit string) (service, error) {
 // started again. Its process, which tells how Docker was set up, is found by the socket: CentOS 7 calls the program dockerd-current, and a
 // script may start it.
 func (i *inspection) lookAtDockerd(ctx context.Context) error {
-	s, err := serviceOf(ctx, i.h, dockerUnit)
+	s, err := serviceOf(ctx, i.h, node.DockerUnit)
 	if err != nil {
 		i.findDaemonErr = err
 		return err
@@ -50,8 +51,8 @@ func (i *inspection) lookAtDockerd(ctx context.Context) error {
 			return err
 		}
 	}
-	i.daemon, i.findDaemonErr = daemonOf(proc, s, listener)
-	return expectService(proc, s, socket, listener)
+	i.daemon, i.findDaemonErr = daemonOf(node.Proc, s, listener)
+	return expectService(node.Proc, s, socket, listener)
 }
 
 // daemonOf reads the process of a service's daemon. systemd hands a socket that it listens at itself, as process 1, to the main process.
@@ -117,7 +118,7 @@ func expectService(proc string, s service, socket string, listener int) error {
 	if s.pid > 0 {
 		is = fmt.Sprintf("the one of %s is process %d", s.unit, s.pid)
 	}
-	return refuse("have systemd run Docker as "+s.unit+", as its packages do, and restart the kubelet",
+	return node.Refuse("have systemd run Docker as "+s.unit+", as its packages do, and restart the kubelet",
 		"Docker at %s is not run by the systemd unit %s, which would be stopped: %s listens there, and %s", socket, s.unit, who, is)
 }
 
@@ -127,11 +128,11 @@ func (i *inspection) lookForOtherKubelet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	other, err := otherProcess(proc, "kubelet", s.pid)
+	other, err := otherProcess(node.Proc, "kubelet", s.pid)
 	if err != nil || other == nil {
 		return err
 	}
-	return refuse("stop it", "a second kubelet runs as process %d (%s): it is not the one of %s, which is process %d",
+	return node.Refuse("stop it", "a second kubelet runs as process %d (%s): it is not the one of %s, which is process %d",
 		other.PID, other.Exe, s.unit, s.pid)
 }
 

@@ -1,7 +1,6 @@
 package steps
 
 import (
-	"context"
 	"errors"
 	"maps"
 	"net"
@@ -10,18 +9,21 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 // TestExpectService: a Docker that docker.service does not run would go on after that unit was stopped.
 func TestExpectService(t *testing.T) {
-	f := newFakeProc(t)
-	f.add("100", 1, "0::/system.slice/docker.service\n", "host", "/usr/bin/dockerd", "-H", "fd://")
-	f.add("200", 1, "0::/user.slice\n", "host", "dockerd", "--debug")
-	f.add("300", 1, "0::/system.slice/snap.docker.dockerd.service\n", "host", "dockerd", "--snap")
-	f.add("400", 1, "12:pids:/\n1:name=systemd:/system.slice/docker.service/x\n", "host", "dockerd")
+	f := nodetest.NewProc(t)
+	f.Add("100", 1, "0::/system.slice/docker.service\n", "host", "/usr/bin/dockerd", "-H", "fd://")
+	f.Add("200", 1, "0::/user.slice\n", "host", "dockerd", "--debug")
+	f.Add("300", 1, "0::/system.slice/snap.docker.dockerd.service\n", "host", "dockerd", "--snap")
+	f.Add("400", 1, "12:pids:/\n1:name=systemd:/system.slice/docker.service/x\n", "host", "dockerd")
 	runs := service{unit: "docker.service", load: "loaded", active: "active", pid: 100, cgroup: "/system.slice/docker.service"}
 	down := service{unit: "docker.service", load: "loaded", active: "inactive"}
 	masked := service{unit: "docker.service", load: "masked", active: "inactive"}
@@ -41,7 +43,7 @@ func TestExpectService(t *testing.T) {
 		{"another unit's socket", down, 1, "docker.service is inactive"},
 		{"in another PID namespace", runs, 0, "process 0 listens there"},
 	} {
-		err := expectService(f.dir, test.service, "unix:///var/run/docker.sock", test.listener)
+		err := expectService(f.Dir, test.service, "unix:///var/run/docker.sock", test.listener)
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", test.name, err, test.want)
 		}
@@ -54,9 +56,9 @@ func TestExpectService(t *testing.T) {
 
 // TestDaemonOf: the daemon is who listens, whatever its program is called and whoever started it.
 func TestDaemonOf(t *testing.T) {
-	f := newFakeProc(t)
-	f.add("100", 1, "0::/system.slice/docker.service\n", "host", "/bin/sh", "/usr/local/bin/start-docker")
-	f.add("101", 100, "0::/system.slice/docker.service\n", "host", "/usr/bin/dockerd-current", "--data-root=/data")
+	f := nodetest.NewProc(t)
+	f.Add("100", 1, "0::/system.slice/docker.service\n", "host", "/bin/sh", "/usr/local/bin/start-docker")
+	f.Add("101", 100, "0::/system.slice/docker.service\n", "host", "/usr/bin/dockerd-current", "--data-root=/data")
 	for _, test := range []struct {
 		name      string
 		main      int
@@ -69,7 +71,7 @@ func TestDaemonOf(t *testing.T) {
 		{"down", 0, 1, "", "find the process of docker.service: it is inactive"},
 		{"ended a moment ago", 102, 1, "", "find the process of docker.service: read process 102"},
 	} {
-		daemon, err := daemonOf(f.dir, service{unit: dockerUnit, active: "inactive", pid: test.main}, test.listener)
+		daemon, err := daemonOf(f.Dir, service{unit: node.DockerUnit, active: "inactive", pid: test.main}, test.listener)
 		if (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) || err == nil && daemon.Args[0] != test.want {
 			t.Errorf("%s: %+v, %v", test.name, daemon, err)
 		}
@@ -108,10 +110,10 @@ func TestOtherProcess(t *testing.T) {
 		{"a container's", "20", 1, "kind", "/usr/bin/kubelet", false},
 		{"another program", "20", 1, "host", "/usr/bin/kubelet-helper", false},
 	} {
-		f := newFakeProc(t)
-		f.add("10", 1, "0::/\n", "host", "/usr/bin/kubelet")
-		f.add(test.pid, test.ppid, "0::/\n", test.namespace, test.other)
-		got, err := otherProcess(f.dir, "kubelet", 10)
+		f := nodetest.NewProc(t)
+		f.Add("10", 1, "0::/\n", "host", "/usr/bin/kubelet")
+		f.Add(test.pid, test.ppid, "0::/\n", test.namespace, test.other)
+		got, err := otherProcess(f.Dir, "kubelet", 10)
 		if err != nil || (got != nil) != test.want || got != nil && got.PID != 20 {
 			t.Errorf("%s: %+v, %v", test.name, got, err)
 		}
@@ -127,8 +129,8 @@ func TestLookAtUnits(t *testing.T) {
 		{docker: "BindsTo=containerd.service", refused: "docker.service has BindsTo=containerd.service"},
 		{docker: "Requires=containerd.service", refused: "docker.service has Requires=containerd.service"},
 	} {
-		units := unitsSay{"kubelet.service": test.kubelet + "\nFragmentPath=/etc/k.service\n", "docker.service": test.docker + "\n"}
-		i := &inspection{h: &Host{Systemd: host.Systemd{Run: units}}}
+		units := nodetest.Says{"kubelet.service": test.kubelet + "\nFragmentPath=/etc/k.service\n", "docker.service": test.docker + "\n"}
+		i := &inspection{h: &node.Host{Systemd: host.Systemd{Run: units}}}
 		err := i.lookAtUnits(t.Context())
 		if (err == nil) != (test.refused == "") || err != nil && !strings.Contains(err.Error(), test.refused) {
 			t.Errorf("%+v: refused with %v", test, err)
@@ -158,14 +160,14 @@ func TestLookAtDependents(t *testing.T) {
 		{unit: "cri-docker.service", says: "BoundBy=kubelet.service", keep: true, refused: "kubelet.service has BindsTo=cri-docker.service"},
 		{unit: "docker.service", says: "RequiredBy=agent.service", keep: true},
 	} {
-		units := unitsSay{"docker.service": up, "docker.socket": up, "cri-docker.service": up, "agent.service": up, "off.service": down, kubelet.Unit: "DropInPaths=/etc/k.conf\n"}
+		units := nodetest.Says{"docker.service": up, "docker.socket": up, "cri-docker.service": up, "agent.service": up, "off.service": down, kubelet.Unit: "DropInPaths=/etc/k.conf\n"}
 		units[test.unit] += test.says + "\n"
-		i := &inspection{h: &Host{Systemd: host.Systemd{Run: units}, Spec: protocol.Spec{KeepDocker: test.keep}}}
+		i := &inspection{h: &node.Host{Systemd: host.Systemd{Run: units}, Spec: protocol.Spec{KeepDocker: test.keep}}}
 		err := i.lookAtUnits(t.Context())
 		if (err == nil) != (test.refused == "") || err != nil && !strings.Contains(err.Error(), test.refused) {
 			t.Errorf("%+v: refused with %v", test, err)
 		}
-		var refused *refusal
+		var refused *node.Refusal
 		if errors.As(err, &refused) && !strings.Contains(refused.Hint(), "/etc/k.conf") {
 			t.Errorf("%+v: the hint %q does not name the file", test, refused.Hint())
 		}
@@ -182,30 +184,23 @@ func TestHoldable(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, unit := range []string{"kubelet.service", "docker.service", "cri-docker.socket"} {
-		h := &Host{Systemd: host.Systemd{Run: unitsSay{unit: "LoadState=loaded\nDropInPaths=" + breaker + "\n"}}}
+		h := &node.Host{Systemd: host.Systemd{Run: nodetest.Says{unit: "LoadState=loaded\nDropInPaths=" + breaker + "\n"}}}
 		if err := (&inspection{h: h}).lookAtHolds(t.Context()); err == nil || !strings.Contains(err.Error(), breaker+" resets the conditions of "+unit) {
 			t.Errorf("%s: %v", unit, err)
 		}
 	}
-	h := hostWith(t, Found{}, protocol.Spec{KeepDocker: true})
+	h := nodetest.HostWith(t, facts.Found{}, protocol.Spec{KeepDocker: true})
 	for _, breaks := range []bool{false, true} {
-		h.Systemd = host.Systemd{Run: unitsSay{"kubelet.service": map[bool]string{true: "DropInPaths=" + breaker + "\n"}[breaks]}}
-		if _, err := kubeletStop(h).Record(t.Context(), quiet{}); (err != nil) != breaks {
+		h.Systemd = host.Systemd{Run: nodetest.Says{"kubelet.service": map[bool]string{true: "DropInPaths=" + breaker + "\n"}[breaks]}}
+		if _, err := kubeletStop(h).Record(t.Context(), node.Silent{}); (err != nil) != breaks {
 			t.Errorf("breaks %t: %v", breaks, err)
 		}
 	}
 }
 
-// unitsSay is a systemctl that shows a text for each unit, its last argument.
-type unitsSay map[string]string
-
-func (u unitsSay) Run(_ context.Context, _ string, args ...string) (string, error) {
-	return u[args[len(args)-1]], nil
-}
-
 // TestContainerdComesUp: containerd is given a link where nothing that starts at boot wants it, once Docker does not.
 func TestContainerdComesUp(t *testing.T) {
-	unit := filepath.Join(t.TempDir(), containerdUnit)
+	unit := filepath.Join(t.TempDir(), node.ContainerdUnit)
 	for _, test := range []struct {
 		name, install, state, by string
 		want                     string
@@ -219,10 +214,10 @@ func TestContainerdComesUp(t *testing.T) {
 		if err := os.WriteFile(unit, []byte(test.install), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		h := &Host{Systemd: host.Systemd{Dir: "/d", Run: unitsSay{containerdUnit: "WantedBy=" + test.by + "\nRequiredBy=\nFragmentPath=" + unit + "\n"}}}
+		h := &node.Host{Systemd: host.Systemd{Dir: "/d", Run: nodetest.Says{node.ContainerdUnit: "WantedBy=" + test.by + "\nRequiredBy=\nFragmentPath=" + unit + "\n"}}}
 		want := map[string]string{}
 		if test.want != "" {
-			want["/d/"+test.want+"/"+containerdUnit] = unit
+			want["/d/"+test.want+"/"+node.ContainerdUnit] = unit
 		}
 		if links, err := linksToMake(t.Context(), h, host.UnitState{File: test.state}); err != nil || !maps.Equal(links, want) {
 			t.Errorf("%s: %v, %v", test.name, links, err)

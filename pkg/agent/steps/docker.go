@@ -17,19 +17,14 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 // maxGrace bounds what a container gets between its stop signal and SIGKILL, if its pod asks for more. The node was drained: what is
 // left are DaemonSets' pods, static ones, and the agent's own.
 const maxGrace = 30 * time.Second
-
-// The units of Docker and cri-dockerd, in the order in which they are stopped: sockets first, since they start their services
-// again. Packages and kubespray name cri-dockerd's differently.
-var (
-	criDockerUnits = []string{"cri-docker.socket", "cri-docker.service", "cri-dockerd.socket", "cri-dockerd.service"}
-	dockerUnits    = []string{"docker.socket", "docker.service"}
-)
 
 // listTimeout bounds a listing of Docker's containers: a daemon that is stuck in one of them answers never.
 const listTimeout = time.Minute
@@ -44,11 +39,11 @@ func listContainers(ctx context.Context, d *docker.Client) (containers []docker.
 
 // dockerPods takes down Docker's pods the way the kubelet would have, so that CNI DEL runs for each. Containers are stopped, not
 // removed: nothing is lost.
-func dockerPods(h *Host) engine.Step {
+func dockerPods(h *node.Host) engine.Step {
 	return step[nothing]{
 		id: "docker-pods", title: "Stop Docker's pods", record: recordNothing,
 		apply: func(ctx context.Context, _ nothing, report engine.Report) error {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil {
 				return err
 			}
@@ -60,7 +55,7 @@ func dockerPods(h *Host) engine.Step {
 				if err != nil {
 					return err
 				}
-				if found.dockershim() {
+				if found.Dockershim() {
 					err = stopDockershimPods(ctx, d, found, containers, report)
 				} else {
 					err = stopByCRI(ctx, d, found.Facts.OldEndpoint, report)
@@ -93,10 +88,10 @@ func count(containers []docker.Container, is func(docker.Container) bool) int {
 }
 
 // wakeDocker starts Docker where a reboot came in between; normally it runs.
-func wakeDocker(ctx context.Context, h *Host, found Found) error {
+func wakeDocker(ctx context.Context, h *node.Host, found facts.Found) error {
 	units := []string{"docker.service"}
-	if !found.dockershim() {
-		units = append(units, criDockerUnits[1], criDockerUnits[3])
+	if !found.Dockershim() {
+		units = append(units, node.CriDockerUnits[1], node.CriDockerUnits[3])
 	}
 	for _, unit := range units {
 		state, err := h.Systemd.State(ctx, unit)
@@ -197,7 +192,7 @@ func containerNames(containers []docker.Container) string {
 // stopDockershimPods does what dockershim's StopPodSandbox did: its socket went with the kubelet. Containers come first, while
 // they still have a network, then CNI DEL from the sandbox's network namespace, then the sandbox. Pods on the host's network come last,
 // all of them: among them may be what CNI DEL needs, such as the network's own agent or the API server.
-func stopDockershimPods(ctx context.Context, d *docker.Client, found Found, containers []docker.Container, report engine.Report) error {
+func stopDockershimPods(ctx context.Context, d *docker.Client, found facts.Found, containers []docker.Container, report engine.Report) error {
 	network, err := cni.Detect(found.CNIConfDir, found.CNIBinDir)
 	if err != nil {
 		return err
@@ -259,7 +254,7 @@ func detach(ctx context.Context, network cni.Network, c docker.Container) error 
 	a := cni.Attachment{ContainerID: c.ID, PortMappings: ports}
 	a.Namespace, a.Name, a.UID = c.Pod()
 	if c.PID > 0 {
-		a.Netns = fmt.Sprintf("%s/%d/ns/net", proc, c.PID)
+		a.Netns = fmt.Sprintf("%s/%d/ns/net", node.Proc, c.PID)
 	}
 	return host.Within(ctx, 30*time.Second, func(ctx context.Context) error { return network.Del(ctx, a) })
 }
@@ -312,29 +307,10 @@ const (
 	holdDocker   = "this node's pods run on another runtime; Docker's data is kept."
 )
 
-// unitsToStop are those of Docker's that the host has; with --keep-docker only cri-dockerd's.
-func unitsToStop(ctx context.Context, h *Host) ([]host.UnitState, error) {
-	units := criDockerUnits
-	if !h.Spec.KeepDocker {
-		units = append(units[:len(units):len(units)], dockerUnits...)
-	}
-	states := []host.UnitState{}
-	for _, unit := range units {
-		state, err := h.Systemd.State(ctx, unit)
-		if err != nil {
-			return nil, err
-		}
-		if state.Exists() {
-			states = append(states, state)
-		}
-	}
-	return states, nil
-}
-
 // whileServing returns the units with those as running that ran when the node was inspected. After a reboot in between, systemd may not have started
 // them yet, and the way back would leave them down.
-func whileServing(h *Host, units []host.UnitState) []host.UnitState {
-	found, err := factsOf(h)
+func whileServing(h *node.Host, units []host.UnitState) []host.UnitState {
+	found, err := facts.Of(h)
 	if err != nil {
 		return units
 	}
@@ -347,15 +323,15 @@ func whileServing(h *Host, units []host.UnitState) []host.UnitState {
 }
 
 // dockerStop stops Docker for good; with --keep-docker only cri-dockerd.
-func dockerStop(h *Host) engine.Step {
+func dockerStop(h *node.Host) engine.Step {
 	return step[[]host.UnitState]{
 		id: dockerStopID, title: "Stop Docker",
 		record: func(ctx context.Context, _ engine.Report) ([]host.UnitState, error) {
-			units, err := unitsToStop(ctx, h)
+			units, err := node.UnitsToStop(ctx, h)
 			return whileServing(h, units), err
 		},
 		files: func(ctx context.Context) ([]plannedFile, error) {
-			units, err := unitsToStop(ctx, h)
+			units, err := node.UnitsToStop(ctx, h)
 			var files []plannedFile
 			for _, unit := range units {
 				path, text := h.Systemd.HoldFile(unit.Name, holdDocker)
@@ -375,11 +351,11 @@ func dockerStop(h *Host) engine.Step {
 			if err := h.Systemd.RemoveLinks(links); err != nil {
 				return err
 			}
-			if err := h.Systemd.Hold(ctx, holdDocker, namesOf(units)...); err != nil {
+			if err := h.Systemd.Hold(ctx, holdDocker, node.NamesOf(units)...); err != nil {
 				return err
 			}
 			// The node is out of service: one call for all units.
-			names := namesOf(units)
+			names := node.NamesOf(units)
 			if len(names) > 0 {
 				report.Progress("stop "+strings.Join(names, ", "), 0, 0, "")
 				if err := h.Systemd.Stop(ctx, names...); err != nil {
@@ -389,12 +365,12 @@ func dockerStop(h *Host) engine.Step {
 			if err := afterDockerStop(ctx, h, units); err != nil {
 				return err
 			}
-			if slices.Contains(namesOf(units), dockerUnit) {
-				found, err := factsOf(h)
+			if slices.Contains(node.NamesOf(units), node.DockerUnit) {
+				found, err := facts.Of(h)
 				if err != nil {
 					return err
 				}
-				if err := endDockerShims(ctx, podProcesses{proc: proc, freezer: host.Freezer, kill: killProcess}, found.Facts.DockerRoot); err != nil {
+				if err := endDockerShims(ctx, podProcesses{proc: node.Proc, freezer: host.Freezer, kill: killProcess}, found.Facts.DockerRoot); err != nil {
 					return err
 				}
 			}
@@ -418,7 +394,7 @@ func dockerStop(h *Host) engine.Step {
 			if err := h.Systemd.Unhold(ctx, units...); err != nil {
 				return errors.Join(append(errs, err)...)
 			}
-			for _, names := range [][]string{dockerUnits, criDockerUnits} {
+			for _, names := range [][]string{node.DockerUnits, node.CriDockerUnits} {
 				for _, unit := range units {
 					if slices.Contains(names, unit.Name) {
 						errs = append(errs, h.Systemd.Restore(ctx, unit))
@@ -455,8 +431,8 @@ func endDockerShims(ctx context.Context, p podProcesses, root string) error {
 
 // clearDockerSockets makes room for the sockets that Docker and cri-dockerd are about to listen at: a log agent that mounts one of them
 // has left a directory there.
-func clearDockerSockets(h *Host) error {
-	found, err := factsOf(h)
+func clearDockerSockets(h *node.Host) error {
+	found, err := facts.Of(h)
 	if err != nil {
 		return err
 	}
@@ -469,17 +445,9 @@ func clearDockerSockets(h *Host) error {
 	return errors.Join(errs...)
 }
 
-func namesOf(units []host.UnitState) []string {
-	var names []string
-	for _, unit := range units {
-		names = append(names, unit.Name)
-	}
-	return names
-}
-
 // afterDockerStop looks again: a socket could have started its service in between, and Docker's unit may have been what pulled
 // containerd up.
-func afterDockerStop(ctx context.Context, h *Host, units []host.UnitState) error {
+func afterDockerStop(ctx context.Context, h *node.Host, units []host.UnitState) error {
 	for _, unit := range units {
 		now, err := h.Systemd.State(ctx, unit.Name)
 		if err != nil {
@@ -489,9 +457,9 @@ func afterDockerStop(ctx context.Context, h *Host, units []host.UnitState) error
 			return fmt.Errorf("stop Docker: %s is %s again", unit.Name, now.Active)
 		}
 	}
-	containerd, err := h.Systemd.State(ctx, containerdUnit)
+	containerd, err := h.Systemd.State(ctx, node.ContainerdUnit)
 	if err != nil || containerd.Running() {
 		return err
 	}
-	return h.Systemd.Start(ctx, containerdUnit)
+	return h.Systemd.Start(ctx, node.ContainerdUnit)
 }

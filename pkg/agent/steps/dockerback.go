@@ -4,11 +4,13 @@ import (
 	"context"
 	"strings"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 // dockerThere checks that what a way back starts has not been removed since: units, their programs, Docker's data.
-func dockerThere(ctx context.Context, h *Host, units []host.UnitState) error {
+func dockerThere(ctx context.Context, h *node.Host, units []host.UnitState) error {
 	const hint = "install what is missing again, or leave the node on containerd"
 	for _, unit := range units {
 		now, err := h.Systemd.State(ctx, unit.Name)
@@ -16,22 +18,22 @@ func dockerThere(ctx context.Context, h *Host, units []host.UnitState) error {
 			return err
 		}
 		if !now.Exists() {
-			return refuse(hint, "%s is not there any more", unit.Name)
+			return node.Refuse(hint, "%s is not there any more", unit.Name)
 		}
 		p, err := h.Systemd.Show(ctx, unit.Name, "ExecStart")
 		if err != nil {
 			return err
 		}
 		if program := execPath(p["ExecStart"]); program != "" && host.Absent(program) {
-			return refuse(hint, "%s, which %s starts, is not there any more", program, unit.Name)
+			return node.Refuse(hint, "%s, which %s starts, is not there any more", program, unit.Name)
 		}
 	}
-	found, err := factsOf(h)
+	found, err := facts.Of(h)
 	if err != nil {
 		return err
 	}
 	if root := found.Facts.DockerRoot; root != "" && host.Absent(root) {
-		return refuse("leave the node on containerd", "Docker's data in %s is not there any more", root)
+		return node.Refuse("leave the node on containerd", "Docker's data in %s is not there any more", root)
 	}
 	return nil
 }

@@ -8,7 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -46,7 +48,7 @@ func TestDockerThere(t *testing.T) {
 				"docker.service": "LoadState=" + test.load + "\nExecStart={ path=" + test.program + " ; argv[]=" + test.program + " -H fd:// ; ignore_errors=no }\n",
 				"docker.socket":  "LoadState=loaded\nExecStart=\n",
 			}
-			h := hostWith(t, Found{Facts: protocol.Facts{DockerRoot: test.root}}, protocol.Spec{})
+			h := nodetest.HostWith(t, facts.Found{Facts: protocol.Facts{DockerRoot: test.root}}, protocol.Spec{})
 			h.Systemd = host.Systemd{Run: units, Dir: t.TempDir()}
 			err := dockerThere(t.Context(), h, []host.UnitState{{Name: "docker.socket"}, {Name: "docker.service"}})
 			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
@@ -74,7 +76,7 @@ func TestSameKubelet(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			h := hostWith(t, Found{Facts: protocol.Facts{KubeletVersion: "v1.33.1"}}, protocol.Spec{})
+			h := nodetest.HostWith(t, facts.Found{Facts: protocol.Facts{KubeletVersion: "v1.33.1"}}, protocol.Spec{})
 			h.RunDir = dir
 			h.Systemd = host.Systemd{Run: fakeUnits{
 				"kubelet.service": "FragmentPath=" + unit + "\nDropInPaths=\n", "/usr/bin/kubelet": "Kubernetes " + test.version + "\n",

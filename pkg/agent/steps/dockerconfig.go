@@ -15,6 +15,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -22,14 +23,14 @@ import (
 // lookAtDockerConfig reads how Docker was set up, from daemon.json and from the process that runs.
 func (i *inspection) lookAtDockerConfig(ctx context.Context) error {
 	if i.daemon == nil {
-		return refuse("start Docker as "+dockerUnit, "how Docker was started cannot be seen: %v", i.findDaemonErr)
+		return node.Refuse("start Docker as "+node.DockerUnit, "how Docker was started cannot be seen: %v", i.findDaemonErr)
 	}
-	dir := filepath.Join(proc, strconv.Itoa(i.daemon.PID))
+	dir := filepath.Join(node.Proc, strconv.Itoa(i.daemon.PID))
 	environ, err := os.ReadFile(filepath.Join(dir, "environ"))
 	if err != nil {
 		return fmt.Errorf("read dockerd's environment: %w", err)
 	}
-	started, err := host.Started(proc, i.daemon.PID)
+	started, err := host.Started(node.Proc, i.daemon.PID)
 	if err != nil {
 		return err
 	}
@@ -104,11 +105,11 @@ func refuseConfig(in translate.Input, taken bool, err error) error {
 	const hint = "correct it, and restart Docker"
 	switch {
 	case taken:
-		return refuse(hint, "Docker's configuration cannot be carried over: %v", err)
+		return node.Refuse(hint, "Docker's configuration cannot be carried over: %v", err)
 	case in.Edited:
-		return refuse(hint, "%s was changed since dockerd started, and dockerd would not start with it, so that there would be no way back: %v", in.File, err)
+		return node.Refuse(hint, "%s was changed since dockerd started, and dockerd would not start with it, so that there would be no way back: %v", in.File, err)
 	default:
-		return refuse(hint, "dockerd would not start with its configuration again, and there would be no way back: %v", err)
+		return node.Refuse(hint, "dockerd would not start with its configuration again, and there would be no way back: %v", err)
 	}
 }
 

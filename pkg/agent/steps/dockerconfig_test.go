@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 )
 
@@ -144,7 +145,7 @@ func TestDockerdIsAsked(t *testing.T) {
 		if err := os.WriteFile(file, []byte(json), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		i := &inspection{h: &Host{}}
+		i := &inspection{h: &node.Host{}}
 		_, _, err := i.translate(t.Context(), dockerd, translate.Input{
 			File: file, Data: []byte(json), Edited: edited, Version: d.Version, Args: append([]string{"dockerd", "--config-file=" + file}, args...),
 			Environ: []string{"NOTIFY_SOCKET=/nowhere", "PATH=" + filepath.Dir(d.Binary) + ":/usr/sbin:/usr/bin:/sbin:/bin", ""},

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 // foreign names the running containers that Kubernetes does not manage, sorted.
@@ -24,7 +26,7 @@ func refuseForeign(names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	return refuse("stop them, or leave Docker running for them with --keep-docker",
+	return node.Refuse("stop them, or leave Docker running for them with --keep-docker",
 		"Docker runs %d container(s) that Kubernetes does not manage: %s", len(names), strings.Join(names, ", "))
 }
 
@@ -33,7 +35,7 @@ func refuseSwarm(info docker.Info) error {
 	if !info.SwarmManager {
 		return nil
 	}
-	return refuse("take the node out with docker swarm leave, or leave Docker running for it with --keep-docker",
+	return node.Refuse("take the node out with docker swarm leave, or leave Docker running for it with --keep-docker",
 		"Docker is a manager of a Docker Swarm")
 }
 
@@ -89,11 +91,11 @@ const maxShown = 10
 
 // lookForForeign looks again, when nothing of the cutover is done yet, for containers that went down with Docker: prepare looked
 // before the drain, which may have taken hours.
-func refuseForeignNow(ctx context.Context, h *Host) error {
+func refuseForeignNow(ctx context.Context, h *node.Host) error {
 	if h.Spec.KeepDocker {
 		return nil
 	}
-	found, err := factsOf(h)
+	found, err := facts.Of(h)
 	if err != nil {
 		return err
 	}

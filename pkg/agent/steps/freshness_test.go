@@ -9,8 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -117,13 +120,13 @@ func TestNotReadyByAnEarlierBoot(t *testing.T) {
 		{"the kubelet does not come up", "NRestarts=0\nMainPID=0\nExecMainStartTimestampMonotonic=0\n", false},
 		{"the kubelet that reported runs", kubeletSince(t, time.Minute), true},
 	} {
-		h := &Host{Spec: protocol.Spec{Node: "node-1"}, Systemd: host.Systemd{Run: unitsSay{kubelet.Unit: test.unit}}}
+		h := &node.Host{Spec: protocol.Spec{Node: "node-1"}, Systemd: host.Systemd{Run: nodetest.Says{kubelet.Unit: test.unit}}}
 		limit := time.Second
 		if test.ready {
 			limit = time.Minute
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
-		err := waitReady(ctx, h, Found{Kubeconfig: kubeconfig(t, server.URL)}, readyWait{runtime: "containerd://"}, quiet{})
+		err := waitReady(ctx, h, facts.Found{Kubeconfig: kubeconfig(t, server.URL)}, readyWait{runtime: "containerd://"}, node.Silent{})
 		cancel()
 		if (err == nil) != test.ready {
 			t.Errorf("%s: %v", test.name, err)

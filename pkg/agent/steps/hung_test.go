@@ -15,10 +15,13 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -81,25 +84,25 @@ func TestUndoImagesOfHungContainerd(t *testing.T) {
 			}
 			daemon := agenttest.Start(t, release, string(config), "")
 			importTestImage(t, daemon.Address)
-			memo, err := json.Marshal(Found{ContainerdAddress: daemon.Address, Facts: protocol.Facts{NewEndpoint: "unix://" + daemon.Address}})
+			memo, err := json.Marshal(facts.Found{ContainerdAddress: daemon.Address, Facts: protocol.Facts{NewEndpoint: "unix://" + daemon.Address}})
 			if err != nil {
 				t.Fatal(err)
 			}
-			systemd := &hooked{units: newUnits(t, containerdUnit), on: func(verb string) error {
+			systemd := &hooked{Units: nodetest.NewUnits(t, node.ContainerdUnit), on: func(verb string) error {
 				if verb == "restart" { // systemd sends SIGCONT after SIGTERM
 					return daemon.Resume()
 				}
 				return nil
 			}}
-			h := &Host{Spec: protocol.Spec{Run: "run"}, Systemd: host.Systemd{Run: systemd, Dir: t.TempDir()}, Records: func() []journal.Record {
-				return []journal.Record{{Kind: journal.KindIntent, Phase: protocol.PhasePrepare, Step: inspectID, Memo: memo}}
+			h := &node.Host{Spec: protocol.Spec{Run: "run"}, Systemd: host.Systemd{Run: systemd, Dir: t.TempDir()}, Records: func() []journal.Record {
+				return []journal.Record{{Kind: journal.KindIntent, Phase: protocol.PhasePrepare, Step: facts.InspectID, Memo: memo}}
 			}}
 			if err := daemon.Hang(); err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			if err := importImages(h).Revert(ctx, []byte(`{}`), quiet{}); err != nil {
+			if err := importImages(h).Revert(ctx, []byte(`{}`), node.Silent{}); err != nil {
 				t.Fatal(err)
 			}
 			if !slices.Contains(systemd.verbs, "restart") {
@@ -136,18 +139,18 @@ func removeHungCgroups() {
 
 func stopHungPods(t *testing.T, address string) {
 	t.Helper()
-	systemd := &hooked{units: newUnits(t, containerdUnit), on: func(string) error { return errors.New("timed out") }}
-	p := newPodStopper(&Host{Systemd: host.Systemd{Run: systemd, Dir: t.TempDir()}}, Found{ContainerdAddress: address})
+	systemd := &hooked{Units: nodetest.NewUnits(t, node.ContainerdUnit), on: func(string) error { return errors.New("timed out") }}
+	p := newPodStopper(&node.Host{Systemd: host.Systemd{Run: systemd, Dir: t.TempDir()}}, facts.Found{ContainerdAddress: address})
 	p.endpoint, p.limits.ask = "unix://"+address, time.Second
 	shims, containers, err := p.pods.find()
 	if err != nil || len(shims) == 0 || len(containers) != 2 {
 		t.Errorf("%d shims, %d processes of containers, %v", len(shims), len(containers), err)
 	}
-	if err := p.stop(t.Context(), quiet{}); err != nil {
+	if err := p.stop(t.Context(), node.Silent{}); err != nil {
 		t.Error(err)
 	}
 	for _, process := range slices.Concat(shims, containers) {
-		if now, err := host.ReadProcess(proc, process.PID); err == nil && slices.Equal(now.Args, process.Args) {
+		if now, err := host.ReadProcess(node.Proc, process.PID); err == nil && slices.Equal(now.Args, process.Args) {
 			t.Errorf("%s runs on", strings.Join(process.Args, " "))
 		}
 	}

@@ -14,15 +14,17 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images/adopt"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 // imageRefs are the images to bring. By default they are those that this node's pods run on, or would: what the plugin names, what
 // Docker's pods use, the agent's own and the sandbox image. The kubelet makes Docker's containers from image IDs; one whose image has a tag is named by that.
-func imageRefs(h *Host, containers []docker.Container, have []docker.Image, sandboxImage string) []string {
+func imageRefs(h *node.Host, containers []docker.Container, have []docker.Image, sandboxImage string) []string {
 	refs := []string{sandboxImage, h.Spec.Image}
 	switch h.Spec.ImageSet {
 	case protocol.ImagesNone:
@@ -60,11 +62,11 @@ type importMemo struct {
 
 const imagesID = "images"
 
-func importImages(h *Host) engine.Step {
+func importImages(h *node.Host) engine.Step {
 	return step[importMemo]{
 		id: imagesID, title: "Bring the images to containerd",
 		record: func(ctx context.Context, _ engine.Report) (importMemo, error) {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil {
 				return importMemo{}, err
 			}
@@ -90,7 +92,7 @@ func importImages(h *Host) engine.Step {
 			return memo, err
 		},
 		apply: func(ctx context.Context, memo importMemo, report engine.Report) error {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil {
 				return err
 			}
@@ -106,7 +108,7 @@ func importImages(h *Host) engine.Step {
 			})
 		},
 		revert: func(ctx context.Context, memo importMemo, report engine.Report) error {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil {
 				return err
 			}
@@ -122,7 +124,7 @@ func importImages(h *Host) engine.Step {
 
 // undoLost removes what an attempt brought that the end of the host interrupted: containerd has it in its records, and files of it may be
 // lost, since all is written out in the end.
-func undoLost(ctx context.Context, h *Host, memo importMemo, c *client.Client) error {
+func undoLost(ctx context.Context, h *node.Host, memo importMemo, c *client.Client) error {
 	if memo.Boot == host.BootID() {
 		return nil
 	}
@@ -130,7 +132,7 @@ func undoLost(ctx context.Context, h *Host, memo importMemo, c *client.Client) e
 }
 
 // bringImages imports what Docker has of the wanted images, and proves it.
-func bringImages(ctx context.Context, h *Host, found Found, wanted []string, d *docker.Client, c *client.Client, report engine.Report) error {
+func bringImages(ctx context.Context, h *node.Host, found facts.Found, wanted []string, d *docker.Client, c *client.Client, report engine.Report) error {
 	config, err := host.ReadFile(found.ContainerdConfig)
 	if err != nil {
 		return err
@@ -152,7 +154,7 @@ func bringImages(ctx context.Context, h *Host, found Found, wanted []string, d *
 	if err != nil {
 		return err
 	}
-	root, temporary, err := found.spaces(layout.Root)
+	root, temporary, err := found.Spaces(layout.Root)
 	if err != nil {
 		return err
 	}
@@ -180,7 +182,7 @@ func bringImages(ctx context.Context, h *Host, found Found, wanted []string, d *
 
 // provenByCRI asks for each image as the kubelet will, by every name that Docker had. CRI learns of records by events, so it may take
 // a moment.
-func provenByCRI(ctx context.Context, found Found, d *docker.Client, refs []string) error {
+func provenByCRI(ctx context.Context, found facts.Found, d *docker.Client, refs []string) error {
 	return host.Within(ctx, time.Minute, func(ctx context.Context) error {
 		return cri.With(ctx, found.Facts.NewEndpoint, func(c *cri.Client) error { return findAll(ctx, c, d, refs) })
 	})
@@ -216,7 +218,7 @@ func findAll(ctx context.Context, c *cri.Client, d *docker.Client, refs []string
 }
 
 // verifyImages proves what was adopted by its content, where that was asked for, and returns what is to be said of it.
-func verifyImages(ctx context.Context, h *Host, found Found, info docker.Info, snapshotter string, d *docker.Client, c *client.Client, refs []string, report engine.Report) (string, error) {
+func verifyImages(ctx context.Context, h *node.Host, found facts.Found, info docker.Info, snapshotter string, d *docker.Client, c *client.Client, refs []string, report engine.Report) (string, error) {
 	if !h.Spec.VerifyImages {
 		return "", nil
 	}
@@ -245,7 +247,7 @@ func verifyImages(ctx context.Context, h *Host, found Found, info docker.Info, s
 }
 
 // createdFrom are the images that the rehearsal makes a container from: those that Docker had, and that containerd therefore has.
-func createdFrom(ctx context.Context, h *Host, c *cri.Client) ([]string, error) {
+func createdFrom(ctx context.Context, h *node.Host, c *cri.Client) ([]string, error) {
 	var memo importMemo
 	raw, ok := engine.LastMemo(h.Records(), imagesID)
 	if !ok {

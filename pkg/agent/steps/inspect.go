@@ -18,82 +18,31 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images/adopt"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
-const (
-	inspectID = "inspect"
-	proc      = "/proc"
-)
-
-// Found is what inspect found: its memo, and the base of all later steps.
-type Found struct {
-	Facts protocol.Facts `json:"facts"`
-
-	KubeletArgs      []string `json:"kubeletArgs"`
-	KubeletUnitFiles []string `json:"kubeletUnitFiles"`
-	HealthzURL       string   `json:"healthzURL"`
-	// Kubeconfig is the kubelet's; empty if it cannot be used to look at the node.
-	Kubeconfig string `json:"kubeconfig,omitempty"`
-
-	// Docker are the settings that others take over.
-	Docker       translate.Settings `json:"docker,omitzero"`
-	DockerSocket string             `json:"dockerSocket"`
-	// SandboxAuthFile holds credentials for the sandbox image's registry, if it needs any.
-	SandboxAuthFile string `json:"sandboxAuthFile,omitempty"`
-	CNIConfDir      string `json:"cniConfDir"`
-	CNIBinDir       string `json:"cniBinDir"`
-
-	ContainerdBinary  string `json:"containerdBinary"`
-	ContainerdConfig  string `json:"containerdConfig"`
-	ContainerdAddress string `json:"containerdAddress"`
-	// ContainerdRoot is that of the service's own flag, if it has one.
-	ContainerdRoot string `json:"containerdRoot,omitempty"`
-	// Install is how a containerd comes to a host that has none that fits; nil where it has.
-	Install *installation `json:"install,omitempty"`
-	// Running are Docker's and cri-dockerd's units that ran.
-	Running []string `json:"running,omitempty"`
-	// Kernel are the settings that Docker may have made; nil in what an older agent found.
-	Kernel *kernelSettings `json:"kernel,omitempty"`
-	// PodLimits are a Docker pod's; none if there was no pod to look at.
-	PodLimits []translate.Limit `json:"podLimits,omitempty"`
-	// PrivateContainerd says that Docker ran a containerd of its own.
-	PrivateContainerd bool `json:"privateContainerd,omitempty"`
-	// RestrictOOM is set on hosts that cannot lower oom_score_adj.
-	RestrictOOM bool `json:"restrictOOM,omitempty"`
-}
-
-func (i Found) dockershim() bool { return i.Facts.OldEndpoint == kubelet.Dockershim }
-
-// kubelet returns the setup of the kubelet as it ran when the host was inspected.
-func (i Found) kubelet() (kubelet.Setup, error) {
-	version, err := kubelet.ParseVersion(i.Facts.KubeletVersion)
-	return kubelet.Setup{
-		Version: version, Args: i.KubeletArgs, UnitFiles: i.KubeletUnitFiles,
-		Read: os.ReadFile, ListConfigDir: kubelet.ListConfigDir,
-		LogMaxSize: i.Docker.LogMaxSize, LogMaxFiles: i.Docker.LogMaxFiles,
-	}, err
-}
+const ()
 
 // inspect looks at everything before anything is changed, and refuses what cannot be switched safely.
-func inspect(h *Host) engine.Step {
-	return step[Found]{
-		id: inspectID, title: "Inspect the host",
-		record: func(ctx context.Context, report engine.Report) (Found, error) {
+func inspect(h *node.Host) engine.Step {
+	return step[facts.Found]{
+		id: facts.InspectID, title: "Inspect the host",
+		record: func(ctx context.Context, report engine.Report) (facts.Found, error) {
 			i := &inspection{h: h, report: report}
 			for _, look := range looks() {
 				if err := i.take(ctx, look); err != nil {
-					return Found{}, err
+					return facts.Found{}, err
 				}
 			}
 			return i.Found, nil
 		},
-		apply: func(_ context.Context, found Found, report engine.Report) error {
+		apply: func(_ context.Context, found facts.Found, report engine.Report) error {
 			have := "containerd " + found.Facts.ContainerdVersion
 			if found.Install != nil {
 				have += " to be installed"
@@ -107,9 +56,9 @@ func inspect(h *Host) engine.Step {
 }
 
 type inspection struct {
-	h      *Host
+	h      *node.Host
 	report engine.Report
-	Found
+	facts.Found
 	setup kubelet.Setup
 	// daemon is the process of Docker's daemon, nil for the reason findDaemonErr.
 	daemon        *host.Process
@@ -138,9 +87,9 @@ func (i *inspection) warn(format string, args ...any) {
 
 func (i *inspection) lookAtKubelet(ctx context.Context) error {
 	i.report.Progress("kubelet", 0, 0, "")
-	setup, err := kubelet.Find(ctx, i.h.Systemd, proc)
+	setup, err := kubelet.Find(ctx, i.h.Systemd, node.Proc)
 	if errors.Is(err, kubelet.ErrInContainer) {
-		return refuse("replace the node: on RKE1 and the like even the kubelet is a Docker container", "%v", err)
+		return node.Refuse("replace the node: on RKE1 and the like even the kubelet is a Docker container", "%v", err)
 	}
 	if err != nil {
 		return err
@@ -162,17 +111,17 @@ func (i *inspection) lookAtKubelet(ctx context.Context) error {
 		return err
 	}
 	if i.HealthzURL == "" {
-		return refuse("set healthzPort in "+setup.ConfigFile(), "the kubelet's health endpoint is switched off: nobody could tell whether it works after the switch")
+		return node.Refuse("set healthzPort in "+setup.ConfigFile(), "the kubelet's health endpoint is switched off: nobody could tell whether it works after the switch")
 	}
 	return i.lookAtOldRuntime(ctx)
 }
 
 // lookAtOldRuntime finds Docker behind the kubelet, and how it was told to run pods' networks.
 func (i *inspection) lookAtOldRuntime(ctx context.Context) error {
-	if i.dockershim() {
+	if i.Dockershim() {
 		plugin, _ := i.setup.Flag("network-plugin")
 		if plugin != "cni" {
-			return refuse("move the cluster to a CNI network first", "the kubelet runs with --network-plugin=%q: containerd needs CNI", plugin)
+			return node.Refuse("move the cluster to a CNI network first", "the kubelet runs with --network-plugin=%q: containerd needs CNI", plugin)
 		}
 		i.DockerSocket, _ = i.setup.Flag("docker-endpoint")
 		i.CNIConfDir, _ = i.setup.Flag("cni-conf-dir")
@@ -190,15 +139,15 @@ func (i *inspection) lookAtOldRuntime(ctx context.Context) error {
 		return fmt.Errorf("ask the kubelet's runtime at %s: %w", i.Facts.OldEndpoint, err)
 	}
 	if found.RuntimeName != "docker" {
-		return refuse("", "the kubelet does not run on Docker but on %s %s (%s)", found.RuntimeName, found.RuntimeVersion, i.Facts.OldEndpoint)
+		return node.Refuse("", "the kubelet does not run on Docker but on %s %s (%s)", found.RuntimeName, found.RuntimeVersion, i.Facts.OldEndpoint)
 	}
-	processes, err := host.FindProcesses(proc, "cri-dockerd")
+	processes, err := host.FindProcesses(node.Proc, "cri-dockerd")
 	if err != nil || len(processes) == 0 {
 		return err
 	}
 	flag := func(name string) string { return kubelet.FlagOf(processes[0].Args, name) }
 	if plugin := flag("network-plugin"); plugin != "" && plugin != "cni" {
-		return refuse("move the cluster to a CNI network first", "cri-dockerd runs with --network-plugin=%s: containerd needs CNI", plugin)
+		return node.Refuse("move the cluster to a CNI network first", "cri-dockerd runs with --network-plugin=%s: containerd needs CNI", plugin)
 	}
 	i.DockerSocket, i.CNIConfDir, i.CNIBinDir = flag("docker-endpoint"), flag("cni-conf-dir"), flag("cni-bin-dir")
 	return nil
@@ -213,7 +162,7 @@ func (i *inspection) lookAtDocker(ctx context.Context) error {
 		}
 		i.Facts.DockerVersion, i.Facts.DockerRoot = info.Version, info.Root
 		i.info = info
-		settings := readKernel(readSysctl) // while Docker runs
+		settings := facts.ReadKernel(facts.ReadSysctl) // while Docker runs
 		i.Kernel = &settings
 		if info.CgroupDriver != i.Facts.CgroupDriver {
 			i.warn("Docker's cgroup driver is %s, the kubelet's setting is %s: containerd is set up with the kubelet's", info.CgroupDriver, i.Facts.CgroupDriver)
@@ -240,7 +189,7 @@ func (i *inspection) findSandboxImage(ctx context.Context, d *docker.Client) err
 		i.Facts.SandboxImage, _ = i.setup.Flag("pod-infra-container-image")
 	}
 	if i.Facts.SandboxImage == "" {
-		return refuse("", "the sandbox (pause) image is unknown: Docker holds no pod, and the kubelet has no --pod-infra-container-image")
+		return node.Refuse("", "the sandbox (pause) image is unknown: Docker holds no pod, and the kubelet has no --pod-infra-container-image")
 	}
 	image, err := d.Image(ctx, i.Facts.SandboxImage)
 	if err != nil {
@@ -248,7 +197,7 @@ func (i *inspection) findSandboxImage(ctx context.Context, d *docker.Client) err
 	}
 	if strings.HasPrefix(i.Facts.SandboxImage, "sha256:") {
 		if len(image.RepoTags) == 0 {
-			return refuse("docker tag it on the node", "the sandbox image %s has no name that containerd could use", image.ID)
+			return node.Refuse("docker tag it on the node", "the sandbox image %s has no name that containerd could use", image.ID)
 		}
 		i.Facts.SandboxImage = image.RepoTags[0]
 	}
@@ -257,7 +206,7 @@ func (i *inspection) findSandboxImage(ctx context.Context, d *docker.Client) err
 
 func (i *inspection) lookAtContainerd(ctx context.Context) error {
 	i.report.Progress("containerd", 0, 0, "")
-	unit, err := i.h.Systemd.State(ctx, containerdUnit)
+	unit, err := i.h.Systemd.State(ctx, node.ContainerdUnit)
 	if err != nil {
 		return err
 	}
@@ -283,16 +232,16 @@ func (i *inspection) lookAtContainerd(ctx context.Context) error {
 	}
 	i.Facts.NewEndpoint = "unix://" + i.ContainerdAddress
 	if kubelet.SameEndpoint(i.Facts.OldEndpoint, i.Facts.NewEndpoint) {
-		return refuse("", "the kubelet is on containerd already (%s)", i.Facts.OldEndpoint)
+		return node.Refuse("", "the kubelet is on containerd already (%s)", i.Facts.OldEndpoint)
 	}
-	i.RestrictOOM, err = host.LacksSysResource(proc)
+	i.RestrictOOM, err = host.LacksSysResource(node.Proc)
 	return err
 }
 
 // findContainerd finds the one that the host has, or a way to one that fits the kubelet.
 func (i *inspection) findContainerd(ctx context.Context, unit host.UnitState) error {
 	if unit.Load == "masked" {
-		return refuse("systemctl unmask "+containerdUnit, "%s is masked", containerdUnit)
+		return node.Refuse("systemctl unmask "+node.ContainerdUnit, "%s is masked", node.ContainerdUnit)
 	}
 	var was *containerd.BinaryVersion
 	i.ContainerdConfig = containerd.DefaultConfigPath
@@ -308,7 +257,7 @@ func (i *inspection) findContainerd(ctx context.Context, unit host.UnitState) er
 		}
 		i.Facts.ContainerdVersion = version.String()
 		if version.AtLeast(1, 6) {
-			return fits(i.setup.Version, version)
+			return facts.Fits(i.setup.Version, version)
 		}
 		was = &version
 	}
@@ -320,7 +269,7 @@ func (i *inspection) findContainerd(ctx context.Context, unit host.UnitState) er
 	i.Facts.ContainerdVersion, i.Facts.ContainerdInstall = install.Version, install.String()
 	by := ""
 	switch {
-	case install.From == fromPackages:
+	case install.From == facts.FromPackages:
 		by = "; known from " + i.listsUsed
 	case i.listsUnknown != "":
 		by = "; a package would come first, if newer package lists had one: " + i.listsUnknown
@@ -332,18 +281,6 @@ func (i *inspection) findContainerd(ctx context.Context, unit host.UnitState) er
 	return nil
 }
 
-// fits checks that kubelet and containerd share a CRI version: kubelets up to 1.22 speak only v1alpha2, which containerd 2.0 dropped;
-// from 1.26 on only v1, which containerd has from 1.6 on. The agent itself speaks v1.
-func fits(k kubelet.Version, c containerd.BinaryVersion) error {
-	if !c.AtLeast(1, 6) {
-		return refuse("install containerd 1.6 or later", "containerd %s is too old: CRI v1 came with 1.6", c)
-	}
-	if k.Minor <= 22 && c.AtLeast(2, 0) {
-		return refuse("install containerd 1.7, or update the kubelet to 1.23 first", "containerd %s and kubelet %s have no CRI version in common", c, k)
-	}
-	return nil
-}
-
 func (i *inspection) lookAtNetwork(context.Context) error {
 	i.report.Progress("CNI", 0, 0, "")
 	network, err := cni.Detect(i.CNIConfDir, i.CNIBinDir)
@@ -351,10 +288,10 @@ func (i *inspection) lookAtNetwork(context.Context) error {
 		return err
 	}
 	if network.Name == "" {
-		return refuse("", "there is no usable CNI configuration in %s", network.ConfDir)
+		return node.Refuse("", "there is no usable CNI configuration in %s", network.ConfDir)
 	}
 	if len(network.Missing) > 0 {
-		return refuse("put them into one directory", "CNI plugin %s of %s is in none of %s",
+		return node.Refuse("put them into one directory", "CNI plugin %s of %s is in none of %s",
 			strings.Join(network.Missing, ", "), network.File, strings.Join(network.BinDirs, ", "))
 	}
 	i.CNIConfDir, i.CNIBinDir = network.ConfDir, network.BinDirs[0]
@@ -369,7 +306,7 @@ func (i *inspection) lookAtFileSystem(context.Context) error {
 	}
 	tells, err := host.TellsTypes(root)
 	if err == nil && !tells {
-		return refuse("give containerd a root on a file system that can, such as xfs made with ftype=1, or ext4",
+		return node.Refuse("give containerd a root on a file system that can, such as xfs made with ftype=1, or ext4",
 			"the file system of %s does not tell the types of directory entries (d_type), which the snapshotter %s needs", root, snapshotter)
 	}
 	return err
@@ -402,7 +339,7 @@ func (i *inspection) lookAtSpace(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	root, temporary, err := i.spaces(i.layout.Root)
+	root, temporary, err := i.Spaces(i.layout.Root)
 	if err != nil {
 		return err
 	}
@@ -417,7 +354,7 @@ func (i *inspection) lookAtSpace(ctx context.Context) error {
 	}
 	i.note(protocol.CheckDisk, "%d images need about %d MiB in %s, and %d MiB are free", len(wanted), demands[0].Bytes>>20, i.layout.Root, free>>20)
 	if err := images.CheckSpace(demands...); err != nil {
-		return refuse("free some, for example with docker image prune", "there is not enough space for the images: %v", err)
+		return node.Refuse("free some, for example with docker image prune", "there is not enough space for the images: %v", err)
 	}
 	return nil
 }

@@ -15,66 +15,12 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/bundle"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/packages"
 )
-
-// Where an installation takes containerd from.
-const (
-	fromPackages = "packages"
-	fromArchive  = "archive"
-	// fromDocker copies the programs that a Docker of static binaries runs its own containerd from.
-	fromDocker = "docker"
-)
-
-// installation is how a host comes to a containerd that fits its kubelet.
-type installation struct {
-	From    string `json:"from"`
-	Version string `json:"version"`
-	// Was is the version of the service that is replaced, empty where there is none.
-	Was    string `json:"was,omitempty"`
-	Binary string `json:"binary"`
-
-	// Package is what the manager is asked for, Transaction all that it would do.
-	Manager     string               `json:"manager,omitempty"`
-	Package     string               `json:"package,omitempty"`
-	Transaction packages.Transaction `json:"transaction,omitzero"`
-
-	// Dir is where programs from elsewhere go; Archive with its SHA256, or Programs, are where they come from.
-	Dir      string   `json:"dir,omitempty"`
-	Archive  string   `json:"archive,omitempty"`
-	SHA256   string   `json:"sha256,omitempty"`
-	Programs []string `json:"programs,omitempty"`
-	// Path are the folders in which the service looks for runc, after Dir.
-	Path []string `json:"path,omitempty"`
-	// Args are those of the service that is replaced; NoFile is LimitNOFILE of one that is made.
-	Args   []string `json:"args,omitempty"`
-	NoFile string   `json:"noFile,omitempty"`
-	// Label is the SELinux label of Docker's program, which the programs get: by it they run in Docker's domain.
-	Label string `json:"label,omitempty"`
-}
-
-// String tells a person what will be done.
-func (n installation) String() string {
-	var how string
-	switch n.From {
-	case fromPackages:
-		how = fmt.Sprintf("by %s: %s", n.Manager, n.Transaction)
-	case fromArchive:
-		how = fmt.Sprintf("into %s, from %s with SHA-256 %s", n.Dir, n.Archive, n.SHA256)
-	case fromDocker:
-		how = fmt.Sprintf("into %s, as a copy of %s, which Docker runs", n.Dir, n.Programs[0])
-	}
-	if n.Was != "" {
-		return fmt.Sprintf("containerd %s replaces %s under Docker, %s", n.Version, n.Was, how)
-	}
-	return fmt.Sprintf("containerd %s is installed %s", n.Version, how)
-}
-
-// new reports whether the host had no containerd.service before.
-func (n *installation) new() bool { return n != nil && n.Was == "" }
 
 // installRoot holds the folders of containerds that no package manager knows.
 const installRoot = "/opt/kubectl-runtime"
@@ -84,17 +30,17 @@ const waysToContainerd = "install containerd 1.6 or later on the node (container
 	"or set up a repository that has it; or copy upstream's containerd-VERSION-linux-ARCH.tar.gz to the node and name it with --containerd-archive=PATH"
 
 // planInstall decides how the host comes to a containerd; was is the one that is too old, nil if there is none.
-func (i *inspection) planInstall(ctx context.Context, was *containerd.BinaryVersion) (*installation, error) {
+func (i *inspection) planInstall(ctx context.Context, was *containerd.BinaryVersion) (*facts.Installation, error) {
 	what := "containerd is not installed as a service of its own"
 	if was != nil {
 		what = fmt.Sprintf("containerd %s is too old: CRI v1 came with 1.6", was)
-	} else if err := refuseOther(ctx, proc, containerd.DefaultAddress); err != nil {
+	} else if err := refuseOther(ctx, node.Proc, containerd.DefaultAddress); err != nil {
 		return nil, err
 	}
 	if i.h.Spec.ContainerdArchive != "" {
 		n, err := i.planArchive(ctx, i.h.Spec.ContainerdArchive, was)
 		if err != nil {
-			return nil, refuse("check the archive on the node, or go without --containerd-archive", "%s, and the archive cannot be used: %v", what, err)
+			return nil, node.Refuse("check the archive on the node, or go without --containerd-archive", "%s, and the archive cannot be used: %v", what, err)
 		}
 		return n, i.complete(ctx, n, was)
 	}
@@ -108,11 +54,11 @@ func (i *inspection) planInstall(ctx context.Context, was *containerd.BinaryVers
 		reasons = append(reasons, reason)
 	}
 	if n == nil && i.listsUnknown != "" {
-		return nil, withHint(fmt.Errorf("%s, and %w: %s", what, errNotKnown, strings.Join(append([]string{i.listsUnknown}, reasons...), "; ")),
+		return nil, node.WithHint(fmt.Errorf("%s, and %w: %s", what, errNotKnown, strings.Join(append([]string{i.listsUnknown}, reasons...), "; ")),
 			"fetch the package lists on the node, as apt-get update does, and plan again; or "+waysToContainerd)
 	}
 	if n == nil {
-		return nil, refuse(waysToContainerd, "%s, and nothing was found that could be installed safely: %s", what, strings.Join(reasons, "; "))
+		return nil, node.Refuse(waysToContainerd, "%s, and nothing was found that could be installed safely: %s", what, strings.Join(reasons, "; "))
 	}
 	return n, i.complete(ctx, n, was)
 }
@@ -127,15 +73,15 @@ func refuseOther(ctx context.Context, proc, address string) error {
 	if process, err := host.ReadProcess(proc, pid); err == nil && len(process.Args) > 0 {
 		who += " (" + strings.Join(process.Args, " ") + ")"
 	}
-	return refuse("have systemd run it as "+containerdUnit, "a containerd that is not %s listens at %s: %s", containerdUnit, address, who)
+	return node.Refuse("have systemd run it as "+node.ContainerdUnit, "a containerd that is not %s listens at %s: %s", node.ContainerdUnit, address, who)
 }
 
 // complete fills in what all ways have in common.
-func (i *inspection) complete(ctx context.Context, n *installation, was *containerd.BinaryVersion) error {
+func (i *inspection) complete(ctx context.Context, n *facts.Installation, was *containerd.BinaryVersion) error {
 	if was != nil {
 		n.Was = was.String()
 	}
-	p, err := i.h.Systemd.Show(ctx, dockerUnit, "LimitNOFILE", "LimitNOFILESoft")
+	p, err := i.h.Systemd.Show(ctx, node.DockerUnit, "LimitNOFILE", "LimitNOFILESoft")
 	if err != nil {
 		return err
 	}
@@ -149,14 +95,14 @@ func (i *inspection) complete(ctx context.Context, n *installation, was *contain
 	if was == nil {
 		return nil
 	}
-	p, err = i.h.Systemd.Show(ctx, containerdUnit, "MainPID")
+	p, err = i.h.Systemd.Show(ctx, node.ContainerdUnit, "MainPID")
 	if err != nil {
 		return err
 	}
 	pid, _ := strconv.Atoi(p["MainPID"])
-	process, err := host.ReadProcess(proc, pid)
+	process, err := host.ReadProcess(node.Proc, pid)
 	if err != nil {
-		return refuse("start "+containerdUnit, "how containerd is started cannot be seen while it does not run: %v", err)
+		return node.Refuse("start "+node.ContainerdUnit, "how containerd is started cannot be seen while it does not run: %v", err)
 	}
 	n.Args = process.Args[1:]
 	return nil
@@ -199,8 +145,8 @@ func listsOf(m packages.Manager, now time.Time) string {
 const maxSimulated = 3
 
 // planPackages finds the first package that fits the kubelet and can be installed without harm to what runs.
-func (i *inspection) planPackages(ctx context.Context, was *containerd.BinaryVersion) (*installation, []string, error) {
-	m := packageManager(i.h, i.report)
+func (i *inspection) planPackages(ctx context.Context, was *containerd.BinaryVersion) (*facts.Installation, []string, error) {
+	m := node.PackageManager(i.h, i.report)
 	if m == nil {
 		return nil, []string{"the host has no package manager that is known"}, nil
 	}
@@ -235,8 +181,8 @@ func (i *inspection) planPackages(ctx context.Context, was *containerd.BinaryVer
 			t, err := simulate(ctx, m, name, version)
 			if err == nil {
 				i.listsUsed = listsOf(m, time.Now())
-				return &installation{
-					From: fromPackages, Manager: m.Name(), Package: name, Transaction: t,
+				return &facts.Installation{
+					From: facts.FromPackages, Manager: m.Name(), Package: name, Transaction: t,
 					Version: packages.Upstream(version), Binary: packagedBinary(i.ContainerdBinary),
 				}, nil, nil
 			}
@@ -281,7 +227,7 @@ func fittingVersions(k kubelet.Version, was *containerd.BinaryVersion, versions 
 	var fitting []string
 	for _, version := range versions {
 		v, err := containerd.ParseVersion("containerd - " + packages.Upstream(version))
-		if err == nil && fits(k, v) == nil && (was == nil || v.Major == was.Major) {
+		if err == nil && facts.Fits(k, v) == nil && (was == nil || v.Major == was.Major) {
 			fitting = append(fitting, version)
 		}
 	}
@@ -311,18 +257,18 @@ func strayProgram(ctx context.Context, m packages.Manager, paths []string) (stri
 }
 
 // planArchive looks into an archive on the host and has its containerd say what it is.
-func (i *inspection) planArchive(ctx context.Context, archive string, was *containerd.BinaryVersion) (*installation, error) {
+func (i *inspection) planArchive(ctx context.Context, archive string, was *containerd.BinaryVersion) (*facts.Installation, error) {
 	content, version, err := i.readArchive(ctx, archive)
 	if err != nil {
 		return nil, err
 	}
-	if err := fits(i.setup.Version, version); err != nil {
+	if err := facts.Fits(i.setup.Version, version); err != nil {
 		return nil, err
 	}
 	if was != nil && was.Major != version.Major {
 		return nil, fmt.Errorf("it holds containerd %s, and under Docker the major version has to stay %d", version, was.Major)
 	}
-	n := &installation{From: fromArchive, Archive: archive, SHA256: content.SHA256, Version: version.String()}
+	n := &facts.Installation{From: facts.FromArchive, Archive: archive, SHA256: content.SHA256, Version: version.String()}
 	if content.Sizes["runc"] == 0 {
 		runc, err := i.lookNearDocker("runc")
 		if err != nil {
@@ -330,11 +276,11 @@ func (i *inspection) planArchive(ctx context.Context, archive string, was *conta
 		}
 		n.Path = []string{filepath.Dir(runc)}
 	}
-	return n, n.into(installRoot, content.Size())
+	return n, placeIn(n, installRoot, content.Size())
 }
 
-// into sets where the programs go, if there is room.
-func (n *installation) into(root string, need int64) error {
+// placeIn sets where the programs go, if there is room.
+func placeIn(n *facts.Installation, root string, need int64) error {
 	n.Dir = filepath.Join(root, "containerd-"+n.Version)
 	n.Binary = filepath.Join(n.Dir, "bin/containerd")
 	var fs unix.Statfs_t
@@ -383,8 +329,8 @@ func (i *inspection) lookNearDocker(name string) (string, error) {
 
 // planDocker takes the programs of the containerd that a Docker of static binaries brought. They are copied: who removes such a Docker
 // later removes its files. The reason tells why it cannot be done.
-func (i *inspection) planDocker(ctx context.Context) (n *installation, reason string) {
-	n = &installation{From: fromDocker}
+func (i *inspection) planDocker(ctx context.Context) (n *facts.Installation, reason string) {
+	n = &facts.Installation{From: facts.FromDocker}
 	var need int64
 	for _, name := range bundle.Names {
 		path, err := i.lookNearDocker(name)
@@ -401,23 +347,16 @@ func (i *inspection) planDocker(ctx context.Context) (n *installation, reason st
 	}
 	version, err := containerd.Version(ctx, n.Programs[0], i.h.Runner.Run)
 	if err == nil {
-		err = fits(i.setup.Version, version)
+		err = facts.Fits(i.setup.Version, version)
 	}
 	if err == nil {
 		n.Version = version.String()
-		err = n.into(installRoot, need)
+		err = placeIn(n, installRoot, need)
 	}
 	if err != nil {
 		return nil, fmt.Sprintf("Docker's own containerd, %s, cannot be copied: %v", n.Programs[0], err)
 	}
 	return n, ""
-}
-
-func packageManager(h *Host, report engine.Report) packages.Manager {
-	if h.Packages != nil {
-		return h.Packages
-	}
-	return packages.Find(h.Runner, host.LookPath, report.Info, h.ReadOnly)
 }
 
 // errNoManager is for a host on which a package manager was found when it was inspected.

@@ -20,8 +20,11 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/bundle"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/packages"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -193,7 +196,7 @@ func TestPlanPackages(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			i := &inspection{h: &Host{Packages: &test.m}, report: quiet{}, setup: kubelet.Setup{Version: version}}
+			i := &inspection{h: &node.Host{Packages: &test.m}, report: node.Silent{}, setup: kubelet.Setup{Version: version}}
 			if test.was != "" {
 				i.ContainerdBinary = bin
 			}
@@ -234,7 +237,7 @@ func TestPlanInstallByOldLists(t *testing.T) {
 		{"a switch, which has fetched them", fakeManager{owners: owners, lists: lists}, false, protocol.CheckContainerd, []string{"nothing was found that could be installed safely"}},
 		{"what the lists have would not do", fakeManager{owners: owners, repository: map[string][]string{"containerd": {"1.5.0-1"}}}, true, protocol.CheckContainerd, []string{"nothing was found"}},
 	} {
-		i := &inspection{h: &Host{Packages: &test.m, ReadOnly: test.readOnly}, report: quiet{}, setup: kubelet.Setup{Version: version}}
+		i := &inspection{h: &node.Host{Packages: &test.m, ReadOnly: test.readOnly}, report: node.Silent{}, setup: kubelet.Setup{Version: version}}
 		i.ContainerdBinary = "/usr/bin/containerd"
 		_ = i.take(t.Context(), look{check: protocol.CheckContainerd, at: func(i *inspection, ctx context.Context) error {
 			_, err := i.planInstall(ctx, was)
@@ -279,10 +282,10 @@ func TestNofile(t *testing.T) {
 
 // TestPackagesInstalledAndRemoved: what was killed half-way goes on, and back, and what someone has come to need stays.
 func TestPackagesInstalledAndRemoved(t *testing.T) {
-	fresh := installation{From: fromPackages, Package: "containerd", Transaction: packages.Transaction{
+	fresh := facts.Installation{From: facts.FromPackages, Package: "containerd", Transaction: packages.Transaction{
 		Install: []packages.Package{{Name: "runc", New: "1.1"}, {Name: "containerd", New: "1.6"}},
 	}}
-	upgrade := installation{From: fromPackages, Was: "1.4", Package: "containerd", Transaction: packages.Transaction{
+	upgrade := facts.Installation{From: facts.FromPackages, Was: "1.4", Package: "containerd", Transaction: packages.Transaction{
 		Install: []packages.Package{{Name: "lib", New: "1"}}, Upgrade: []packages.Package{{Name: "containerd", Old: "1.4", New: "1.6"}},
 	}}
 	before := map[string]string{"containerd": "1.4", "docker": "20"}
@@ -290,7 +293,7 @@ func TestPackagesInstalledAndRemoved(t *testing.T) {
 	runc := map[string][]packages.Package{"containerd": {{Name: "runc", New: "1.1"}}}
 	for _, test := range []struct {
 		name    string
-		n       installation
+		n       facts.Installation
 		before  map[string]string
 		m       fakeManager
 		applies int
@@ -316,10 +319,10 @@ func TestPackagesInstalledAndRemoved(t *testing.T) {
 			for name, version := range test.before {
 				m.installed[name] = version
 			}
-			h := &Host{Packages: &m, RunDir: t.TempDir()}
+			h := &node.Host{Packages: &m, RunDir: t.TempDir()}
 			var err error
 			for range test.applies {
-				err = installPackages(t.Context(), h, test.n, installed{}, quiet{})
+				err = installPackages(t.Context(), h, test.n, installed{}, node.Silent{})
 			}
 			if died := test.m.dies && test.applies == 1; (err != nil) != died {
 				t.Errorf("install: %v", err)
@@ -328,7 +331,7 @@ func TestPackagesInstalledAndRemoved(t *testing.T) {
 				t.Errorf("installed are %s, want %s", got, test.after)
 			}
 			for range 2 {
-				if err := uninstallPackages(t.Context(), h, test.n, installed{Purge: true}, quiet{}); err != nil {
+				if err := uninstallPackages(t.Context(), h, test.n, installed{Purge: true}, node.Silent{}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -345,14 +348,14 @@ func TestPackagesInstalledAndRemoved(t *testing.T) {
 // TestUpgradeThatCannotBeUndone: whether the old packages can be brought back is known before anything is undone, and before anything is
 // installed.
 func TestUpgradeThatCannotBeUndone(t *testing.T) {
-	n := installation{From: fromPackages, Was: "1.4", Package: "containerd", Transaction: packages.Transaction{
+	n := facts.Installation{From: facts.FromPackages, Was: "1.4", Package: "containerd", Transaction: packages.Transaction{
 		Upgrade: []packages.Package{{Name: "containerd", Old: "1.4", New: "1.6"}},
 	}}
 	m := &fakeManager{installed: map[string]string{"containerd": "1.4"}, half: map[string]bool{}}
-	h := hostWith(t, Found{Install: &n}, protocol.Spec{})
+	h := nodetest.HostWith(t, facts.Found{Install: &n}, protocol.Spec{})
 	h.Packages, h.RunDir = m, t.TempDir()
 	s := containerdInstall(h).(step[installed])
-	memo, err := recordInstall(t.Context(), h, n, quiet{})
+	memo, err := recordInstall(t.Context(), h, n, node.Silent{})
 	if err != nil || len(memo.Kept) != 1 {
 		t.Fatalf("%v %v", memo, err)
 	}
@@ -364,14 +367,14 @@ func TestUpgradeThatCannotBeUndone(t *testing.T) {
 		}
 	}
 	change("damaged")
-	if err := installPackages(t.Context(), h, n, memo, quiet{}); err == nil || m.installed["containerd"] != "1.4" {
+	if err := installPackages(t.Context(), h, n, memo, node.Silent{}); err == nil || m.installed["containerd"] != "1.4" {
 		t.Errorf("%v, installed is %s", err, m.installed["containerd"])
 	}
 	if err := s.revertible(t.Context(), memo); err != nil {
 		t.Errorf("nothing was upgraded: %v", err)
 	}
 	change("1.4")
-	if err := installPackages(t.Context(), h, n, memo, quiet{}); err != nil || m.installed["containerd"] != "1.6" {
+	if err := installPackages(t.Context(), h, n, memo, node.Silent{}); err != nil || m.installed["containerd"] != "1.6" {
 		t.Fatalf("%v, installed is %s", err, m.installed["containerd"])
 	}
 	if err := s.revertible(t.Context(), memo); err != nil {
@@ -388,7 +391,7 @@ func TestUpgradeThatCannotBeUndone(t *testing.T) {
 	if !strings.Contains(hint, file) || !strings.Contains(hint, memo.Kept[0].SHA256) {
 		t.Errorf("hint %q", hint)
 	}
-	if err := uninstallPackages(t.Context(), h, n, memo, quiet{}); err == nil || slices.Contains(m.did, "restore containerd 1.4") {
+	if err := uninstallPackages(t.Context(), h, n, memo, node.Silent{}); err == nil || slices.Contains(m.did, "restore containerd 1.4") {
 		t.Errorf("a damaged package was used: %v, %v", err, m.did)
 	}
 	change("1.4")
@@ -397,7 +400,7 @@ func TestUpgradeThatCannotBeUndone(t *testing.T) {
 		t.Error("the manager does not have the old version, and the way back is not closed")
 	}
 	m.lost = nil
-	if err := uninstallPackages(t.Context(), h, n, memo, quiet{}); err != nil || m.installed["containerd"] != "1.4" {
+	if err := uninstallPackages(t.Context(), h, n, memo, node.Silent{}); err != nil || m.installed["containerd"] != "1.4" {
 		t.Errorf("%v, installed is %s", err, m.installed["containerd"])
 	}
 }
@@ -413,14 +416,14 @@ func listOf(installed map[string]string) string {
 
 // TestInstallRefusesWhatWasNotPlanned: between inspection and installation, the repositories may have changed.
 func TestInstallRefusesWhatWasNotPlanned(t *testing.T) {
-	n := installation{From: fromPackages, Package: "containerd", Transaction: packages.Transaction{Install: []packages.Package{{Name: "containerd", New: "1.6"}}}}
+	n := facts.Installation{From: facts.FromPackages, Package: "containerd", Transaction: packages.Transaction{Install: []packages.Package{{Name: "containerd", New: "1.6"}}}}
 	for name, m := range map[string]*fakeManager{
 		"removes": {removes: map[string][]packages.Package{"containerd": {{Name: "docker.io"}}}},
 		"brings":  {brings: map[string][]packages.Package{"containerd": {{Name: "policy", New: "1"}}}},
 	} {
 		m.installed, m.half = map[string]string{}, map[string]bool{}
-		h := &Host{Packages: m, RunDir: t.TempDir()}
-		if err := installPackages(t.Context(), h, n, installed{}, quiet{}); err == nil || len(m.installed) > 0 {
+		h := &node.Host{Packages: m, RunDir: t.TempDir()}
+		if err := installPackages(t.Context(), h, n, installed{}, node.Silent{}); err == nil || len(m.installed) > 0 {
 			t.Errorf("%s: %v, installed %v", name, err, m.installed)
 		}
 	}
@@ -428,10 +431,10 @@ func TestInstallRefusesWhatWasNotPlanned(t *testing.T) {
 
 // TestContainerdInstallNothing: on a host with a containerd that fits, the step leaves everything alone.
 func TestContainerdInstallNothing(t *testing.T) {
-	h := hostWith(t, Found{Facts: protocol.Facts{ContainerdVersion: "1.6.20"}}, protocol.Spec{})
+	h := nodetest.HostWith(t, facts.Found{Facts: protocol.Facts{ContainerdVersion: "1.6.20"}}, protocol.Spec{})
 	h.Systemd.Run, h.Packages = failing{t}, nil
 	s := containerdInstall(h)
-	memo, err := s.Record(t.Context(), quiet{})
+	memo, err := s.Record(t.Context(), node.Silent{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -440,7 +443,7 @@ func TestContainerdInstallNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, do := range []func(context.Context, json.RawMessage, engine.Report) error{s.Apply, s.Revert} {
-		if err := do(t.Context(), raw, quiet{}); err != nil {
+		if err := do(t.Context(), raw, node.Silent{}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -548,7 +551,7 @@ func TestPlanArchive(t *testing.T) {
 			if err := os.WriteFile(path, data.Bytes(), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			i := &inspection{h: &Host{Runner: host.Exec{}}, report: quiet{}, setup: kubelet.Setup{Version: version}}
+			i := &inspection{h: &node.Host{Runner: host.Exec{}}, report: node.Silent{}, setup: kubelet.Setup{Version: version}}
 			n, err := i.planArchive(t.Context(), path, mustVersion(t, test.was))
 			if test.wantErr != "" {
 				if err == nil || !strings.Contains(err.Error(), test.wantErr) {

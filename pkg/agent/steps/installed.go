@@ -11,12 +11,14 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/bundle"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/packages"
 )
 
 const (
-	containerdUnitPath = "/etc/systemd/system/" + containerdUnit
+	containerdUnitPath = "/etc/systemd/system/" + node.ContainerdUnit
 	replacementDropIn  = containerdUnitPath + ".d/40-kubectl-runtime.conf"
 )
 
@@ -35,15 +37,15 @@ type installed struct {
 
 // containerdInstall brings a containerd where there is none, or a newer one where it is too old. A new one is held until it is configured:
 // a package would start it at once, and Docker, started again in between, would run its containers on it (steps/socket.go).
-func containerdInstall(h *Host) engine.Step {
+func containerdInstall(h *node.Host) engine.Step {
 	return step[installed]{
 		id: containerdInstallID, title: "Install containerd",
 		record: func(ctx context.Context, report engine.Report) (installed, error) {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil || found.Install == nil {
 				return installed{}, err
 			}
-			unit, err := h.Systemd.State(ctx, containerdUnit)
+			unit, err := h.Systemd.State(ctx, node.ContainerdUnit)
 			if err != nil {
 				return installed{}, err
 			}
@@ -52,7 +54,7 @@ func containerdInstall(h *Host) engine.Step {
 			return memo, err
 		},
 		apply: func(ctx context.Context, memo installed, report engine.Report) error {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil {
 				return err
 			}
@@ -61,8 +63,8 @@ func containerdInstall(h *Host) engine.Step {
 				report.Progress("containerd "+found.Facts.ContainerdVersion+" is there", 0, 0, "")
 				return nil
 			}
-			if n.new() {
-				if err := h.Systemd.Hold(ctx, "containerd is being set up.", containerdUnit); err != nil {
+			if n.IsNew() {
+				if err := h.Systemd.Hold(ctx, "containerd is being set up.", node.ContainerdUnit); err != nil {
 					return err
 				}
 			}
@@ -76,14 +78,14 @@ func containerdInstall(h *Host) engine.Step {
 			return checkInstalled(ctx, h, found)
 		},
 		revert: func(ctx context.Context, memo installed, report engine.Report) error {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil || found.Install == nil {
 				return err
 			}
 			return uninstall(ctx, h, *found.Install, memo, report)
 		},
 		revertible: func(ctx context.Context, memo installed) error {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil || found.Install == nil {
 				return err
 			}
@@ -94,9 +96,9 @@ func containerdInstall(h *Host) engine.Step {
 
 const containerdInstallID = "containerd-install"
 
-func recordInstall(ctx context.Context, h *Host, n installation, report engine.Report) (installed, error) {
-	if n.From == fromPackages {
-		m := packageManager(h, report)
+func recordInstall(ctx context.Context, h *node.Host, n facts.Installation, report engine.Report) (installed, error) {
+	if n.From == facts.FromPackages {
+		m := node.PackageManager(h, report)
 		if m == nil {
 			return installed{}, errNoManager
 		}
@@ -105,7 +107,7 @@ func recordInstall(ctx context.Context, h *Host, n installation, report engine.R
 	}
 	path := append([]string{filepath.Join(n.Dir, "bin")}, n.Path...)
 	file, content := containerdUnitPath, containerd.Unit(n.Binary, path, n.NoFile)
-	if !n.new() {
+	if !n.IsNew() {
 		file, content = replacementDropIn, containerd.Replacement(n.Binary, path, n.Args)
 	}
 	old, err := host.ReadFile(file)
@@ -116,15 +118,15 @@ func recordInstall(ctx context.Context, h *Host, n installation, report engine.R
 	return installed{Changes: []host.Change{change}}, err
 }
 
-func install(ctx context.Context, h *Host, n installation, memo installed, report engine.Report) error {
+func install(ctx context.Context, h *node.Host, n facts.Installation, memo installed, report engine.Report) error {
 	switch n.From {
-	case fromPackages:
+	case facts.FromPackages:
 		return installPackages(ctx, h, n, memo, report)
-	case fromArchive:
+	case facts.FromArchive:
 		if err := bundle.Unpack(n.Archive, n.SHA256, n.Dir); err != nil {
 			return err
 		}
-	case fromDocker:
+	case facts.FromDocker:
 		if err := bundle.Copy(n.Programs, n.Dir); err != nil {
 			return err
 		}
@@ -140,12 +142,12 @@ func install(ctx context.Context, h *Host, n installation, memo installed, repor
 	return nil
 }
 
-func keptPackages(h *Host) string { return filepath.Join(h.RunDir, "packages") }
+func keptPackages(h *node.Host) string { return filepath.Join(h.RunDir, "packages") }
 
 // installPackages looks again at what the manager would do: the host was inspected a moment ago, and an attempt of this step may have died
 // half-way, so that less is left to be done.
-func installPackages(ctx context.Context, h *Host, n installation, memo installed, report engine.Report) error {
-	m := packageManager(h, report)
+func installPackages(ctx context.Context, h *node.Host, n facts.Installation, memo installed, report engine.Report) error {
+	m := node.PackageManager(h, report)
 	if m == nil {
 		return errNoManager
 	}
@@ -169,14 +171,14 @@ func installPackages(ctx context.Context, h *Host, n installation, memo installe
 		return fmt.Errorf("install %s by %s: there would be no way back: %w", n.Package, m.Name(), err)
 	}
 	if err := m.Install(ctx, want); err != nil {
-		return withHint(fmt.Errorf("install %s by %s: %w", n.Transaction, m.Name(), err),
+		return node.WithHint(fmt.Errorf("install %s by %s: %w", n.Transaction, m.Name(), err),
 			"see to it that the node reaches its package repositories, or copy upstream's archive to it and use --containerd-archive=PATH")
 	}
 	return nil
 }
 
 // stillSafe refuses what was not planned.
-func stillSafe(ctx context.Context, m packages.Manager, n installation, want []packages.Package) error {
+func stillSafe(ctx context.Context, m packages.Manager, n facts.Installation, want []packages.Package) error {
 	version := ""
 	for _, p := range want {
 		if p.Name == n.Package {
@@ -208,30 +210,20 @@ func allInstalled(ctx context.Context, m packages.Manager, want []packages.Packa
 	return true, nil
 }
 
-type hintError struct {
-	error
-	hint string
-}
-
-func (e *hintError) Unwrap() error { return e.error }
-func (e *hintError) Hint() string  { return e.hint }
-
-func withHint(err error, hint string) error { return &hintError{err, hint} }
-
 // checkInstalled makes sure that what is there now is what the later steps count on.
-func checkInstalled(ctx context.Context, h *Host, found Found) error {
-	unit, err := h.Systemd.State(ctx, containerdUnit)
+func checkInstalled(ctx context.Context, h *node.Host, found facts.Found) error {
+	unit, err := h.Systemd.State(ctx, node.ContainerdUnit)
 	if err != nil {
 		return err
 	}
 	if !unit.Exists() {
-		return fmt.Errorf("install containerd: there is no %s afterwards (it is %s)", containerdUnit, unit.Load)
+		return fmt.Errorf("install containerd: there is no %s afterwards (it is %s)", node.ContainerdUnit, unit.Load)
 	}
 	version, err := containerd.Version(ctx, found.ContainerdBinary, h.Runner.Run)
 	if err != nil {
 		return err
 	}
-	kubelet, err := found.kubelet()
+	kubelet, err := found.Kubelet()
 	if err != nil {
 		return err
 	}
@@ -242,17 +234,17 @@ func checkInstalled(ctx context.Context, h *Host, found Found) error {
 	if version.Major != planned.Major {
 		return fmt.Errorf("install containerd: %s is version %s and not %s", found.ContainerdBinary, version, planned)
 	}
-	return fits(kubelet.Version, version)
+	return facts.Fits(kubelet.Version, version)
 }
 
 // uninstall takes back what install did, whole or half-way.
-func uninstall(ctx context.Context, h *Host, n installation, memo installed, report engine.Report) error {
-	if n.new() {
+func uninstall(ctx context.Context, h *node.Host, n facts.Installation, memo installed, report engine.Report) error {
+	if n.IsNew() {
 		if err := retireContainerd(ctx, h, memo.Unit); err != nil {
 			return err
 		}
 	}
-	if n.From == fromPackages {
+	if n.From == facts.FromPackages {
 		if err := uninstallPackages(ctx, h, n, memo, report); err != nil {
 			return err
 		}
@@ -264,9 +256,9 @@ func uninstall(ctx context.Context, h *Host, n installation, memo installed, rep
 			return err
 		}
 	}
-	if n.new() {
+	if n.IsNew() {
 		was := memo.Unit
-		was.Name = containerdUnit
+		was.Name = node.ContainerdUnit
 		if err := h.Systemd.Unhold(ctx, was); err != nil {
 			return err
 		}
@@ -280,21 +272,21 @@ func uninstall(ctx context.Context, h *Host, n installation, memo installed, rep
 }
 
 // retireContainerd takes a service down that is about to vanish, and leaves the links to it that were there before it.
-func retireContainerd(ctx context.Context, h *Host, before host.UnitState) error {
-	unit, err := h.Systemd.State(ctx, containerdUnit)
+func retireContainerd(ctx context.Context, h *node.Host, before host.UnitState) error {
+	unit, err := h.Systemd.State(ctx, node.ContainerdUnit)
 	if err != nil || !unit.Exists() {
 		return err
 	}
-	before.Name = containerdUnit
-	return errors.Join(h.Systemd.Stop(ctx, containerdUnit), h.Systemd.RestoreLinks(before))
+	before.Name = node.ContainerdUnit
+	return errors.Join(h.Systemd.Stop(ctx, node.ContainerdUnit), h.Systemd.RestoreLinks(before))
 }
 
 // uninstallable returns why uninstall could not succeed as the host is now.
-func uninstallable(ctx context.Context, h *Host, n installation, memo installed) error {
-	if n.From != fromPackages {
+func uninstallable(ctx context.Context, h *node.Host, n facts.Installation, memo installed) error {
+	if n.From != facts.FromPackages {
 		return undoable(h, memo.Changes)
 	}
-	m := packageManager(h, silent{})
+	m := node.PackageManager(h, node.Silent{})
 	if m == nil {
 		return errNoManager
 	}
@@ -311,7 +303,7 @@ func uninstallable(ctx context.Context, h *Host, n installation, memo installed)
 }
 
 // changedPackages are the upgraded packages that are not there, whole, in their old versions.
-func changedPackages(ctx context.Context, m packages.Manager, n installation) ([]packages.Package, error) {
+func changedPackages(ctx context.Context, m packages.Manager, n facts.Installation) ([]packages.Package, error) {
 	var changed []packages.Package
 	for _, p := range n.Transaction.Upgrade {
 		version, whole, err := m.Installed(ctx, p.Name)
@@ -326,8 +318,8 @@ func changedPackages(ctx context.Context, m packages.Manager, n installation) ([
 }
 
 // uninstallPackages brings back the versions from before and removes what is new, unless something else has come to need it.
-func uninstallPackages(ctx context.Context, h *Host, n installation, memo installed, report engine.Report) error {
-	m := packageManager(h, report)
+func uninstallPackages(ctx context.Context, h *node.Host, n facts.Installation, memo installed, report engine.Report) error {
+	m := node.PackageManager(h, report)
 	if m == nil {
 		return errNoManager
 	}

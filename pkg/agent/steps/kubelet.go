@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 const (
@@ -25,7 +27,7 @@ const (
 )
 
 // hold stops the kubelet and keeps it stopped.
-func holdKubelet(ctx context.Context, h *Host) error {
+func holdKubelet(ctx context.Context, h *node.Host) error {
 	if err := host.Replace(host.HoldFile, []byte("while kubectl-runtime switches this node\n"), 0o600); err != nil {
 		return err
 	}
@@ -45,25 +47,10 @@ func holdKubelet(ctx context.Context, h *Host) error {
 	return err
 }
 
-// holdable refuses units that could not be kept down: after a power loss they would come up in the middle of a switch.
-func holdable(ctx context.Context, h *Host, units ...string) error {
-	for _, unit := range units {
-		breaker, err := h.Systemd.HoldBreaker(ctx, unit)
-		if err != nil {
-			return err
-		}
-		if breaker != "" {
-			return refuse("give it a name that sorts before "+host.HoldName+", and run systemctl daemon-reload",
-				"%s resets the conditions of %s, which then cannot be kept down during the switch", breaker, unit)
-		}
-	}
-	return nil
-}
-
 // release starts the kubelet and waits until it says that it is healthy, and has said so for a while. The node is out of service: systemd,
 // which takes up to a second to read its files, does so before the start only where that changes how the kubelet is started. Its hold is
 // over with the file that the drop-in names, so that the drop-in goes while the kubelet starts.
-func releaseKubelet(ctx context.Context, h *Host, found Found, lasting time.Duration, report engine.Report) error {
+func releaseKubelet(ctx context.Context, h *node.Host, found facts.Found, lasting time.Duration, report engine.Report) error {
 	if err := host.Remove(host.HoldFile); err != nil {
 		return err
 	}
@@ -140,7 +127,7 @@ func (e *exits) check(ctx context.Context) error {
 	return nil
 }
 
-func waitHealthy(ctx context.Context, h *Host, url string, lasting time.Duration) error {
+func waitHealthy(ctx context.Context, h *node.Host, url string, lasting time.Duration) error {
 	exits := &exits{systemd: h.Systemd, first: -1}
 	var since time.Time
 	return host.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error {
@@ -161,11 +148,11 @@ func waitHealthy(ctx context.Context, h *Host, url string, lasting time.Duration
 	})
 }
 
-func kubeletStop(h *Host) engine.Step {
+func kubeletStop(h *node.Host) engine.Step {
 	return step[host.UnitState]{
 		id: kubeletStopID, title: "Stop the kubelet",
 		record: func(ctx context.Context, _ engine.Report) (host.UnitState, error) {
-			if err := holdable(ctx, h, kubelet.Unit); err != nil {
+			if err := node.Holdable(ctx, h, kubelet.Unit); err != nil {
 				return host.UnitState{}, err
 			}
 			if err := refuseForeignNow(ctx, h); err != nil {
@@ -175,7 +162,7 @@ func kubeletStop(h *Host) engine.Step {
 		},
 		apply: func(ctx context.Context, _ host.UnitState, _ engine.Report) error { return holdKubelet(ctx, h) },
 		revert: func(ctx context.Context, _ host.UnitState, report engine.Report) error {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil {
 				return err
 			}
@@ -206,7 +193,7 @@ func kubeletStop(h *Host) engine.Step {
 	}
 }
 
-func kubeletConfig(h *Host) engine.Step {
+func kubeletConfig(h *node.Host) engine.Step {
 	return step[[]host.Change]{
 		id: kubeletConfigID, title: "Point the kubelet at containerd",
 		record: func(context.Context, engine.Report) ([]host.Change, error) {
@@ -240,8 +227,8 @@ func kubeletConfig(h *Host) engine.Step {
 
 // sameKubelet refuses to put a kubelet's files back that an upgrade has rewritten since: kubeadm takes out the flags that the new release
 // does not know, and a kubelet that is given one of them exits.
-func sameKubelet(ctx context.Context, h *Host, changes []host.Change) error {
-	found, err := factsOf(h)
+func sameKubelet(ctx context.Context, h *node.Host, changes []host.Change) error {
+	found, err := facts.Of(h)
 	if err != nil {
 		return err
 	}
@@ -256,7 +243,7 @@ func sameKubelet(ctx context.Context, h *Host, changes []host.Change) error {
 	if edited == "" {
 		return nil
 	}
-	setup, err := found.kubelet()
+	setup, err := found.Kubelet()
 	if err != nil {
 		return err
 	}
@@ -264,18 +251,18 @@ func sameKubelet(ctx context.Context, h *Host, changes []host.Change) error {
 	if err != nil || now.Version.Minor == setup.Version.Minor {
 		return err
 	}
-	return refuse("see what differs from the copy of before, in "+filepath.Join(h.RunDir, "files")+", and take the kubelet back by hand or leave it on containerd",
+	return node.Refuse("see what differs from the copy of before, in "+filepath.Join(h.RunDir, "files")+", and take the kubelet back by hand or leave it on containerd",
 		"the kubelet was %s when it was switched, is %s now, and %s was edited since: with that file as it was before, the kubelet may not start",
 		setup.Version, now.Version, edited)
 }
 
 // kubeletFiles are those that name the kubelet's runtime.
-func kubeletFiles(h *Host) ([]plannedFile, error) {
-	found, err := factsOf(h)
+func kubeletFiles(h *node.Host) ([]plannedFile, error) {
+	found, err := facts.Of(h)
 	if err != nil {
 		return nil, err
 	}
-	setup, err := found.kubelet()
+	setup, err := found.Kubelet()
 	if err != nil {
 		return nil, err
 	}
@@ -294,16 +281,16 @@ type startMemo struct {
 	Started time.Time `json:"started"`
 }
 
-func kubeletStart(h *Host) engine.Step {
+func kubeletStart(h *node.Host) engine.Step {
 	return step[startMemo]{
 		id: kubeletStartID, title: "Start the kubelet on containerd",
 		record: func(context.Context, engine.Report) (startMemo, error) { return startMemo{time.Now().UTC()}, nil },
 		apply: func(ctx context.Context, _ startMemo, report engine.Report) error {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil {
 				return err
 			}
-			setup, err := found.kubelet()
+			setup, err := found.Kubelet()
 			if err != nil {
 				return err
 			}
@@ -321,7 +308,7 @@ func kubeletStart(h *Host) engine.Step {
 			return whileAnswering(ctx, h, found, func(ctx context.Context) error { return releaseKubelet(ctx, h, found, lasting, report) })
 		},
 		revert: func(ctx context.Context, _ startMemo, report engine.Report) error {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil {
 				return err
 			}

@@ -15,7 +15,9 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -97,7 +99,7 @@ func parseLimit(text string) (int64, error) {
 }
 
 // unitLimits are those with which systemd would start a service now.
-func unitLimits(ctx context.Context, h *Host, unit string, lacksResource bool) ([]translate.Limit, error) {
+func unitLimits(ctx context.Context, h *node.Host, unit string, lacksResource bool) ([]translate.Limit, error) {
 	var names []string
 	for _, of := range podLimits {
 		names = append(names, of.unit, of.unit+"Soft")
@@ -108,7 +110,7 @@ func unitLimits(ctx context.Context, h *Host, unit string, lacksResource bool) (
 	}
 	var most []translate.Limit
 	if lacksResource { // then systemd has to make do with its own
-		if most, err = limitsOf(proc, 1); err != nil {
+		if most, err = limitsOf(node.Proc, 1); err != nil {
 			return nil, err
 		}
 	}
@@ -146,7 +148,7 @@ func unitLimits(ctx context.Context, h *Host, unit string, lacksResource bool) (
 
 // maxOpenFiles is what the kernel makes of an infinite limit of open files.
 func maxOpenFiles() (int64, error) {
-	data, err := os.ReadFile(filepath.Join(proc, "sys/fs/nr_open"))
+	data, err := os.ReadFile(filepath.Join(node.Proc, "sys/fs/nr_open"))
 	if err != nil {
 		return 0, err
 	}
@@ -162,11 +164,11 @@ func (i *inspection) lookAtLimits(ctx context.Context) error {
 		if !c.Sandbox() || c.PID == 0 {
 			continue
 		}
-		started, err := host.Started(proc, c.PID)
+		started, err := host.Started(node.Proc, c.PID)
 		if err != nil || started.Before(youngest) {
 			continue // one that has ended meanwhile is of no use
 		}
-		if of, err := limitsOf(proc, c.PID); err == nil {
+		if of, err := limitsOf(node.Proc, c.PID); err == nil {
 			limits, youngest = of, started
 		}
 	}
@@ -209,12 +211,12 @@ type limitsCarried struct {
 }
 
 // limitsToCarry are Docker's default-ulimits, and what else of a Docker pod's limits containers of containerd.service would not have.
-func limitsToCarry(ctx context.Context, h *Host, found Found) (limitsCarried, error) {
+func limitsToCarry(ctx context.Context, h *node.Host, found facts.Found) (limitsCarried, error) {
 	carried := limitsCarried{limits: slices.Clone(found.Docker.Ulimits)}
 	if len(found.PodLimits) == 0 || !willRun(ctx, h, found) {
 		return carried, nil
 	}
-	unit, err := unitLimits(ctx, h, containerdUnit, found.RestrictOOM)
+	unit, err := unitLimits(ctx, h, node.ContainerdUnit, found.RestrictOOM)
 	if err != nil {
 		return carried, err
 	}
@@ -250,11 +252,11 @@ func (c *limitsCarried) add(pods, unit []translate.Limit, shared, lacksResource 
 
 // differingLimits are sentences on what the rehearsal's container has for other limits than a Docker pod.
 func differingLimits(pods []translate.Limit, p cri.Processes) ([]string, error) {
-	container, err := limitsOf(proc, p.Container)
+	container, err := limitsOf(node.Proc, p.Container)
 	if err != nil {
 		return nil, err
 	}
-	sandbox, err := limitsOf(proc, p.Sandbox)
+	sandbox, err := limitsOf(node.Proc, p.Sandbox)
 	if err != nil {
 		return nil, err
 	}
@@ -281,7 +283,7 @@ func differingLimits(pods []translate.Limit, p cri.Processes) ([]string, error) 
 }
 
 // compareLimits has what differs reported: it is no reason to leave the node on Docker for.
-func compareLimits(found Found, p cri.Processes, report engine.Report) {
+func compareLimits(found facts.Found, p cri.Processes, report engine.Report) {
 	differ, err := differingLimits(found.PodLimits, p)
 	if err != nil {
 		report.Info(fmt.Sprintf("a pod's limits on containerd are not known: %v", err))

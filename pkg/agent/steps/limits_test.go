@@ -12,6 +12,8 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 )
 
@@ -71,7 +73,7 @@ func TestUnitLimits(t *testing.T) {
 		{"infinity is what the kernel allows", "LimitNOFILE=infinity\nLimitNOFILESoft=infinity\n", []translate.Limit{{Name: "nofile", Soft: most, Hard: most}}},
 		{"of an old systemd", "LimitNOFILE=18446744073709551615\nLimitCORE=0\n", []translate.Limit{{Name: "nofile", Soft: most, Hard: most}, {Name: "core"}}},
 	} {
-		h := &Host{Systemd: host.Systemd{Run: answers(test.shown)}}
+		h := &node.Host{Systemd: host.Systemd{Run: nodetest.Answers(test.shown)}}
 		got, err := unitLimits(t.Context(), h, "x.service", false)
 		if err != nil {
 			t.Fatal(err)
@@ -85,7 +87,7 @@ func TestUnitLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &Host{Systemd: host.Systemd{Run: answers("LimitNPROC=infinity\nLimitNPROCSoft=infinity\n")}}
+	h := &node.Host{Systemd: host.Systemd{Run: nodetest.Answers("LimitNPROC=infinity\nLimitNPROCSoft=infinity\n")}}
 	got, err := unitLimits(t.Context(), h, "x.service", true)
 	want := own[slices.IndexFunc(own, func(l translate.Limit) bool { return l.Name == "nproc" })].Hard
 	if err != nil || len(got) != 1 || got[0].Hard != want || got[0].Soft != want {

@@ -11,13 +11,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 // warned keeps the warnings.
 type warned struct {
-	quiet
+	node.Silent
 	warnings []string
 }
 
@@ -46,13 +49,13 @@ func TestDockershimPodsInOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	type container = fakeContainer
-	d := startFakeDocker(t,
-		&container{name: "agent", kind: "container", uid: "u1"}, &container{name: "agent-pause", kind: "podsandbox", uid: "u1"},
-		&container{name: "web", kind: "container", uid: "u2"}, &container{name: "web-pause", kind: "podsandbox", uid: "u2", ownNetwork: true},
-		&container{name: "dns", kind: "container", uid: "u3"}, &container{name: "dns-pause", kind: "podsandbox", uid: "u3", ownNetwork: true},
+	type container = nodetest.Container
+	d := nodetest.StartDocker(t,
+		&container{Name: "agent", Kind: "container", Uid: "u1"}, &container{Name: "agent-pause", Kind: "podsandbox", Uid: "u1"},
+		&container{Name: "web", Kind: "container", Uid: "u2"}, &container{Name: "web-pause", Kind: "podsandbox", Uid: "u2", OwnNetwork: true},
+		&container{Name: "dns", Kind: "container", Uid: "u3"}, &container{Name: "dns-pause", Kind: "podsandbox", Uid: "u3", OwnNetwork: true},
 	)
-	d.told = func(name string) {
+	d.Told = func(name string) {
 		file, err := os.OpenFile(log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		if err != nil {
 			t.Error(err)
@@ -61,10 +64,10 @@ func TestDockershimPodsInOrder(t *testing.T) {
 		_, _ = fmt.Fprintln(file, "stop", name)
 		_ = file.Close()
 	}
-	found := Found{DockerSocket: "unix://" + d.socket, CNIConfDir: confDir, CNIBinDir: dir}
+	found := facts.Found{DockerSocket: "unix://" + d.Socket, CNIConfDir: confDir, CNIBinDir: dir}
 	found.Facts.OldEndpoint = kubelet.Dockershim
-	h := hostWith(t, found, protocol.Spec{})
-	h.Systemd = newUnits(t, "docker.service").systemd
+	h := nodetest.HostWith(t, found, protocol.Spec{})
+	h.Systemd = nodetest.NewUnits(t, "docker.service").Systemd
 	report := &warned{}
 	if err := dockerPods(h).Apply(t.Context(), json.RawMessage("{}"), report); err != nil || len(report.warnings) > 0 {
 		t.Fatalf("%v, warnings %q", err, report.warnings)
@@ -102,15 +105,15 @@ func TestDockershimPodsWithoutAgent(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			var containers []*fakeContainer
+			var containers []*nodetest.Container
 			for n := range 20 {
-				containers = append(containers, &fakeContainer{name: fmt.Sprintf("pause-%d", n), kind: "podsandbox", uid: fmt.Sprint(n), ownNetwork: true})
+				containers = append(containers, &nodetest.Container{Name: fmt.Sprintf("pause-%d", n), Kind: "podsandbox", Uid: fmt.Sprint(n), OwnNetwork: true})
 			}
-			d := startFakeDocker(t, containers...)
-			found := Found{DockerSocket: "unix://" + d.socket, CNIConfDir: confDir, CNIBinDir: dir}
+			d := nodetest.StartDocker(t, containers...)
+			found := facts.Found{DockerSocket: "unix://" + d.Socket, CNIConfDir: confDir, CNIBinDir: dir}
 			found.Facts.OldEndpoint = kubelet.Dockershim
-			h := hostWith(t, found, protocol.Spec{})
-			h.Systemd = newUnits(t, "docker.service").systemd
+			h := nodetest.HostWith(t, found, protocol.Spec{})
+			h.Systemd = nodetest.NewUnits(t, "docker.service").Systemd
 			ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second) // for all of the cutover
 			defer cancel()
 			heard := &warned{}
@@ -118,8 +121,8 @@ func TestDockershimPodsWithoutAgent(t *testing.T) {
 				t.Error(err)
 			}
 			for _, c := range containers {
-				if c.up || c.killed {
-					t.Errorf("%s: up %t, killed %t", c.name, c.up, c.killed)
+				if c.Up || c.Killed {
+					t.Errorf("%s: up %t, killed %t", c.Name, c.Up, c.Killed)
 				}
 			}
 			if len(heard.warnings) != 1 || !strings.Contains(heard.warnings[0], "CNI DEL failed") || strings.Count(heard.warnings[0], "\n") > 4 {

@@ -15,25 +15,27 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 // restartContainerd restarts containerd. Docker's containers outlive it, but one that Docker was just starting may run on without Docker's
 // knowledge: Docker takes the start for failed ("transport is closing") and cannot delete what runs (moby 20.10 to 28,
 // daemon/start.go). The kubelet starts the pod's container once more, beside one that has its port or its lock. Such are ended here.
-func restartContainerd(ctx context.Context, h *Host, report engine.Report) error {
+func restartContainerd(ctx context.Context, h *node.Host, report engine.Report) error {
 	// The host was inspected a while ago: see lookAtKillMode.
-	mode, err := containerdKillMode(ctx, h, proc)
+	mode, err := node.ContainerdKillMode(ctx, h, node.Proc)
 	if err != nil {
 		return err
 	}
-	if err := mode.restartable(); err != nil {
+	if err := mode.Restartable(); err != nil {
 		return err
 	}
-	if err := h.Systemd.Restart(ctx, containerdUnit); err != nil {
+	if err := h.Systemd.Restart(ctx, node.ContainerdUnit); err != nil {
 		return err
 	}
-	found, err := factsOf(h)
+	found, err := facts.Of(h)
 	if err != nil {
 		return err
 	}
@@ -48,7 +50,7 @@ func restartContainerd(ctx context.Context, h *Host, report engine.Report) error
 		})
 		return ids, err
 	}}
-	if state, err := h.Systemd.State(ctx, dockerUnit); err != nil || !state.Running() {
+	if state, err := h.Systemd.State(ctx, node.DockerUnit); err != nil || !state.Running() {
 		return err
 	}
 	var ended []string

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 // plannedFile is what becomes of a file of the host: a step records it as a host.Change, and a plan shows it.
@@ -55,7 +56,7 @@ func plannedLinks(links map[string]string, remove bool) []plannedFile {
 }
 
 // changes records what of the files differs from what is on the host.
-func changesOf(h *Host, files []plannedFile) ([]host.Change, error) {
+func changesOf(h *node.Host, files []plannedFile) ([]host.Change, error) {
 	changes := []host.Change{}
 	for _, file := range files {
 		change, err := backups(h).Plan(file.path, file.old, file.new)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 // podProcesses finds the processes of containers where the kernel lists them: below the shims of one of containerd's namespaces, and in
@@ -53,7 +54,7 @@ func (p *podProcesses) end(ctx context.Context, shims bool) error {
 		if len(left) == 0 {
 			return nil
 		}
-		errs := []error{fmt.Errorf("%d %s of %s run even after SIGKILL: %s", len(left), what, owners[p.namespace], processNames(left))}
+		errs := []error{fmt.Errorf("%d %s of %s run even after SIGKILL: %s", len(left), what, owners[p.namespace], host.ProcessNames(left))}
 		for _, process := range left {
 			errs = append(errs, p.kill(process.PID), p.thaw(process))
 		}
@@ -93,14 +94,6 @@ const (
 
 // owners say for people whose the containers of a namespace are.
 var owners = map[string]string{podNamespace: "containerd's pods", dockerNamespace: "Docker's containers"}
-
-func processNames(processes []host.Process) string {
-	var names []string
-	for _, p := range processes {
-		names = append(names, fmt.Sprintf("%s (pid %d)", filepath.Base(p.Args[0]), p.PID))
-	}
-	return strings.Join(names, ", ")
-}
 
 func (p *podProcesses) find() (shims, containers []host.Process, err error) {
 	all, err := host.Processes(p.proc)
@@ -167,7 +160,7 @@ func networkNamespace(bundle string) string {
 }
 
 func (p *podProcesses) isShim(process host.Process, all []host.Process) bool {
-	if !isShim(process) || host.PIDNamespace(p.proc, strconv.Itoa(process.PID)) != host.PIDNamespace(p.proc, "self") {
+	if !node.IsShim(process) || host.PIDNamespace(p.proc, strconv.Itoa(process.PID)) != host.PIDNamespace(p.proc, "self") {
 		return false
 	}
 	if p.ours != nil {

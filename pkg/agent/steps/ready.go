@@ -10,22 +10,24 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
-func nodeReady(h *Host) engine.Step {
+func nodeReady(h *node.Host) engine.Step {
 	return step[nothing]{
 		id: "node-ready", title: "Wait until the node is Ready on containerd",
 		record: func(context.Context, engine.Report) (nothing, error) {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err == nil && found.Kubeconfig == "" {
 				err = engine.Skip("the kubelet's credentials cannot be used for it")
 			}
 			return nothing{}, err
 		},
 		apply: func(ctx context.Context, _ nothing, report engine.Report) error {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil {
 				return err
 			}
@@ -56,7 +58,7 @@ const containerWait = time.Minute
 //
 // A container counts that was made since kubelet-start, or since the start of the kubelet that runs now: after the clock was set back, the
 // first of these lies ahead. None of an earlier boot runs.
-func waitContainer(ctx context.Context, h *Host, found Found, since time.Time, report engine.Report) error {
+func waitContainer(ctx context.Context, h *node.Host, found facts.Found, since time.Time, report engine.Report) error {
 	if started, err := kubeletStarted(ctx, h); err == nil && started.Before(since) {
 		since = started
 	}
@@ -99,7 +101,7 @@ func (w *readyWait) isTooEarly(node kubelet.Node) bool {
 }
 
 // waitReady waits until the API server shows the node Ready on a runtime, as the kubelet that runs now has reported it.
-func waitReady(ctx context.Context, h *Host, found Found, wait readyWait, report engine.Report) error {
+func waitReady(ctx context.Context, h *node.Host, found facts.Found, wait readyWait, report engine.Report) error {
 	if found.Kubeconfig == "" {
 		return nil
 	}
@@ -153,7 +155,7 @@ func waitReady(ctx context.Context, h *Host, found Found, wait readyWait, report
 }
 
 // kubeletStarted is when the kubelet that runs now was started, on the clock as it is set now.
-func kubeletStarted(ctx context.Context, h *Host) (time.Time, error) {
+func kubeletStarted(ctx context.Context, h *node.Host) (time.Time, error) {
 	exits := &exits{systemd: h.Systemd, first: -1}
 	if err := exits.check(ctx); err != nil {
 		return time.Time{}, err
@@ -166,8 +168,8 @@ func kubeletStarted(ctx context.Context, h *Host) (time.Time, error) {
 }
 
 // startAgain restarts the kubelet and waits until it is healthy.
-func startAgain(ctx context.Context, h *Host, found Found, report engine.Report) error {
-	setup, err := found.kubelet()
+func startAgain(ctx context.Context, h *node.Host, found facts.Found, report engine.Report) error {
+	setup, err := found.Kubelet()
 	if err != nil {
 		return err
 	}

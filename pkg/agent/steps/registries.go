@@ -19,7 +19,9 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/redact"
 )
@@ -92,7 +94,7 @@ func registriesInUse(containers []docker.Container, names []string, images []doc
 }
 
 // usedNames are images that pods of this node want, whether they run or not.
-func usedNames(h *Host, sandboxImage string) []string {
+func usedNames(h *node.Host, sandboxImage string) []string {
 	return append([]string{sandboxImage, h.Spec.Image}, h.Spec.Images...)
 }
 
@@ -139,7 +141,7 @@ func (r triedRegistry) failures() string {
 
 // tryRegistries asks each registry in use for a manifest as containerd would, and refuses where it answers Docker alone: pods would not find
 // out before their first pull. Credentials of pods are the kubelet's, so that a registry that wants some has answered.
-func tryRegistries(ctx context.Context, h *Host, found Found, report engine.Report) error {
+func tryRegistries(ctx context.Context, h *node.Host, found facts.Found, report engine.Report) error {
 	return docker.With(found.DockerSocket, func(d *docker.Client) error {
 		inUse, err := findRegistries(ctx, h, d, found)
 		if err != nil || len(inUse) == 0 {
@@ -187,7 +189,7 @@ func tryRegistries(ctx context.Context, h *Host, found Found, report engine.Repo
 // judge reports how the registry was reached, or refuses.
 func (r triedRegistry) judge(byDocker dockersAnswer, report engine.Report) error {
 	if !r.answered() && byDocker.answered {
-		return refuse("correct what containerd's certs.d has of it, its proxies, or the registry's certificate",
+		return node.Refuse("correct what containerd's certs.d has of it, its proxies, or the registry's certificate",
 			"registry %s answers Docker, and does not answer containerd, so that pods could pull nothing from it (asked for %s): %s", r.host, r.ref, r.failures())
 	}
 	if !r.answered() {
@@ -217,7 +219,7 @@ func hostOf(endpoint string) string {
 }
 
 // findRegistries asks Docker what the node's pods use now.
-func findRegistries(ctx context.Context, h *Host, d *docker.Client, found Found) ([]registryInUse, error) {
+func findRegistries(ctx context.Context, h *node.Host, d *docker.Client, found facts.Found) ([]registryInUse, error) {
 	containers, err := listContainers(ctx, d)
 	if err != nil {
 		return nil, err
@@ -234,7 +236,7 @@ type resolveFunc func(ctx context.Context, ref string) ([]containerd.Attempt, er
 
 // resolver asks registries with the configuration and the environment of the running containerd. auth are the credentials that it has itself,
 // by host: USER:PASSWORD.
-func registryResolver(ctx context.Context, h *Host, found Found) (resolve resolveFunc, auth map[string]string, err error) {
+func registryResolver(ctx context.Context, h *node.Host, found facts.Found) (resolve resolveFunc, auth map[string]string, err error) {
 	config, err := host.ReadFile(found.ContainerdConfig)
 	if err != nil {
 		return nil, nil, err
@@ -243,12 +245,12 @@ func registryResolver(ctx context.Context, h *Host, found Found) (resolve resolv
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := h.Systemd.Show(ctx, containerdUnit, "MainPID")
+	p, err := h.Systemd.Show(ctx, node.ContainerdUnit, "MainPID")
 	if err != nil {
 		return nil, nil, err
 	}
 	pid, _ := strconv.Atoi(p["MainPID"])
-	environ, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "environ"))
+	environ, err := os.ReadFile(filepath.Join(node.Proc, strconv.Itoa(pid), "environ"))
 	if err != nil {
 		return nil, nil, fmt.Errorf("read containerd's environment: %w", err)
 	}

@@ -15,8 +15,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -135,10 +138,10 @@ func TestRegistriesAreTried(t *testing.T) {
 				t.Fatal(err)
 			}
 			// This process has the environment of the containerd that is asked for.
-			h := &Host{Systemd: host.Systemd{Run: answers(fmt.Sprintf("MainPID=%d\n", os.Getpid()))}, Spec: protocol.Spec{Images: names}}
+			h := &node.Host{Systemd: host.Systemd{Run: nodetest.Answers(fmt.Sprintf("MainPID=%d\n", os.Getpid()))}, Spec: protocol.Spec{Images: names}}
 			report := &heard{}
-			err = tryRegistries(t.Context(), h, Found{DockerSocket: engine.Socket, ContainerdConfig: config}, report)
-			var refused *refusal
+			err = tryRegistries(t.Context(), h, facts.Found{DockerSocket: engine.Socket, ContainerdConfig: config}, report)
+			var refused *node.Refusal
 			if (err != nil) != (c.refused != "") || err != nil && (!errors.As(err, &refused) || !strings.Contains(err.Error(), c.refused)) {
 				t.Errorf("got %v, want %q, said %q", err, c.refused, report.lines)
 			}
@@ -159,7 +162,7 @@ func TestRegistriesAreTried(t *testing.T) {
 
 // heard is a report that keeps what is said.
 type heard struct {
-	silent
+	node.Silent
 	lines []string
 }
 

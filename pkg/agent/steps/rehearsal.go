@@ -7,16 +7,18 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 // rehearsal runs a sandbox and a container on the new runtime and removes them, before the drain, which has time for all images.
-func rehearsal(h *Host) engine.Step {
+func rehearsal(h *node.Host) engine.Step {
 	const id = "rehearsal"
 	return step[nothing]{
 		id: id, title: "Rehearse: run a pod sandbox on containerd", record: recordNothing,
 		apply: func(ctx context.Context, _ nothing, report engine.Report) error {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil {
 				return err
 			}
@@ -37,12 +39,12 @@ func rehearsal(h *Host) engine.Step {
 
 // smokeTest is the rehearsal once more while the kubelet is stopped, on the host's network: docker-pods has stopped the CNI's own pods, without
 // whose agent many plugins (Cilium, AWS VPC CNI, Antrea and others) fail. The rehearsal has proved the pod network.
-func smokeTest(h *Host) engine.Step {
+func smokeTest(h *node.Host) engine.Step {
 	const id = "smoke-test"
 	return step[nothing]{
 		id: id, title: "Run a pod sandbox on the host's network while the kubelet is stopped", record: recordNothing,
 		apply: func(ctx context.Context, _ nothing, report engine.Report) error {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil {
 				return err
 			}
@@ -56,7 +58,7 @@ func smokeTest(h *Host) engine.Step {
 	}
 }
 
-func smokeOptions(h *Host, found Found, id string, report engine.Report) cri.SmokeOptions {
+func smokeOptions(h *node.Host, found facts.Found, id string, report engine.Report) cri.SmokeOptions {
 	return cri.SmokeOptions{
 		SandboxImage: found.Facts.SandboxImage,
 		Image:        h.Spec.Image,
@@ -70,8 +72,8 @@ func smokeOptions(h *Host, found Found, id string, report engine.Report) cri.Smo
 }
 
 // runSmoke runs the pod, with a container from each of the images too, if there are to be any.
-func runSmoke(ctx context.Context, h *Host, found Found, options cri.SmokeOptions,
-	images func(context.Context, *Host, *cri.Client) ([]string, error), report engine.Report,
+func runSmoke(ctx context.Context, h *node.Host, found facts.Found, options cri.SmokeOptions,
+	images func(context.Context, *node.Host, *cri.Client) ([]string, error), report engine.Report,
 ) error {
 	return whileAnswering(ctx, h, found, func(ctx context.Context) error {
 		dial, cancelDial := context.WithTimeout(ctx, time.Minute)
@@ -85,7 +87,7 @@ func runSmoke(ctx context.Context, h *Host, found Found, options cri.SmokeOption
 			ctx, cancel := context.WithTimeout(ctx, 3*time.Minute+time.Duration(len(options.Images))*5*time.Second)
 			defer cancel()
 			if err := c.Smoke(ctx, options); err != nil {
-				return &host.UnitError{Unit: containerdUnit, Err: err, Log: h.Systemd.Log(ctx, containerdUnit)}
+				return &host.UnitError{Unit: node.ContainerdUnit, Err: err, Log: h.Systemd.Log(ctx, node.ContainerdUnit)}
 			}
 			report.Progress("a pod ran on containerd "+found.Facts.ContainerdVersion, 0, 0, "")
 			return nil

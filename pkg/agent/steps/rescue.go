@@ -9,6 +9,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 // Rescue brings a node whose kubelet is held back into service when the journal that tells what was changed cannot be used. It
@@ -39,10 +40,10 @@ func rescue(ctx context.Context, systemd host.Systemd, holdFile string, endpoint
 	}
 	var errs []error
 	if onContainerd {
-		errs = append(errs, rescueUnits(ctx, systemd, []string{containerdUnit}, &did))
+		errs = append(errs, rescueUnits(ctx, systemd, []string{node.ContainerdUnit}, &did))
 	}
 	if onDocker {
-		errs = append(errs, rescueUnits(ctx, systemd, slices.Concat(dockerUnits, criDockerUnits), &did))
+		errs = append(errs, rescueUnits(ctx, systemd, slices.Concat(node.DockerUnits, node.CriDockerUnits), &did))
 	}
 	// Even beside a runtime that does not come up: a kubelet that runs says what is wrong, and goes on as soon as it is cured.
 	// Whether the drop-ins' folders were made for the holds is in the journal alone: they stay.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 // usualPath is what systemd gives a unit that names no PATH.
@@ -25,14 +27,14 @@ func (i *inspection) lookAtRuntimes(ctx context.Context) error {
 		if r.Type != "" {
 			dirs += ":" + filepath.Dir(i.ContainerdBinary)
 			if program = shimOf(r.Type); program == "" {
-				return refuse("correct it, and restart Docker", "%s: %q names no shim, as io.containerd.runsc.v1 does", r.Where, r.Type)
+				return node.Refuse("correct it, and restart Docker", "%s: %q names no shim, as io.containerd.runsc.v1 does", r.Where, r.Type)
 			}
 		}
 		if finds(dirs, program) {
 			continue
 		}
 		if r.Name == i.Docker.DefaultRuntime {
-			return refuse("put "+filepath.Base(program)+" into one of these directories", "%s: Docker's default runtime %s needs the program %s, which containerd does not find (%s): no pod would start",
+			return node.Refuse("put "+filepath.Base(program)+" into one of these directories", "%s: Docker's default runtime %s needs the program %s, which containerd does not find (%s): no pod would start",
 				r.Where, r.Name, program, dirs)
 		}
 		i.warn("%s: Docker's runtime %s needs the program %s, which containerd does not find (%s): no pod that asks for it would start", r.Where, r.Name, program, dirs)
@@ -42,13 +44,13 @@ func (i *inspection) lookAtRuntimes(ctx context.Context) error {
 
 // containerdPath is where containerd looks for programs: its PATH, and for shims beside itself (containerd runtime/v2, resolveRuntimePath).
 func (i *inspection) containerdPath(ctx context.Context) (string, error) {
-	p, err := i.h.Systemd.Show(ctx, containerdUnit, "MainPID")
+	p, err := i.h.Systemd.Show(ctx, node.ContainerdUnit, "MainPID")
 	if err != nil {
 		return "", err
 	}
 	path := usualPath
 	if pid, _ := strconv.Atoi(p["MainPID"]); pid > 0 {
-		environ, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "environ"))
+		environ, err := os.ReadFile(filepath.Join(node.Proc, strconv.Itoa(pid), "environ"))
 		if err != nil {
 			return "", fmt.Errorf("read containerd's environment: %w", err)
 		}

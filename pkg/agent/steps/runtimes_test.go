@@ -7,7 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 )
 
@@ -44,9 +47,9 @@ func TestRuntimesProgramsAreFound(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			i := &inspection{h: &Host{Systemd: host.Systemd{Run: answers("MainPID=0\n")}}, Found: Found{Docker: docker, ContainerdBinary: filepath.Join(dir, "containerd")}}
+			i := &inspection{h: &node.Host{Systemd: host.Systemd{Run: nodetest.Answers("MainPID=0\n")}}, Found: facts.Found{Docker: docker, ContainerdBinary: filepath.Join(dir, "containerd")}}
 			err = i.lookAtRuntimes(t.Context())
-			var refused *refusal
+			var refused *node.Refusal
 			if (err != nil) != (c.refused != "") || err != nil && (!errors.As(err, &refused) || !strings.Contains(err.Error(), c.refused)) {
 				t.Errorf("got %v, want %q", err, c.refused)
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 // lookForSandboxAuth finds the file with credentials for the sandbox image's registry. The kubelet with dockershim, or cri-dockerd, pulls
@@ -21,8 +22,8 @@ func (i *inspection) lookForSandboxAuth(ctx context.Context) error {
 		return err
 	}
 	pid := p["MainPID"]
-	if !i.dockershim() {
-		processes, err := host.FindProcesses(proc, "cri-dockerd")
+	if !i.Dockershim() {
+		processes, err := host.FindProcesses(node.Proc, "cri-dockerd")
 		if err != nil {
 			return err
 		}
@@ -31,7 +32,7 @@ func (i *inspection) lookForSandboxAuth(ctx context.Context) error {
 		}
 	}
 	rootDir, _ := i.setup.Flag("root-dir")
-	i.SandboxAuthFile = sandboxAuthFile(credentialFiles(proc, pid, rootDir), i.Facts.SandboxImage)
+	i.SandboxAuthFile = sandboxAuthFile(credentialFiles(node.Proc, pid, rootDir), i.Facts.SandboxImage)
 	return nil
 }
 

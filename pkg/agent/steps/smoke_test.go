@@ -11,8 +11,11 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -23,14 +26,14 @@ func TestSmokeTestWithoutNetwork(t *testing.T) {
 		t.Run(release.Name, func(t *testing.T) {
 			network := agenttest.NewNetwork(t, "10.253.92.0/24")
 			address := startOn(t, release, network)
-			found := Found{ContainerdAddress: address, DockerSocket: "unix://" + startFakeDocker(t).socket}
+			found := facts.Found{ContainerdAddress: address, DockerSocket: "unix://" + nodetest.StartDocker(t).Socket}
 			found.Facts.NewEndpoint, found.Facts.SandboxImage, found.Facts.CgroupDriver = "unix://"+address, "test/pause:1", "cgroupfs"
-			h := hostWith(t, found, protocol.Spec{Image: "test/agent:1", Pod: protocol.PodRef{Namespace: "kubectl-runtime", Name: "job", UID: "uid"}})
-			h.Systemd = newUnits(t, containerdUnit).systemd
+			h := nodetest.HostWith(t, found, protocol.Spec{Image: "test/agent:1", Pod: protocol.PodRef{Namespace: "kubectl-runtime", Name: "job", UID: "uid"}})
+			h.Systemd = nodetest.NewUnits(t, node.ContainerdUnit).Systemd
 			run := func(phase protocol.Phase, id string) error {
 				for _, step := range List(h)[phase] {
 					if step.ID() == id {
-						return step.Apply(t.Context(), json.RawMessage("{}"), quiet{})
+						return step.Apply(t.Context(), json.RawMessage("{}"), node.Silent{})
 					}
 				}
 				t.Fatalf("no step %s", id)
@@ -94,7 +97,7 @@ func TestStopPodsWithoutAgent(t *testing.T) {
 				if err != nil || len(namespaces) != 1 || len(network.Held()) != 1 {
 					t.Errorf("namespaces %v, %v; leases %v", namespaces, err, network.Held())
 				}
-				p := newPodStopper(&Host{Systemd: newUnits(t, containerdUnit).systemd}, Found{ContainerdAddress: address})
+				p := newPodStopper(&node.Host{Systemd: nodetest.NewUnits(t, node.ContainerdUnit).Systemd}, facts.Found{ContainerdAddress: address})
 				p.endpoint, p.leases = "unix://"+address, network.Leases
 				heard := &warned{}
 				if err := p.stop(ctx, heard); err != nil {

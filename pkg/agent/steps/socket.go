@@ -6,7 +6,9 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 // A Docker that was not told of a containerd (--containerd) runs one of its own as its child, unless there is a file at containerd's usual
@@ -15,7 +17,6 @@ import (
 // So beside such a Docker the containerd of the kubelet's has another address. When Docker is stopped and held, a link takes the usual
 // one, for what else looks there; it goes before Docker may start.
 const (
-	apartAddress = "/run/containerd/containerd-cri.sock"
 	// linkFile has systemd-tmpfiles make the link at each boot, since /run is empty then.
 	linkFile = "/etc/tmpfiles.d/kubectl-runtime-containerd.conf"
 )
@@ -47,7 +48,7 @@ func (i *inspection) privateContainerd() (bool, error) {
 	if i.daemon != nil {
 		daemon = i.daemon.PID
 	}
-	return privateContainerd(proc, daemon)
+	return privateContainerd(node.Proc, daemon)
 }
 
 // keepApart gives the kubelet's containerd an address of its own where the usual one would draw Docker to it. One that runs already stays.
@@ -57,20 +58,20 @@ func (i *inspection) keepApart(unit host.UnitState) error {
 	}
 	private, err := i.privateContainerd()
 	if err == nil && private {
-		i.ContainerdAddress = apartAddress
+		i.ContainerdAddress = facts.ApartAddress
 		i.warn("Docker runs a containerd of its own and must not find another: the kubelet's endpoint will be unix://%s, and %s a link to it once Docker is stopped",
-			apartAddress, containerd.DefaultAddress)
+			facts.ApartAddress, containerd.DefaultAddress)
 	}
 	return err
 }
 
 // linkSocket gives containerd its usual address, too. Nothing of the agent's depends on it.
-func linkSocket(h *Host, report engine.Report) {
-	found, err := factsOf(h)
-	if err != nil || found.ContainerdAddress != apartAddress || h.Spec.KeepDocker {
+func linkSocket(h *node.Host, report engine.Report) {
+	found, err := facts.Of(h)
+	if err != nil || found.ContainerdAddress != facts.ApartAddress || h.Spec.KeepDocker {
 		return
 	}
-	target := filepath.Base(apartAddress)
+	target := filepath.Base(facts.ApartAddress)
 	err = host.Replace(linkFile, []byte("# Written by kubectl-runtime: Docker may not see this while it runs a containerd of its own.\n"+
 		"L "+containerd.DefaultAddress+" - - - - "+target+"\n"), 0o644)
 	if err == nil {
@@ -86,5 +87,5 @@ func unlinkSocket() error {
 	if err := host.Remove(linkFile); err != nil {
 		return err
 	}
-	return host.Unlink(containerd.DefaultAddress, filepath.Base(apartAddress))
+	return host.Unlink(containerd.DefaultAddress, filepath.Base(facts.ApartAddress))
 }

@@ -7,31 +7,14 @@ package steps
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"path/filepath"
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/packages"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
-
-// Host is what the steps work with. Spec is that of the phase at hand.
-type Host struct {
-	Spec protocol.Spec
-	// RunDir is the run's directory, where backups and the smoke test's logs go.
-	RunDir  string
-	Runner  host.Runner
-	Systemd host.Systemd
-	// Records returns the run's journal: a step's memo tells later ones what was found.
-	Records func() []journal.Record
-	// ReadOnly: nothing on the host may be written, not even package lists.
-	ReadOnly bool
-	// Packages is the host's package manager; found if nil.
-	Packages packages.Manager
-}
 
 // Limits of the phases. The cutover's is in the Spec; a rollback has none but those of its steps.
 const (
@@ -52,7 +35,7 @@ func Timeout(spec protocol.Spec) time.Duration {
 }
 
 // List returns the steps of each phase, in order.
-func List(h *Host) map[protocol.Phase][]engine.Step {
+func List(h *node.Host) map[protocol.Phase][]engine.Step {
 	return map[protocol.Phase][]engine.Step{
 		protocol.PhasePrepare: {
 			inspect(h),
@@ -125,9 +108,9 @@ func (s step[M]) Revertible(ctx context.Context, memo json.RawMessage) error {
 }
 
 func with[M any](id string, memo json.RawMessage, do func(M) error) error {
-	var m M
-	if err := json.Unmarshal(memo, &m); err != nil {
-		return fmt.Errorf("read what step %s recorded: %w", id, err)
+	m, err := node.Decode[M](id, memo)
+	if err != nil {
+		return err
 	}
 	return do(m)
 }
@@ -137,31 +120,10 @@ type nothing struct{}
 
 func recordNothing(context.Context, engine.Report) (nothing, error) { return nothing{}, nil }
 
-// refusal is a reason not to switch this node, and what a person can do about it.
-type refusal struct{ message, hint string }
-
-func (r *refusal) Error() string { return r.message }
-func (r *refusal) Hint() string  { return r.hint }
-
-func refuse(hint, format string, args ...any) error {
-	return &refusal{message: fmt.Sprintf(format, args...), hint: hint}
-}
-
-// found returns what the step inspect found.
-func factsOf(h *Host) (Found, error) {
-	raw, ok := engine.LastMemo(h.Records(), inspectID)
-	if !ok {
-		return Found{}, fmt.Errorf("read what was found on the host: the journal does not hold it")
-	}
-	var found Found
-	err := with(inspectID, raw, func(m Found) error { found = m; return nil })
-	return found, err
-}
-
-func backups(h *Host) host.Files { return host.Files{Dir: filepath.Join(h.RunDir, "files")} }
+func backups(h *node.Host) host.Files { return host.Files{Dir: filepath.Join(h.RunDir, "files")} }
 
 // undoable checks that the copies that undoFiles needs are whole.
-func undoable(h *Host, changes []host.Change) error {
+func undoable(h *node.Host, changes []host.Change) error {
 	for _, change := range changes {
 		if err := backups(h).Undoable(change); err != nil {
 			return err
@@ -171,7 +133,7 @@ func undoable(h *Host, changes []host.Change) error {
 }
 
 // undoFiles puts files back, newest first, and says whose edits it kept.
-func undoFiles(h *Host, changes []host.Change, report engine.Report) error {
+func undoFiles(h *node.Host, changes []host.Change, report engine.Report) error {
 	for i := len(changes) - 1; i >= 0; i-- {
 		edited, err := backups(h).Undo(changes[i])
 		if edited != "" {

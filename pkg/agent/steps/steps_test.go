@@ -1,16 +1,15 @@
 package steps
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -21,7 +20,7 @@ func TestList(t *testing.T) {
 		protocol.PhaseCutover: "kubelet-stop docker-pods docker-stop node-sysctls kubelet-config smoke-test kubelet-start node-ready",
 		protocol.PhaseVerify:  "verify",
 	}
-	for phase, list := range List(&Host{}) {
+	for phase, list := range List(&node.Host{}) {
 		var ids []string
 		for _, s := range list {
 			ids = append(ids, s.ID())
@@ -31,39 +30,6 @@ func TestList(t *testing.T) {
 		}
 		if got := strings.Join(ids, " "); got != want[phase] {
 			t.Errorf("%s: %s", phase, got)
-		}
-	}
-}
-
-// TestFits is the table of CRI versions by kubelet.
-func TestFits(t *testing.T) {
-	for _, test := range []struct {
-		kubelet, containerd string
-		ok                  bool
-	}{
-		{"v1.18.0", "1.7.2", true},
-		{"v1.22.17", "1.6.20~ds1", true},
-		{"v1.22.17", "2.0.0", false},
-		{"v1.23.17", "2.4.2", true},
-		{"v1.23.17", "1.5.18", false},
-		{"v1.37.2", "1.6.0", true},
-		{"v1.37.2", "2.4.2+unknown", true},
-	} {
-		k, err := kubelet.ParseVersion(test.kubelet)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := containerd.ParseVersion("containerd - " + test.containerd)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = fits(k, c)
-		if (err == nil) != test.ok {
-			t.Errorf("kubelet %s, containerd %s: %v", test.kubelet, test.containerd, err)
-		}
-		var hint interface{ Hint() string }
-		if err != nil && (!errors.As(err, &hint) || hint.Hint() == "") {
-			t.Errorf("%v has no hint", err)
 		}
 	}
 }
@@ -87,7 +53,7 @@ func TestImageRefs(t *testing.T) {
 		protocol.ImagesAll:  {"a:1", "agent:1", "b:1", "pause:3.6", "sha256:abc", "unused:1"},
 		protocol.ImagesNone: {"agent:1", "pause:3.6"},
 	} {
-		h := &Host{Spec: protocol.Spec{Image: "agent:1", Images: []string{"a:1", "b:1", ""}, ImageSet: set}}
+		h := &node.Host{Spec: protocol.Spec{Image: "agent:1", Images: []string{"a:1", "b:1", ""}, ImageSet: set}}
 		if got := imageRefs(h, containers, have, "pause:3.6"); !slices.Equal(got, want) {
 			t.Errorf("%q: %v, want %v", set, got, want)
 		}
@@ -100,11 +66,11 @@ func TestKeepFor(t *testing.T) {
 		set              map[string]string
 		sysctls, modules []string
 	}{
-		{"all", map[string]string{wantedSysctls[0]: "1", wantedSysctls[1]: "1", wantedSysctls[2]: "1", wantedSysctls[3]: "1"}, wantedSysctls, []string{"overlay", "br_netfilter"}},
-		{"no bridge module", map[string]string{wantedSysctls[0]: "1"}, wantedSysctls[:1], []string{"overlay"}},
-		{"off stays off", map[string]string{wantedSysctls[0]: "0", wantedSysctls[1]: "0"}, nil, []string{"overlay", "br_netfilter"}},
+		{"all", map[string]string{facts.WantedSysctls[0]: "1", facts.WantedSysctls[1]: "1", facts.WantedSysctls[2]: "1", facts.WantedSysctls[3]: "1"}, facts.WantedSysctls, []string{"overlay", "br_netfilter"}},
+		{"no bridge module", map[string]string{facts.WantedSysctls[0]: "1"}, facts.WantedSysctls[:1], []string{"overlay"}},
+		{"off stays off", map[string]string{facts.WantedSysctls[0]: "0", facts.WantedSysctls[1]: "0"}, nil, []string{"overlay", "br_netfilter"}},
 	} {
-		sysctls, modules := readKernel(func(name string) (string, bool) { value, ok := test.set[name]; return value, ok }).files()
+		sysctls, modules := kernelFiles(facts.ReadKernel(func(name string) (string, bool) { value, ok := test.set[name]; return value, ok }))
 		var want string
 		for _, name := range test.sysctls {
 			want += name + " = 1\n"

@@ -11,14 +11,16 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cni"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 // podStopper stops the pods that containerd runs, with containerd or, if it hangs, without. Docker is about to start the same pods, so
 // it ends either with none of their processes left or with an error.
 type podStopper struct {
-	h        *Host
+	h        *node.Host
 	endpoint string
 	pods     *podProcesses
 	limits   stopLimits
@@ -38,11 +40,11 @@ type stopLimits struct {
 // backGrace is the longest grace on the way back: pods on the host's network get theirs after the others.
 const backGrace = 25 * time.Second
 
-func newPodStopper(h *Host, found Found) podStopper {
+func newPodStopper(h *node.Host, found facts.Found) podStopper {
 	return podStopper{
 		h: h, endpoint: found.Facts.NewEndpoint,
 		pods: &podProcesses{
-			proc: proc, address: found.ContainerdAddress, namespace: podNamespace,
+			proc: node.Proc, address: found.ContainerdAddress, namespace: podNamespace,
 			freezer: host.Freezer, kill: killProcess,
 		},
 		limits: stopLimits{ask: 10 * time.Second, stop: time.Minute, again: 20 * time.Second, restart: 20 * time.Second, kill: 15 * time.Second},
@@ -50,11 +52,11 @@ func newPodStopper(h *Host, found Found) podStopper {
 }
 
 func (p podStopper) stop(ctx context.Context, report engine.Report) error {
-	state, err := p.h.Systemd.State(ctx, containerdUnit)
+	state, err := p.h.Systemd.State(ctx, node.ContainerdUnit)
 	if err != nil {
 		return err
 	}
-	left := fmt.Errorf("%s is %s", containerdUnit, state.Active)
+	left := fmt.Errorf("%s is %s", node.ContainerdUnit, state.Active)
 	if state.Running() {
 		left = p.byCRI(ctx, report)
 	}
@@ -117,10 +119,10 @@ func (p podStopper) byCRI(ctx context.Context, report engine.Report) error {
 	if err != nil {
 		report.Warn("containerd does not answer and is started anew: " + err.Error())
 		err := host.Within(ctx, p.limits.restart, func(ctx context.Context) error {
-			if err := p.h.Systemd.Kill(ctx, containerdUnit); err != nil {
+			if err := p.h.Systemd.Kill(ctx, node.ContainerdUnit); err != nil {
 				return err
 			}
-			return p.h.Systemd.Restart(ctx, containerdUnit)
+			return p.h.Systemd.Restart(ctx, node.ContainerdUnit)
 		})
 		if err != nil {
 			return err

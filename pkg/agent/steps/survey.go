@@ -12,8 +12,10 @@ import (
 
 	"github.com/rogpeppe/go-internal/diff"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/redact"
 )
@@ -35,12 +37,12 @@ var filesNeed = []string{
 
 // Look takes the same looks as the step inspect, past the first that refuses, and asks the steps for the files that they would
 // write. It changes nothing on the host.
-func Look(ctx context.Context, h Host) (Survey, error) {
+func Look(ctx context.Context, h node.Host) (Survey, error) {
 	if !host.Booted("/") {
 		return Survey{Findings: []protocol.Finding{{Check: protocol.CheckSystemd, Message: "this host does not run systemd"}}}, nil
 	}
 	h.ReadOnly = true
-	i := &inspection{h: &h, report: silent{}}
+	i := &inspection{h: &h, report: node.Silent{}}
 	for _, look := range looks() {
 		if slices.ContainsFunc(look.needs, func(check string) bool { return slices.Contains(i.failed, check) }) {
 			i.failed = append(i.failed, look.check)
@@ -61,7 +63,7 @@ func Look(ctx context.Context, h Host) (Survey, error) {
 		return s, fmt.Errorf("record what was found: %w", err)
 	}
 	h.Records = func() []journal.Record {
-		return []journal.Record{{Kind: journal.KindIntent, Phase: protocol.PhasePrepare, Step: inspectID, Memo: memo}}
+		return []journal.Record{{Kind: journal.KindIntent, Phase: protocol.PhasePrepare, Step: facts.InspectID, Memo: memo}}
 	}
 	known := !slices.ContainsFunc(filesNeed, func(check string) bool { return slices.Contains(i.failed, check) })
 	return s, s.askSteps(ctx, &h, known)
@@ -81,7 +83,7 @@ func orUnknown(text string) string {
 }
 
 // askSteps lists the steps, and with files those that each would change.
-func (s *Survey) askSteps(ctx context.Context, h *Host, files bool) error {
+func (s *Survey) askSteps(ctx context.Context, h *node.Host, files bool) error {
 	all := List(h)
 	for _, phase := range []protocol.Phase{protocol.PhasePrepare, protocol.PhaseCutover, protocol.PhaseVerify} {
 		for _, step := range all[phase] {
@@ -186,11 +188,3 @@ func (s Survey) Events(spec protocol.Spec, now time.Time) []protocol.Event {
 	add(protocol.Event{Result: &protocol.Result{Outcome: protocol.OutcomeSucceeded, Message: "looked at the host"}})
 	return events
 }
-
-// silent is a report that nobody reads.
-type silent struct{}
-
-func (silent) Progress(string, int64, int64, string) {}
-func (silent) Info(string)                           {}
-func (silent) Warn(string)                           {}
-func (silent) Facts(protocol.Facts)                  {}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -80,23 +82,16 @@ func TestTakingLooks(t *testing.T) {
 			}
 		}
 	}
-	i := &inspection{h: &Host{}, report: silent{}}
-	err := i.take(t.Context(), look{check: protocol.CheckUnits, at: func(*inspection, context.Context) error { return refuse("cure it", "no %s", "good") }})
+	i := &inspection{h: &node.Host{}, report: node.Silent{}}
+	err := i.take(t.Context(), look{check: protocol.CheckUnits, at: func(*inspection, context.Context) error { return node.Refuse("cure it", "no %s", "good") }})
 	if want := []protocol.Finding{{Check: protocol.CheckUnits, Message: "no good", Hint: "cure it"}}; err == nil || !slices.Equal(i.findings, want) || !slices.Equal(i.failed, []string{protocol.CheckUnits}) {
 		t.Errorf("%v: %+v, failed %v", err, i.findings, i.failed)
 	}
-	i = &inspection{h: &Host{}, report: silent{}}
+	i = &inspection{h: &node.Host{}, report: node.Silent{}}
 	err = i.take(t.Context(), look{warning: protocol.CheckAPI, at: func(i *inspection, _ context.Context) error { i.warn("a"); i.warn("a"); return nil }})
 	if want := []protocol.Finding{{Check: protocol.CheckAPI, Message: "a"}}; err != nil || !slices.Equal(i.findings, want) || !slices.Equal(i.Facts.Warnings, []string{"a"}) {
 		t.Errorf("%v: %+v, %v", err, i.findings, i.Facts.Warnings)
 	}
-}
-
-// unitsHere answers systemctl show by unit.
-type unitsHere map[string]string
-
-func (u unitsHere) Run(_ context.Context, _ string, args ...string) (string, error) {
-	return u[args[len(args)-1]], nil
 }
 
 // TestDockerStopFiles: what is planned is what Hold and RemoveLinks do.
@@ -109,12 +104,12 @@ func TestDockerStopFiles(t *testing.T) {
 	if err := os.Symlink("/lib/systemd/system/docker.service", filepath.Join(wants, "docker.service")); err != nil {
 		t.Fatal(err)
 	}
-	systemd := host.Systemd{Dir: dir, Run: unitsHere{
+	systemd := host.Systemd{Dir: dir, Run: nodetest.Says{
 		"docker.service":     "LoadState=loaded\nUnitFileState=enabled\nActiveState=active\n",
 		"docker.socket":      "LoadState=loaded\nUnitFileState=disabled\nActiveState=active\n",
 		"cri-docker.service": "LoadState=not-found\n",
 	}}
-	h := &Host{Systemd: systemd}
+	h := &node.Host{Systemd: systemd}
 	planned, err := dockerStop(h).(step[[]host.UnitState]).planFiles(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -150,7 +145,7 @@ func TestBootLinks(t *testing.T) {
 	if err := os.WriteFile(unit, []byte("[Unit]\nWantedBy=no.target\n[Install]\n# WantedBy=no.target\nWantedBy=a.target b.target\nRequiredBy = c.target\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := host.Systemd{Dir: "/d", Run: unitsHere{"x.service": "FragmentPath=" + unit + "\n", "gone.service": "FragmentPath=\n"}}
+	s := host.Systemd{Dir: "/d", Run: nodetest.Says{"x.service": "FragmentPath=" + unit + "\n", "gone.service": "FragmentPath=\n"}}
 	links, err := s.BootLinks(t.Context(), "x.service")
 	var got []string
 	for _, file := range plannedLinks(links, false) {

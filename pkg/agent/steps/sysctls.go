@@ -3,40 +3,23 @@ package steps
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 const (
 	// sysctlFile sorts behind 99-sysctl.conf, which is /etc/sysctl.conf: dockerd, too, turned on what that turns off.
 	sysctlFile  = "/etc/sysctl.d/zz-kubectl-runtime.conf"
 	modulesFile = "/etc/modules-load.d/kubectl-runtime.conf"
-
-	bridgeModule  = "br_netfilter"
-	bridgeSysctls = "net.bridge." // of that module
 )
-
-// wantedSysctls are what dockerd may have been the one to set (libnetwork's bridge driver): without Docker they would be back at 0
-// after the next boot, and pods without a network. The last is of RHEL 7 alone, where dockerd sets it (moby daemon/daemon_linux.go,
-// setMayDetachMounts): without it pods hang in Terminating.
-var wantedSysctls = []string{
-	"net.ipv4.ip_forward", "net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables", "fs.may_detach_mounts",
-}
-
-// kernelSettings are those of the kernel that pods rely on, as they were while Docker ran.
-type kernelSettings struct {
-	// On are the wanted ones that were 1.
-	On []string `json:"on"`
-	// Bridge: the module br_netfilter was loaded.
-	Bridge bool `json:"bridge,omitempty"`
-}
 
 // nodeSysctls keeps for the next boot what held while Docker ran. After a reboot since then, which has started no Docker any more, it sets
 // that anew; otherwise it sets nothing.
-func nodeSysctls(h *Host) engine.Step {
+func nodeSysctls(h *node.Host) engine.Step {
 	return step[[]host.Change]{
 		id: "node-sysctls", title: "Keep the kernel settings that pods rely on",
 		record: func(context.Context, engine.Report) ([]host.Change, error) {
@@ -73,23 +56,23 @@ func nodeSysctls(h *Host) engine.Step {
 }
 
 // kernelSettings returns what the inspection found, or what holds now where an older agent made that.
-func kernelBefore(h *Host) (kernelSettings, error) {
-	found, err := factsOf(h)
+func kernelBefore(h *node.Host) (facts.KernelSettings, error) {
+	found, err := facts.Of(h)
 	if err != nil {
-		return kernelSettings{}, err
+		return facts.KernelSettings{}, err
 	}
 	if found.Kernel == nil {
-		return readKernel(readSysctl), nil
+		return facts.ReadKernel(facts.ReadSysctl), nil
 	}
 	return *found.Kernel, nil
 }
 
-func sysctlFiles(h *Host) ([]plannedFile, error) {
+func sysctlFiles(h *node.Host) ([]plannedFile, error) {
 	settings, err := kernelBefore(h)
 	if err != nil {
 		return nil, err
 	}
-	sysctls, modules := settings.files()
+	sysctls, modules := kernelFiles(settings)
 	var files []plannedFile
 	for _, file := range []struct {
 		path string
@@ -107,27 +90,8 @@ func sysctlFiles(h *Host) ([]plannedFile, error) {
 	return files, nil
 }
 
-func readSysctl(name string) (string, bool) {
-	data, err := os.ReadFile(host.SysctlPath(name))
-	return strings.TrimSpace(string(data)), err == nil
-}
-
-func readKernel(read func(name string) (string, bool)) kernelSettings {
-	settings := kernelSettings{On: []string{}}
-	for _, name := range wantedSysctls {
-		value, ok := read(name)
-		if ok && strings.HasPrefix(name, bridgeSysctls) {
-			settings.Bridge = true
-		}
-		if ok && value == "1" {
-			settings.On = append(settings.On, name)
-		}
-	}
-	return settings
-}
-
-// files returns the two files' contents, nil for one that is not needed.
-func (s kernelSettings) files() (sysctls, modules []byte) {
+// kernelFiles returns the two files' contents, nil for one that is not needed.
+func kernelFiles(s facts.KernelSettings) (sysctls, modules []byte) {
 	const head = "# Written by kubectl-runtime: Docker may have set this, and it no longer starts on this node.\n"
 	for _, name := range s.On {
 		if sysctls == nil {
@@ -137,21 +101,21 @@ func (s kernelSettings) files() (sysctls, modules []byte) {
 	}
 	modules = []byte(head + "overlay\n")
 	if s.Bridge {
-		modules = append(modules, bridgeModule+"\n"...)
+		modules = append(modules, facts.BridgeModule+"\n"...)
 	}
 	return sysctls, modules
 }
 
 // setKernel sets what was on and is not any more.
-func setKernel(ctx context.Context, h *Host, settings kernelSettings, report engine.Report) {
+func setKernel(ctx context.Context, h *node.Host, settings facts.KernelSettings, report engine.Report) {
 	for _, name := range settings.On {
-		value, there := readSysctl(name)
+		value, there := facts.ReadSysctl(name)
 		if value == "1" {
 			continue
 		}
-		if !there && strings.HasPrefix(name, bridgeSysctls) {
-			if _, err := h.Runner.Run(ctx, "modprobe", bridgeModule); err != nil {
-				report.Warn(fmt.Sprintf("load %s: %v", bridgeModule, err))
+		if !there && strings.HasPrefix(name, facts.BridgeSysctls) {
+			if _, err := h.Runner.Run(ctx, "modprobe", facts.BridgeModule); err != nil {
+				report.Warn(fmt.Sprintf("load %s: %v", facts.BridgeModule, err))
 			}
 		}
 		if err := host.SetSysctl(name, "1"); err != nil {

@@ -10,7 +10,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -33,8 +36,8 @@ func TestSysctlsOutliveAReboot(t *testing.T) {
 	if err := host.SetSysctl(forward, "1"); err != nil { // as dockerd does
 		t.Fatal(err)
 	}
-	d := startFakeDocker(t, &fakeContainer{name: "pause", kind: "podsandbox"})
-	i := &inspection{h: &Host{}, report: quiet{}, Found: Found{DockerSocket: "unix://" + d.socket}}
+	d := nodetest.StartDocker(t, &nodetest.Container{Name: "pause", Kind: "podsandbox"})
+	i := &inspection{h: &node.Host{}, report: node.Silent{}, Found: facts.Found{DockerSocket: "unix://" + d.Socket}}
 	_ = i.lookAtDocker(t.Context()) // what it says of images does not matter here
 	raw, err := json.Marshal(i.Found)
 	if err != nil {
@@ -43,7 +46,7 @@ func TestSysctlsOutliveAReboot(t *testing.T) {
 	if i.Kernel == nil {
 		t.Fatal("the inspection does not tell what Docker set")
 	}
-	var found Found
+	var found facts.Found
 	if err := json.Unmarshal(raw, &found); err != nil {
 		t.Fatal(err)
 	}
@@ -54,9 +57,9 @@ func TestSysctlsOutliveAReboot(t *testing.T) {
 	if got := keptSysctls(t, found); !strings.Contains(got, "\n"+forward+" = 1\n") {
 		t.Errorf("for the next boot: %q", got)
 	}
-	h := hostWith(t, found, protocol.Spec{})
-	setKernel(t.Context(), h, *found.Kernel, quiet{})
-	if value, _ := readSysctl(forward); value != "1" {
+	h := nodetest.HostWith(t, found, protocol.Spec{})
+	setKernel(t.Context(), h, *found.Kernel, node.Silent{})
+	if value, _ := facts.ReadSysctl(forward); value != "1" {
 		t.Errorf("%s is %s until the next boot", forward, value)
 	}
 
@@ -70,9 +73,9 @@ func TestSysctlsOutliveAReboot(t *testing.T) {
 }
 
 // keptSysctls is what node-sysctls would write for the next boot.
-func keptSysctls(t *testing.T, found Found) string {
+func keptSysctls(t *testing.T, found facts.Found) string {
 	t.Helper()
-	for _, step := range List(hostWith(t, found, protocol.Spec{}))[protocol.PhaseCutover] {
+	for _, step := range List(nodetest.HostWith(t, found, protocol.Spec{}))[protocol.PhaseCutover] {
 		if step.ID() != "node-sysctls" {
 			continue
 		}

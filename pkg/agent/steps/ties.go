@@ -8,13 +8,14 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 // lookAtUnits finds dependencies between units that would take the kubelet down with Docker, or Docker with containerd. A kubelet
 // that only requires Docker's unit, as in Amazon's images, does no harm: the kubelet is stopped when Docker is, and when it starts
 // again, the condition that holds Docker down has the requirement pass (systemd.unit(5), Requires=).
 func (i *inspection) lookAtUnits(ctx context.Context) error {
-	units, err := unitsToStop(ctx, i.h)
+	units, err := node.UnitsToStop(ctx, i.h)
 	if err != nil {
 		return err
 	}
@@ -31,8 +32,8 @@ func (i *inspection) lookAtUnits(ctx context.Context) error {
 		return err
 	}
 	p, err := i.h.Systemd.Show(ctx, kubelet.Unit, "Requires", "FragmentPath", "DropInPaths")
-	if err == nil && slices.Contains(strings.Fields(p["Requires"]), dockerUnit) {
-		i.warn("%s has Requires=%s: once Docker is uninstalled it would not start; %s", kubelet.Unit, dockerUnit, byWants(p))
+	if err == nil && slices.Contains(strings.Fields(p["Requires"]), node.DockerUnit) {
+		i.warn("%s has Requires=%s: once Docker is uninstalled it would not start; %s", kubelet.Unit, node.DockerUnit, byWants(p))
 	}
 	return err
 }
@@ -40,14 +41,14 @@ func (i *inspection) lookAtUnits(ctx context.Context) error {
 // lookAtDockerUnit finds what would restart Docker together with containerd.
 func (i *inspection) lookAtDockerUnit(ctx context.Context) error {
 	kinds := []string{"Requires", "BindsTo", "PartOf", "Requisite", "StopPropagatedFrom"}
-	p, err := i.h.Systemd.Show(ctx, dockerUnit, append(kinds, "FragmentPath", "DropInPaths")...)
+	p, err := i.h.Systemd.Show(ctx, node.DockerUnit, append(kinds, "FragmentPath", "DropInPaths")...)
 	if err != nil {
 		return err
 	}
 	for _, kind := range kinds {
-		if slices.Contains(strings.Fields(p[kind]), containerdUnit) {
-			return refuse(byWants(p), "%s has %s=%s: it would be restarted, with all its containers, when containerd reads its new config",
-				dockerUnit, kind, containerdUnit)
+		if slices.Contains(strings.Fields(p[kind]), node.ContainerdUnit) {
+			return node.Refuse(byWants(p), "%s has %s=%s: it would be restarted, with all its containers, when containerd reads its new config",
+				node.DockerUnit, kind, node.ContainerdUnit)
 		}
 	}
 	return nil
@@ -61,28 +62,28 @@ func byWants(p map[string]string) string {
 // lookAtHolds finds drop-ins with which the kubelet's or Docker's units could not be held down during the cutover, and folders into which
 // no drop-in of one unit alone can be put, containerd's included.
 func (i *inspection) lookAtHolds(ctx context.Context) error {
-	units, err := unitsToStop(ctx, i.h)
+	units, err := node.UnitsToStop(ctx, i.h)
 	if err != nil {
 		return err
 	}
-	held := append([]string{kubelet.Unit}, namesOf(units)...)
-	for _, unit := range append([]string{containerdUnit}, held...) {
+	held := append([]string{kubelet.Unit}, node.NamesOf(units)...)
+	for _, unit := range append([]string{node.ContainerdUnit}, held...) {
 		obstacle, err := i.h.Systemd.DropInObstacle(unit, i.h.ReadOnly)
 		if err != nil {
 			return err
 		}
 		if obstacle != "" {
-			return refuse("make it a directory of its own that can be written to, with the files that it has now",
+			return node.Refuse("make it a directory of its own that can be written to, with the files that it has now",
 				"the switch cannot give a drop-in to %s alone: %s", unit, obstacle)
 		}
 	}
-	return holdable(ctx, i.h, held...)
+	return node.Holdable(ctx, i.h, held...)
 }
 
 // lookAtDependents finds the units that go down with those that the cutover stops: systemd stops what requires, is bound to or is part of
 // a unit with it, and does not start it when the unit comes back (systemd.unit(5)).
 func (i *inspection) lookAtDependents(ctx context.Context, units []host.UnitState) error {
-	ours := append([]string{kubelet.Unit}, namesOf(units)...)
+	ours := append([]string{kubelet.Unit}, node.NamesOf(units)...)
 	for _, unit := range units {
 		p, err := i.h.Systemd.Show(ctx, unit.Name, "RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf")
 		if err != nil {
@@ -97,7 +98,7 @@ func (i *inspection) lookAtDependents(ctx context.Context, units []host.UnitStat
 				return err
 			}
 			kind := map[string]string{"BoundBy": "BindsTo", "RequisiteOf": "Requisite"}[by]
-			return refuse(byWants(files), "%s has %s=%s: it would not run without Docker", kubelet.Unit, kind, unit.Name)
+			return node.Refuse(byWants(files), "%s has %s=%s: it would not run without Docker", kubelet.Unit, kind, unit.Name)
 		}
 		var others []string
 		for _, name := range strings.Fields(strings.Join([]string{p["RequiredBy"], p["RequisiteOf"], p["BoundBy"], p["ConsistsOf"]}, " ")) {

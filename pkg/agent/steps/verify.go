@@ -9,18 +9,20 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 // verify looks at the switched host again; it changes nothing.
-func verify(h *Host) engine.Step {
+func verify(h *node.Host) engine.Step {
 	return step[nothing]{
 		id: "verify", title: "Check runtime and kubelet", record: recordNothing,
 		apply: func(ctx context.Context, _ nothing, report engine.Report) error {
-			found, err := factsOf(h)
+			found, err := facts.Of(h)
 			if err != nil {
 				return err
 			}
@@ -31,9 +33,9 @@ func verify(h *Host) engine.Step {
 			if err := kubelet.Healthy(ctx, found.HealthzURL); err != nil {
 				return err
 			}
-			units := criDockerUnits
+			units := node.CriDockerUnits
 			if !h.Spec.KeepDocker {
-				units = append(units[:len(units):len(units)], dockerUnits...)
+				units = append(units[:len(units):len(units)], node.DockerUnits...)
 			}
 			for _, unit := range units {
 				state, err := h.Systemd.State(ctx, unit)
@@ -52,9 +54,9 @@ func verify(h *Host) engine.Step {
 
 // Finish fills in what a phase's result says about the host: the runtime that the node is left on, and the files that differ from
 // before. It tries for a few seconds and leaves out what it cannot find.
-func Finish(ctx context.Context, h *Host, result *protocol.Result) {
+func Finish(ctx context.Context, h *node.Host, result *protocol.Result) {
 	result.ChangedFiles = changedFiles(h.Systemd, h.Records())
-	found, err := factsOf(h)
+	found, err := facts.Of(h)
 	if err != nil {
 		return
 	}

@@ -6,7 +6,9 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 const (
@@ -19,19 +21,19 @@ const (
 // wakeContainerd starts a containerd anew that runs and does not answer, and whose process ignores all but SIGKILL: Docker's daemon runs
 // its containers with it and would wait for it for ever. Containers outlive that. A containerd that cannot be asked, since the host was
 // not inspected, is left alone.
-func wakeContainerd(ctx context.Context, h *Host, report engine.Report) error {
-	found, err := factsOf(h)
+func wakeContainerd(ctx context.Context, h *node.Host, report engine.Report) error {
+	found, err := facts.Of(h)
 	if err != nil {
 		return nil //nolint:nilerr // there is nothing to ask, and Docker's start will tell
 	}
-	state, err := h.Systemd.State(ctx, containerdUnit)
+	state, err := h.Systemd.State(ctx, node.ContainerdUnit)
 	if err != nil || !state.Running() {
 		return err
 	}
 	return wakeIfHung(ctx, h, found.Facts.NewEndpoint, answerTime, report)
 }
 
-func wakeIfHung(ctx context.Context, h *Host, endpoint string, answer time.Duration, report engine.Report) error {
+func wakeIfHung(ctx context.Context, h *node.Host, endpoint string, answer time.Duration, report engine.Report) error {
 	silent := host.Within(ctx, answer, func(ctx context.Context) error {
 		return cri.With(ctx, endpoint, func(*cri.Client) error { return nil })
 	})
@@ -40,9 +42,9 @@ func wakeIfHung(ctx context.Context, h *Host, endpoint string, answer time.Durat
 	}
 	report.Warn("containerd does not answer and is started anew: " + silent.Error())
 	return host.Within(ctx, restartTime, func(ctx context.Context) error {
-		if err := h.Systemd.Kill(ctx, containerdUnit); err != nil {
+		if err := h.Systemd.Kill(ctx, node.ContainerdUnit); err != nil {
 			return err
 		}
-		return h.Systemd.Restart(ctx, containerdUnit)
+		return h.Systemd.Restart(ctx, node.ContainerdUnit)
 	})
 }

@@ -1,4 +1,4 @@
-package steps
+package facts
 
 import (
 	"fmt"
@@ -52,7 +52,7 @@ func TestSpaces(t *testing.T) {
 				// Nothing of it is there yet.
 				KubeletArgs: []string{"kubelet", "--root-dir=" + filepath.Join(test.node, "kubelet"), "--eviction-hard=" + test.hard},
 			}
-			root, temporary, err := found.spaces(filepath.Join(test.containerd, "containerd"))
+			root, temporary, err := found.Spaces(filepath.Join(test.containerd, "containerd"))
 			if err != nil {
 				t.Fatal(err)
 			}

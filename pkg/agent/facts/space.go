@@ -1,4 +1,4 @@
-package steps
+package facts
 
 import (
 	"cmp"
@@ -12,10 +12,10 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 )
 
-// spaces are the directories that images are written to, below containerd's root and where Docker has its temporary files, with what has to
+// Spaces are the directories that images are written to, below containerd's root and where Docker has its temporary files, with what has to
 // stay free there: the node is in service, and below its eviction thresholds a kubelet reports DiskPressure and evicts pods.
-func (i Found) spaces(containerdRoot string) (root, temporary images.Space, err error) {
-	setup, err := i.kubelet()
+func (i Found) Spaces(containerdRoot string) (root, temporary images.Space, err error) {
+	setup, err := i.Kubelet()
 	if err != nil {
 		return root, temporary, err
 	}

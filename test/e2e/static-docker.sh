@@ -37,5 +37,10 @@ WantedBy=multi-user.target
 END_OF_UNIT
 ln -s /opt/docker/bin/docker /usr/local/bin/docker
 systemctl daemon-reload
-systemctl enable --now docker.service
+systemctl enable docker.service
+tries=0
+until systemctl start docker.service; do # dockerd gives its containerd 15 seconds, which a busy machine may need
+	tries=$((tries + 1))
+	[ "$tries" -lt 5 ] || { journalctl --no-pager -n 30 -u docker.service >&2; exit 1; }
+done
 systemctl start kubelet

@@ -7,17 +7,16 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 )
 
 const (
@@ -63,17 +62,17 @@ func containerdConfig(h *node.Host) engine.Step {
 	return step[[]host.Change]{
 		id: containerdConfigID, title: "Configure containerd",
 		record: func(ctx context.Context, _ engine.Report) ([]host.Change, error) {
-			files, err := containerdFiles(ctx, h)
+			files, err := desired.ContainerdFiles(ctx, h)
 			if err != nil {
 				return nil, err
 			}
 			changes, err := changesOf(h, files)
 			if err == nil && len(changes) == 0 {
-				err = engine.Skip(files[len(files)-1].path + " is as it should be")
+				err = engine.Skip(files[len(files)-1].Path + " is as it should be")
 			}
 			return changes, err
 		},
-		files: func(ctx context.Context) ([]plannedFile, error) { return containerdFiles(ctx, h) },
+		files: func(ctx context.Context) ([]desired.File, error) { return desired.ContainerdFiles(ctx, h) },
 		apply: func(ctx context.Context, changes []host.Change, report engine.Report) error {
 			return applyContainerdConfig(ctx, h, changes, report)
 		},
@@ -102,7 +101,7 @@ func applyContainerdConfig(ctx context.Context, h *node.Host, changes []host.Cha
 	}
 	// The config comes last; without a change it is the one on the host.
 	at := found.ContainerdConfig
-	if last := changes[len(changes)-1]; !isCarried(last.Path) {
+	if last := changes[len(changes)-1]; !desired.IsCarried(last.Path) {
 		at = last.NewCopy
 	}
 	config, err := os.ReadFile(at)
@@ -112,7 +111,7 @@ func applyContainerdConfig(ctx context.Context, h *node.Host, changes []host.Cha
 	// What the config names has to be there when it is tried; nobody else reads it yet.
 	apply := func(carried bool) error {
 		for _, change := range changes {
-			if isCarried(change.Path) != carried {
+			if desired.IsCarried(change.Path) != carried {
 				continue
 			}
 			if err := backups(h).Apply(change); err != nil {
@@ -135,143 +134,6 @@ func applyContainerdConfig(ctx context.Context, h *node.Host, changes []host.Cha
 	return h.Systemd.DaemonReload(ctx) // one of them may be a drop-in
 }
 
-// containerdFiles are containerd's config, which comes last, and what lies beside it.
-func containerdFiles(ctx context.Context, h *node.Host) ([]plannedFile, error) {
-	found, err := facts.Of(h)
-	if err != nil {
-		return nil, err
-	}
-	config, err := containerdToBe(ctx, h, found)
-	if err != nil {
-		return nil, err
-	}
-	carried, _, err := carryFiles(ctx, h, found, config)
-	if err != nil {
-		return nil, err
-	}
-	var files []plannedFile
-	for _, file := range carried {
-		planned, err := toBe(file.Path, file.Data, file.Mode)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, planned)
-	}
-	return append(files, plannedFile{path: found.ContainerdConfig, old: config.old, new: config.text, mode: configMode(found)}), nil
-}
-
-// newConfig is containerd's config as it was and as it will be.
-type newConfig struct {
-	old, text []byte
-	settings  containerd.Settings
-	limits    []translate.Limit
-	// layout is that with the new one.
-	layout containerd.Layout
-}
-
-// containerdToBe makes containerd's new config. What the very containerd that will run makes of it, with what it imports, has to be what was
-// wanted of it.
-func containerdToBe(ctx context.Context, h *node.Host, found facts.Found) (newConfig, error) {
-	old, err := host.ReadFile(found.ContainerdConfig)
-	if err != nil {
-		return newConfig{}, err
-	}
-	imported, err := containerd.ReadImports(found.ContainerdConfig, old)
-	if err != nil {
-		return newConfig{}, err
-	}
-	c := newConfig{old: old}
-	if c.settings, err = containerdSettings(found, old, imported); err != nil {
-		return c, err
-	}
-	carried, err := limitsToCarry(ctx, h, found)
-	if err != nil {
-		return c, err
-	}
-	if c.limits = carried.limits; len(c.limits) > 0 {
-		c.settings.BaseSpec = baseSpecFile
-	}
-	c.text, err = containerd.Render(old, c.settings)
-	if errors.As(err, new(*containerd.ImportError)) {
-		return c, err
-	}
-	if err != nil {
-		return c, fmt.Errorf("%s: %w", found.ContainerdConfig, err)
-	}
-	effective, err := effectiveContainerd(ctx, h, found, c.text)
-	if err != nil {
-		return c, err
-	}
-	c.layout = effective.Layout
-	return c, effective.Check(c.settings)
-}
-
-// effectiveContainerd is what the containerd that will run makes of a config; where it is yet to be installed, a guess.
-func effectiveContainerd(ctx context.Context, h *node.Host, found facts.Found, config []byte) (effective containerd.Effective, err error) {
-	if willRun(ctx, h, found) {
-		err = host.Within(ctx, 30*time.Second, func(ctx context.Context) error {
-			effective, err = containerd.ReadEffective(ctx, found.ContainerdBinary, found.ContainerdConfig, config, h.Runner.Run)
-			return err
-		})
-	} else {
-		err = containerd.ErrUnknownVersion
-	}
-	if errors.Is(err, containerd.ErrUnknownVersion) {
-		effective, err = containerd.GuessEffective(found.ContainerdConfig, config)
-	}
-	effective.Root = cmp.Or(found.ContainerdRoot, effective.Root)
-	return effective, err
-}
-
-// willRun tells that the program on the host is the one that the node will run.
-func willRun(ctx context.Context, h *node.Host, found facts.Found) bool {
-	if found.ContainerdBinary == "" || found.Install == nil {
-		return found.ContainerdBinary != ""
-	}
-	is, err := containerd.Version(ctx, found.ContainerdBinary, h.Runner.Run)
-	release, releaseErr := containerdRelease(found)
-	return err == nil && releaseErr == nil && is.Major == release.Major && is.Minor == release.Minor
-}
-
-func containerdRelease(found facts.Found) (containerd.BinaryVersion, error) {
-	return containerd.ParseVersion("containerd - " + found.Facts.ContainerdVersion)
-}
-
-func containerdSettings(found facts.Found, old []byte, imported []containerd.Imported) (containerd.Settings, error) {
-	settings := containerd.Settings{
-		CgroupDriver:        found.Facts.CgroupDriver,
-		SandboxImage:        found.Facts.SandboxImage,
-		CNIBinDirs:          found.CNIBinDir,
-		CNIConfDir:          found.CNIConfDir,
-		RestrictOOMScoreAdj: found.RestrictOOM,
-		Address:             found.ContainerdAddress,
-		Imported:            imported,
-	}
-	var err error
-	if settings.Release, err = containerdRelease(found); err != nil {
-		return settings, err
-	}
-	if err := carrySettings(&settings, found, old); err != nil {
-		return settings, fmt.Errorf("%s: %w", found.ContainerdConfig, err)
-	}
-	if found.SandboxAuthFile != "" {
-		auth, err := registryAuth(found.SandboxAuthFile, found.Facts.SandboxImage)
-		if err != nil {
-			return settings, fmt.Errorf("read credentials for the sandbox image: %w", err)
-		}
-		settings.SandboxAuth = auth
-	}
-	return settings, nil
-}
-
-// configMode is for root's eyes alone where the config holds a password.
-func configMode(found facts.Found) uint32 {
-	if found.SandboxAuthFile != "" {
-		return 0o600
-	}
-	return 0o644
-}
-
 // containerdService enables containerd, has it read its config, and waits until CRI is ready.
 func containerdService(h *node.Host) engine.Step {
 	return step[host.UnitState]{
@@ -279,13 +141,13 @@ func containerdService(h *node.Host) engine.Step {
 		record: func(ctx context.Context, _ engine.Report) (host.UnitState, error) {
 			return h.Systemd.State(ctx, node.ContainerdUnit)
 		},
-		files: func(ctx context.Context) ([]plannedFile, error) {
+		files: func(ctx context.Context) ([]desired.File, error) {
 			was, err := h.Systemd.State(ctx, node.ContainerdUnit)
 			if err != nil {
 				return nil, err
 			}
-			links, err := linksToMake(ctx, h, was)
-			return plannedLinks(links, false), err
+			links, err := desired.BootLinks(ctx, h, was)
+			return desired.Links(links, false), err
 		},
 		apply: func(ctx context.Context, was host.UnitState, report engine.Report) error {
 			found, err := facts.Of(h)
@@ -297,7 +159,7 @@ func containerdService(h *node.Host) engine.Step {
 					return err
 				}
 			}
-			if links, err := linksToMake(ctx, h, was); err != nil {
+			if links, err := desired.BootLinks(ctx, h, was); err != nil {
 				return err
 			} else if len(links) > 0 {
 				if err := errors.Join(h.Systemd.MakeLinks(links), h.Systemd.DaemonReload(ctx)); err != nil {
@@ -333,21 +195,6 @@ func containerdService(h *node.Host) engine.Step {
 			return h.Systemd.Restore(ctx, was)
 		},
 	}
-}
-
-// linksToMake are the links that containerd needs to come up at boot without Docker: its packages' docker.service wants it, but is held.
-func linksToMake(ctx context.Context, h *node.Host, was host.UnitState) (map[string]string, error) {
-	p, err := h.Systemd.Show(ctx, node.ContainerdUnit, "WantedBy", "RequiredBy")
-	if err != nil {
-		return nil, err
-	}
-	for by := range strings.FieldsSeq(p["WantedBy"] + " " + p["RequiredBy"]) {
-		// What systemctl enable --runtime makes is gone after the next boot.
-		if (by == kubelet.Unit || strings.HasSuffix(by, ".target")) && was.File != "enabled-runtime" {
-			return nil, nil
-		}
-	}
-	return h.Systemd.BootLinks(ctx, node.ContainerdUnit)
 }
 
 // removeRemains removes what containerd has of pods that a kubelet ran on it before, as in a switch that was rolled back. A kubelet goes on

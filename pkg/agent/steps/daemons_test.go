@@ -2,7 +2,6 @@ package steps
 
 import (
 	"errors"
-	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -194,33 +193,6 @@ func TestHoldable(t *testing.T) {
 		h.Systemd = host.Systemd{Run: nodetest.Says{"kubelet.service": map[bool]string{true: "DropInPaths=" + breaker + "\n"}[breaks]}}
 		if _, err := kubeletStop(h).Record(t.Context(), node.Silent{}); (err != nil) != breaks {
 			t.Errorf("breaks %t: %v", breaks, err)
-		}
-	}
-}
-
-// TestContainerdComesUp: containerd is given a link where nothing that starts at boot wants it, once Docker does not.
-func TestContainerdComesUp(t *testing.T) {
-	unit := filepath.Join(t.TempDir(), node.ContainerdUnit)
-	for _, test := range []struct {
-		name, install, state, by string
-		want                     string
-	}{
-		{"enabled", "", "enabled", "multi-user.target", ""},
-		{"by the kubelet", "", "static", "docker.service kubelet.service", ""},
-		{"by Docker alone", "", "static", "docker.service", "multi-user.target.wants"},
-		{"until the next boot", "[Install]\nWantedBy=x.target\n", "enabled-runtime", "x.target", "x.target.wants"},
-		{"disabled", "[Install]\nWantedBy=x.target\n", "disabled", "", "x.target.wants"},
-	} {
-		if err := os.WriteFile(unit, []byte(test.install), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		h := &node.Host{Systemd: host.Systemd{Dir: "/d", Run: nodetest.Says{node.ContainerdUnit: "WantedBy=" + test.by + "\nRequiredBy=\nFragmentPath=" + unit + "\n"}}}
-		want := map[string]string{}
-		if test.want != "" {
-			want["/d/"+test.want+"/"+node.ContainerdUnit] = unit
-		}
-		if links, err := linksToMake(t.Context(), h, host.UnitState{File: test.state}); err != nil || !maps.Equal(links, want) {
-			t.Errorf("%s: %v, %v", test.name, links, err)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cni"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
@@ -302,10 +303,7 @@ func releaseLeases(containers []docker.Container, report engine.Report) error {
 	return err
 }
 
-const (
-	dockerStopID = "docker-stop"
-	holdDocker   = "this node's pods run on another runtime; Docker's data is kept."
-)
+const dockerStopID = "docker-stop"
 
 // whileServing returns the units with those as running that ran when the node was inspected. After a reboot in between, systemd may not have started
 // them yet, and the way back would leave them down.
@@ -330,19 +328,7 @@ func dockerStop(h *node.Host) engine.Step {
 			units, err := node.UnitsToStop(ctx, h)
 			return whileServing(h, units), err
 		},
-		files: func(ctx context.Context) ([]plannedFile, error) {
-			units, err := node.UnitsToStop(ctx, h)
-			var files []plannedFile
-			for _, unit := range units {
-				path, text := h.Systemd.HoldFile(unit.Name, holdDocker)
-				file, err := toBe(path, text, 0)
-				if err != nil {
-					return nil, err
-				}
-				files = append(append(files, file), plannedLinks(unit.Links, true)...)
-			}
-			return files, err
-		},
+		files: func(ctx context.Context) ([]desired.File, error) { return desired.DockerHolds(ctx, h) },
 		apply: func(ctx context.Context, units []host.UnitState, report engine.Report) error {
 			links := map[string]string{}
 			for _, unit := range units {
@@ -351,7 +337,7 @@ func dockerStop(h *node.Host) engine.Step {
 			if err := h.Systemd.RemoveLinks(links); err != nil {
 				return err
 			}
-			if err := h.Systemd.Hold(ctx, holdDocker, node.NamesOf(units)...); err != nil {
+			if err := h.Systemd.Hold(ctx, desired.HoldDocker, node.NamesOf(units)...); err != nil {
 				return err
 			}
 			// The node is out of service: one call for all units.

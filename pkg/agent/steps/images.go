@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
@@ -19,38 +20,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images/adopt"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
-
-// imageRefs are the images to bring. By default they are those that this node's pods run on, or would: what the plugin names, what
-// Docker's pods use, the agent's own and the sandbox image. The kubelet makes Docker's containers from image IDs; one whose image has a tag is named by that.
-func imageRefs(h *node.Host, containers []docker.Container, have []docker.Image, sandboxImage string) []string {
-	refs := []string{sandboxImage, h.Spec.Image}
-	switch h.Spec.ImageSet {
-	case protocol.ImagesNone:
-		containers = nil
-	case protocol.ImagesAll:
-		for _, image := range have {
-			refs = append(refs, append(slices.Clone(image.RepoTags), image.ID)[0])
-		}
-	default:
-		refs = append(refs, h.Spec.Images...)
-	}
-	for _, c := range containers {
-		if !c.Kubernetes() {
-			continue
-		}
-		ref := c.Image
-		for _, image := range have {
-			if image.ID == c.ImageID && len(image.RepoTags) > 0 {
-				ref = image.RepoTags[0]
-			}
-		}
-		refs = append(refs, ref)
-	}
-	slices.Sort(refs)
-	return slices.DeleteFunc(slices.Compact(refs), func(ref string) bool { return ref == "" })
-}
 
 type importMemo struct {
 	Refs []string `json:"refs"`
@@ -77,7 +47,7 @@ func importImages(h *node.Host) engine.Step {
 					return err
 				}
 				have, err := d.Images(ctx)
-				memo.Refs = imageRefs(h, containers, have, found.Facts.SandboxImage)
+				memo.Refs = desired.Images(h, containers, have, found.Facts.SandboxImage)
 				return err
 			})
 			if err != nil {
@@ -137,7 +107,7 @@ func bringImages(ctx context.Context, h *node.Host, found facts.Found, wanted []
 	if err != nil {
 		return err
 	}
-	layout, err := effectiveContainerd(ctx, h, found, config)
+	layout, err := desired.EffectiveContainerd(ctx, h, found, config)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 )
 
 // insecureIn names the registries that images of the node come from and that are in one of the networks, by address or, as with
@@ -19,25 +21,12 @@ func (i *inspection) insecureIn(ctx context.Context, networks []string) []string
 	for _, image := range i.images {
 		names = append(append(names, image.RepoTags...), image.RepoDigests...)
 	}
-	return hostsWithin(networks, registriesOf(names), func(host string) []netip.Addr {
+	return hostsWithin(networks, desired.RegistriesOf(names), func(host string) []netip.Addr {
 		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
 		addresses, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", host) // without an answer Docker takes it for secure
 		return addresses
 	})
-}
-
-// registriesOf returns the hosts, with ports, in images' names, each once; Docker Hub's images have none.
-func registriesOf(images []string) []string {
-	var hosts []string
-	for _, image := range images {
-		host, _, ok := strings.Cut(image, "/")
-		if ok && (strings.ContainsAny(host, ".:") || host == "localhost") && host != "docker.io" {
-			hosts = append(hosts, host)
-		}
-	}
-	slices.Sort(hosts)
-	return slices.Compact(hosts)
 }
 
 func hostsWithin(networks, hosts []string, resolve func(host string) []netip.Addr) []string {

@@ -16,6 +16,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cni"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
@@ -218,7 +219,7 @@ func (i *inspection) lookAtContainerd(ctx context.Context) error {
 		return err
 	}
 	// One that containerd does not take as it is, it may take as it will be.
-	effective, err := effectiveContainerd(ctx, i.h, i.Found, config)
+	effective, err := desired.EffectiveContainerd(ctx, i.h, i.Found, config)
 	if err != nil {
 		effective, err = containerd.GuessEffective(i.ContainerdConfig, config)
 	}
@@ -275,7 +276,7 @@ func (i *inspection) findContainerd(ctx context.Context, unit host.UnitState) er
 		by = "; a package would come first, if newer package lists had one: " + i.listsUnknown
 	}
 	if len(i.Docker.Ulimits) > 0 {
-		by += "; " + baseSpecFile + ", which holds Docker's default-ulimits, can only be shown once it is there"
+		by += "; " + desired.BaseSpecFile + ", which holds Docker's default-ulimits, can only be shown once it is there"
 	}
 	i.note(protocol.CheckInstall, "%s%s", i.Facts.ContainerdInstall, by)
 	return nil
@@ -300,7 +301,7 @@ func (i *inspection) lookAtNetwork(context.Context) error {
 
 // lookAtFileSystem refuses what overlayfs does not run on: xfs made with ftype=0, above all.
 func (i *inspection) lookAtFileSystem(context.Context) error {
-	root, snapshotter := host.Existing(i.layout.Root), cmp.Or(carriedSnapshotter(i.Docker, i.layout), i.layout.Snapshotter)
+	root, snapshotter := host.Existing(i.layout.Root), cmp.Or(desired.Snapshotter(i.Docker, i.layout), i.layout.Snapshotter)
 	if snapshotter != adopt.Snapshotter {
 		return nil
 	}
@@ -314,7 +315,7 @@ func (i *inspection) lookAtFileSystem(context.Context) error {
 
 func (i *inspection) lookAtSpace(ctx context.Context) error {
 	var wanted []docker.Image
-	refs := imageRefs(i.h, i.containers, i.images, i.Facts.SandboxImage)
+	refs := desired.Images(i.h, i.containers, i.images, i.Facts.SandboxImage)
 	err := docker.With(i.DockerSocket, func(d *docker.Client) error {
 		for _, ref := range refs {
 			image, err := d.Image(ctx, ref)

@@ -10,16 +10,12 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/bundle"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/packages"
-)
-
-const (
-	containerdUnitPath = "/etc/systemd/system/" + node.ContainerdUnit
-	replacementDropIn  = containerdUnitPath + ".d/40-kubectl-runtime.conf"
 )
 
 // installed is what containerd-install has to know to undo itself, beside what inspect found.
@@ -105,11 +101,7 @@ func recordInstall(ctx context.Context, h *node.Host, n facts.Installation, repo
 		kept, err := m.Keep(ctx, keptPackages(h), n.Transaction.Upgrade)
 		return installed{Purge: host.Absent(containerd.DefaultConfigPath), Kept: kept}, err
 	}
-	path := append([]string{filepath.Join(n.Dir, "bin")}, n.Path...)
-	file, content := containerdUnitPath, containerd.Unit(n.Binary, path, n.NoFile)
-	if !n.IsNew() {
-		file, content = replacementDropIn, containerd.Replacement(n.Binary, path, n.Args)
-	}
+	file, content := desired.ContainerdUnit(n)
 	old, err := host.ReadFile(file)
 	if err != nil {
 		return installed{}, err

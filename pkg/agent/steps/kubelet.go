@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
@@ -197,13 +198,13 @@ func kubeletConfig(h *node.Host) engine.Step {
 	return step[[]host.Change]{
 		id: kubeletConfigID, title: "Point the kubelet at containerd",
 		record: func(context.Context, engine.Report) ([]host.Change, error) {
-			files, err := kubeletFiles(h)
+			files, err := desired.KubeletFiles(h)
 			if err != nil {
 				return nil, err
 			}
 			return changesOf(h, files)
 		},
-		files: func(context.Context) ([]plannedFile, error) { return kubeletFiles(h) },
+		files: func(context.Context) ([]desired.File, error) { return desired.KubeletFiles(h) },
 		apply: func(ctx context.Context, changes []host.Change, report engine.Report) error {
 			for _, change := range changes {
 				if err := backups(h).Apply(change); err != nil {
@@ -254,27 +255,6 @@ func sameKubelet(ctx context.Context, h *node.Host, changes []host.Change) error
 	return node.Refuse("see what differs from the copy of before, in "+filepath.Join(h.RunDir, "files")+", and take the kubelet back by hand or leave it on containerd",
 		"the kubelet was %s when it was switched, is %s now, and %s was edited since: with that file as it was before, the kubelet may not start",
 		setup.Version, now.Version, edited)
-}
-
-// kubeletFiles are those that name the kubelet's runtime.
-func kubeletFiles(h *node.Host) ([]plannedFile, error) {
-	found, err := facts.Of(h)
-	if err != nil {
-		return nil, err
-	}
-	setup, err := found.Kubelet()
-	if err != nil {
-		return nil, err
-	}
-	plan, err := setup.Plan(found.Facts.NewEndpoint)
-	if err != nil {
-		return nil, err
-	}
-	var files []plannedFile
-	for _, edit := range plan {
-		files = append(files, plannedFile{path: edit.Path, old: edit.Old, new: edit.New})
-	}
-	return files, nil
 }
 
 type startMemo struct {

@@ -1,19 +1,14 @@
 package steps
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
-	"math"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
@@ -21,139 +16,6 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
-
-// podLimits are the limits of processes in pods that are kept as they are on Docker. Neither Docker nor CRI sets any by itself: a container
-// inherits those of its shim, that is of the containerd that started it. proc is the name in /proc/PID/limits, unit systemd's.
-var podLimits = []struct{ name, proc, unit string }{
-	{"nofile", "Max open files", "LimitNOFILE"},
-	{"nproc", "Max processes", "LimitNPROC"},
-	{"core", "Max core file size", "LimitCORE"},
-	{"memlock", "Max locked memory", "LimitMEMLOCK"},
-}
-
-// unlimited is translate.Limit's.
-const unlimited = -1
-
-// higher compares limits.
-func higher(a, b int64) bool { return a != b && (a == unlimited || b != unlimited && a > b) }
-
-func showLimit(l translate.Limit) string {
-	text := func(n int64) string {
-		if n == unlimited {
-			return "unlimited"
-		}
-		return strconv.FormatInt(n, 10)
-	}
-	if l.Soft == l.Hard {
-		return text(l.Hard)
-	}
-	return text(l.Soft) + ":" + text(l.Hard)
-}
-
-// limitsOf reads those of a running process.
-func limitsOf(proc string, pid int) ([]translate.Limit, error) {
-	data, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "limits"))
-	if err != nil {
-		return nil, fmt.Errorf("read limits of process %d: %w", pid, err)
-	}
-	var limits []translate.Limit
-	lines := bufio.NewScanner(bytes.NewReader(data))
-	for lines.Scan() {
-		for _, of := range podLimits {
-			rest, ok := strings.CutPrefix(lines.Text(), of.proc+" ")
-			fields := strings.Fields(rest)
-			if !ok || len(fields) < 2 {
-				continue
-			}
-			soft, hard, err := limitPair(fields[0], fields[1])
-			if err != nil {
-				return nil, fmt.Errorf("read limits of process %d: %s: %w", pid, of.proc, err)
-			}
-			limits = append(limits, translate.Limit{Name: of.name, Soft: soft, Hard: hard})
-		}
-	}
-	return limits, nil
-}
-
-func limitPair(soft, hard string) (s, h int64, err error) {
-	if s, err = parseLimit(soft); err != nil {
-		return 0, 0, err
-	}
-	h, err = parseLimit(hard)
-	return s, h, err
-}
-
-// parseLimit reads what the kernel or systemd writes.
-func parseLimit(text string) (int64, error) {
-	if text == "unlimited" || text == "infinity" {
-		return unlimited, nil
-	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		return 0, err
-	}
-	if n > math.MaxInt64 {
-		return unlimited, nil
-	}
-	return int64(n), nil
-}
-
-// unitLimits are those with which systemd would start a service now.
-func unitLimits(ctx context.Context, h *node.Host, unit string, lacksResource bool) ([]translate.Limit, error) {
-	var names []string
-	for _, of := range podLimits {
-		names = append(names, of.unit, of.unit+"Soft")
-	}
-	p, err := h.Systemd.Show(ctx, unit, names...)
-	if err != nil {
-		return nil, err
-	}
-	var most []translate.Limit
-	if lacksResource { // then systemd has to make do with its own
-		if most, err = limitsOf(node.Proc, 1); err != nil {
-			return nil, err
-		}
-	}
-	var limits []translate.Limit
-	for _, of := range podLimits {
-		hardText, softText := p[of.unit], p[of.unit+"Soft"]
-		if hardText == "" {
-			continue
-		}
-		if softText == "" { // before version 228
-			softText = hardText
-		}
-		soft, hard, err := limitPair(softText, hardText)
-		if err != nil {
-			return nil, fmt.Errorf("%s of %s: %w", of.unit, unit, err)
-		}
-		bound := int64(unlimited)
-		if of.name == "nofile" {
-			if bound, err = maxOpenFiles(); err != nil {
-				return nil, err
-			}
-		}
-		if at := slices.IndexFunc(most, func(l translate.Limit) bool { return l.Name == of.name }); at >= 0 && higher(bound, most[at].Hard) {
-			bound = most[at].Hard
-		}
-		for _, limit := range []*int64{&soft, &hard} {
-			if higher(*limit, bound) {
-				*limit = bound
-			}
-		}
-		limits = append(limits, translate.Limit{Name: of.name, Soft: soft, Hard: hard})
-	}
-	return limits, nil
-}
-
-// maxOpenFiles is what the kernel makes of an infinite limit of open files.
-func maxOpenFiles() (int64, error) {
-	data, err := os.ReadFile(filepath.Join(node.Proc, "sys/fs/nr_open"))
-	if err != nil {
-		return 0, err
-	}
-	return parseLimit(strings.TrimSpace(string(data)))
-}
 
 // lookAtLimits finds what limits a pod has that Docker starts now: those of the youngest sandbox, since pause programs set none. This pod's
 // own is the youngest there can be.
@@ -168,7 +30,7 @@ func (i *inspection) lookAtLimits(ctx context.Context) error {
 		if err != nil || started.Before(youngest) {
 			continue // one that has ended meanwhile is of no use
 		}
-		if of, err := limitsOf(node.Proc, c.PID); err == nil {
+		if of, err := desired.LimitsOf(node.Proc, c.PID); err == nil {
 			limits, youngest = of, started
 		}
 	}
@@ -177,25 +39,25 @@ func (i *inspection) lookAtLimits(ctx context.Context) error {
 	if i.PrivateContainerd, err = i.privateContainerd(); err != nil {
 		return err
 	}
-	carried, err := limitsToCarry(ctx, i.h, i.Found)
+	carried, err := desired.LimitsToCarry(ctx, i.h, i.Found)
 	if err != nil {
 		return err
 	}
-	for _, c := range carried.cannot {
+	for _, c := range carried.Cannot {
 		i.warn("%s", c)
 	}
 	var same []string
 	for _, l := range limits {
-		if at := slices.IndexFunc(carried.limits, func(c translate.Limit) bool { return c.Name == l.Name }); at < 0 {
-			same = append(same, l.Name+" "+showLimit(l))
+		if at := slices.IndexFunc(carried.Limits, func(c translate.Limit) bool { return c.Name == l.Name }); at < 0 {
+			same = append(same, l.Name+" "+desired.ShowLimit(l))
 		}
 	}
-	for _, l := range carried.limits {
-		i.note(protocol.CheckLimits, "%s stays %s in pods: containerd's containers get it from %s", l.Name, showLimit(l), baseSpecFile)
+	for _, l := range carried.Limits {
+		i.note(protocol.CheckLimits, "%s stays %s in pods: containerd's containers get it from %s", l.Name, desired.ShowLimit(l), desired.BaseSpecFile)
 	}
 	if len(same) > 0 {
 		by := "containerd's containers inherit the same"
-		if !willRun(ctx, i.h, i.Found) {
+		if !desired.WillRun(ctx, i.h, i.Found) {
 			by = "compared with containerd's once that is installed"
 		}
 		i.note(protocol.CheckLimits, "%s in pods: %s", strings.Join(same, ", "), by)
@@ -203,88 +65,9 @@ func (i *inspection) lookAtLimits(ctx context.Context) error {
 	return nil
 }
 
-// limitsCarried are what containers on containerd need a base spec for.
-type limitsCarried struct {
-	limits []translate.Limit
-	// cannot are sentences on limits that cannot be kept.
-	cannot []string
-}
-
-// limitsToCarry are Docker's default-ulimits, and what else of a Docker pod's limits containers of containerd.service would not have.
-func limitsToCarry(ctx context.Context, h *node.Host, found facts.Found) (limitsCarried, error) {
-	carried := limitsCarried{limits: slices.Clone(found.Docker.Ulimits)}
-	if len(found.PodLimits) == 0 || !willRun(ctx, h, found) {
-		return carried, nil
-	}
-	unit, err := unitLimits(ctx, h, node.ContainerdUnit, found.RestrictOOM)
-	if err != nil {
-		return carried, err
-	}
-	carried.add(found.PodLimits, unit, !found.PrivateContainerd && found.Install == nil, found.RestrictOOM)
-	return carried, nil
-}
-
-// add compares a pod's limits on Docker with those of containerd.service. shared: the pod's shim is of that same containerd.
-func (c *limitsCarried) add(pods, unit []translate.Limit, shared, lacksResource bool) {
-	for _, pod := range pods {
-		of := func(l translate.Limit) bool { return l.Name == pod.Name }
-		at := slices.IndexFunc(unit, of)
-		if at < 0 || slices.ContainsFunc(c.limits, of) {
-			continue
-		}
-		will := unit[at]
-		same := pod == will
-		if pod.Name == "nofile" {
-			// A Go program raises its soft limit to the hard one, and one built with Go up to 1.19.8 passes that on to what it starts. The same
-			// containerd goes on doing as it does.
-			same = pod.Hard == will.Hard && (shared || pod.Soft == will.Soft && will.Soft == will.Hard)
-		}
-		if same {
-			continue
-		}
-		if lacksResource && higher(pod.Hard, will.Hard) {
-			c.cannot = append(c.cannot, fmt.Sprintf("%s is %s in Docker's pods and will be %s: this host lacks CAP_SYS_RESOURCE, without which a runtime cannot raise it", pod.Name, showLimit(pod), showLimit(will)))
-			continue
-		}
-		c.limits = append(c.limits, pod)
-	}
-}
-
-// differingLimits are sentences on what the rehearsal's container has for other limits than a Docker pod.
-func differingLimits(pods []translate.Limit, p cri.Processes) ([]string, error) {
-	container, err := limitsOf(node.Proc, p.Container)
-	if err != nil {
-		return nil, err
-	}
-	sandbox, err := limitsOf(node.Proc, p.Sandbox)
-	if err != nil {
-		return nil, err
-	}
-	var differ []string
-	for _, pod := range pods {
-		of := func(l translate.Limit) bool { return l.Name == pod.Name }
-		at, inherited := slices.IndexFunc(container, of), slices.IndexFunc(sandbox, of)
-		if at < 0 || inherited < 0 {
-			continue
-		}
-		has := container[at]
-		if pod.Name == "nofile" {
-			// The agent is such a program, too: its soft limit is what was set for it, or else what the pause program inherited, too.
-			has.Soft = sandbox[inherited].Soft
-			if set, ok := p.Rlimits["RLIMIT_NOFILE"]; ok {
-				has.Soft = int64(min(set.Soft, math.MaxInt64)) //nolint:gosec // bounded
-			}
-		}
-		if has != pod {
-			differ = append(differ, fmt.Sprintf("%s is %s in Docker's pods, and %s in containerd's", pod.Name, showLimit(pod), showLimit(has)))
-		}
-	}
-	return differ, nil
-}
-
 // compareLimits has what differs reported: it is no reason to leave the node on Docker for.
 func compareLimits(found facts.Found, p cri.Processes, report engine.Report) {
-	differ, err := differingLimits(found.PodLimits, p)
+	differ, err := desired.DifferingLimits(found.PodLimits, p)
 	if err != nil {
 		report.Info(fmt.Sprintf("a pod's limits on containerd are not known: %v", err))
 	}

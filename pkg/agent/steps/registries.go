@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,10 +12,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/distribution/reference"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
@@ -34,89 +33,25 @@ const (
 	maxRegistries, registriesAtOnce = 32, 8
 )
 
-// registryInUse is a registry that images of this node's pods came from.
-type registryInUse struct {
-	host   string // as in image names, e.g. docker.io
-	ref    string // one of the images, as a full name
-	images int
-}
-
-// registriesInUse finds the registries behind the images of Docker's pods and those with one of the names. An image that Docker has no
-// digest for was built or loaded on the node.
-func registriesInUse(containers []docker.Container, names []string, images []docker.Image) []registryInUse {
-	ids, wanted := map[string]bool{}, map[string]bool{}
-	for _, c := range containers {
-		ids[c.ImageID] = ids[c.ImageID] || c.Kubernetes()
-	}
-	for _, name := range names {
-		if ref, err := reference.ParseDockerRef(name); err == nil {
-			wanted[ref.String()] = true
-		}
-	}
-	found := map[string]registryInUse{}
-	for _, image := range images {
-		var tags, refs, names []reference.Named
-		for _, tag := range image.RepoTags {
-			if ref, err := reference.ParseDockerRef(tag); err == nil {
-				tags = append(tags, ref)
-			}
-		}
-		for _, digest := range image.RepoDigests {
-			ref, err := reference.ParseDockerRef(digest)
-			if err != nil {
-				continue
-			}
-			names = append(names, ref)
-			// A tag is asked for where there is one: of a digest that is not there, containerd would ask twice.
-			if i := slices.IndexFunc(tags, func(tag reference.Named) bool { return tag.Name() == ref.Name() }); i >= 0 {
-				ref = tags[i]
-			}
-			refs = append(refs, ref)
-		}
-		if !ids[image.ID] && !slices.ContainsFunc(append(names, tags...), func(ref reference.Named) bool { return wanted[ref.String()] }) {
-			continue
-		}
-		hosts := map[string]bool{}
-		for _, ref := range refs {
-			host := reference.Domain(ref)
-			r := found[host]
-			if !hosts[host] {
-				r.images++
-				hosts[host] = true
-			}
-			if r.host = host; r.ref == "" || ref.String() < r.ref {
-				r.ref = ref.String()
-			}
-			found[host] = r
-		}
-	}
-	return slices.SortedFunc(maps.Values(found), func(a, b registryInUse) int { return strings.Compare(a.host, b.host) })
-}
-
-// usedNames are images that pods of this node want, whether they run or not.
-func usedNames(h *node.Host, sandboxImage string) []string {
-	return append([]string{sandboxImage, h.Spec.Image}, h.Spec.Images...)
-}
-
 // lookAtRegistries lists the registries that the rehearsal will try. A plan asks none of them.
 func (i *inspection) lookAtRegistries(context.Context) error {
-	for _, r := range registriesInUse(i.containers, usedNames(i.h, i.Facts.SandboxImage), i.images) {
+	for _, r := range desired.RegistriesInUse(i.containers, desired.UsedNames(i.h, i.Facts.SandboxImage), i.images) {
 		through := ""
 		switch {
-		case r.host == "docker.io" && len(i.Docker.Mirrors) > 0:
+		case r.Host == "docker.io" && len(i.Docker.Mirrors) > 0:
 			through = " through " + strings.Join(i.Docker.Mirrors, ", ")
-		case slices.Contains(i.Docker.Insecure, r.host):
+		case slices.Contains(i.Docker.Insecure, r.Host):
 			through = " without verification of its certificate, or over plain HTTP"
 		}
 		i.note(protocol.CheckRegistry, "%s, which %d image(s) of this node's pods came from%s: a switch asks it for %s through containerd's configuration before the node is drained",
-			r.host, r.images, through, r.ref)
+			r.Host, r.Images, through, r.Ref)
 	}
 	return nil
 }
 
 // triedRegistry is a registry, and what containerd's configuration made of it.
 type triedRegistry struct {
-	registryInUse
+	desired.Registry
 	attempts []containerd.Attempt
 	err      error // it was not asked
 }
@@ -148,7 +83,7 @@ func tryRegistries(ctx context.Context, h *node.Host, found facts.Found, report 
 			return err
 		}
 		for _, r := range inUse[min(len(inUse), maxRegistries):] {
-			report.Info(fmt.Sprintf("registry %s is not tried: the node uses more than %d", r.host, maxRegistries))
+			report.Info(fmt.Sprintf("registry %s is not tried: the node uses more than %d", r.Host, maxRegistries))
 		}
 		inUse = inUse[:min(len(inUse), maxRegistries)]
 		report.Progress(fmt.Sprintf("ask %d registries", len(inUse)), 0, 0, "")
@@ -157,28 +92,28 @@ func tryRegistries(ctx context.Context, h *node.Host, found facts.Found, report 
 			return err
 		}
 		tried := tryAll(ctx, inUse, resolve)
-		var silent []registryInUse
+		var silent []desired.Registry
 		for _, r := range tried {
 			if !r.answered() {
-				silent = append(silent, r.registryInUse)
+				silent = append(silent, r.Registry)
 			}
 		}
 		docker := askDocker(ctx, d, silent, auth)
-		var again []registryInUse
+		var again []desired.Registry
 		for _, r := range silent {
-			if docker[r.host].answered {
+			if docker[r.Host].answered {
 				again = append(again, r)
 			}
 		}
 		// Docker's word is newer: the registry may have been away for a moment.
 		for _, r := range tryAll(ctx, again, resolve) {
-			tried[slices.IndexFunc(tried, func(t triedRegistry) bool { return t.host == r.host })] = r
+			tried[slices.IndexFunc(tried, func(t triedRegistry) bool { return t.Host == r.Host })] = r
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		for _, r := range tried {
-			if err := r.judge(docker[r.host], report); err != nil {
+			if err := r.judge(docker[r.Host], report); err != nil {
 				return err
 			}
 		}
@@ -190,10 +125,10 @@ func tryRegistries(ctx context.Context, h *node.Host, found facts.Found, report 
 func (r triedRegistry) judge(byDocker dockersAnswer, report engine.Report) error {
 	if !r.answered() && byDocker.answered {
 		return node.Refuse("correct what containerd's certs.d has of it, its proxies, or the registry's certificate",
-			"registry %s answers Docker, and does not answer containerd, so that pods could pull nothing from it (asked for %s): %s", r.host, r.ref, r.failures())
+			"registry %s answers Docker, and does not answer containerd, so that pods could pull nothing from it (asked for %s): %s", r.Host, r.Ref, r.failures())
 	}
 	if !r.answered() {
-		report.Info(fmt.Sprintf("registry %s answers neither containerd nor Docker: %s; %s", r.host, r.failures(), redact.Text([]byte(byDocker.err.Error()))))
+		report.Info(fmt.Sprintf("registry %s answers neither containerd nor Docker: %s; %s", r.Host, r.failures(), redact.Text([]byte(byDocker.err.Error()))))
 		return nil
 	}
 	last := r.attempts[len(r.attempts)-1]
@@ -203,12 +138,12 @@ func (r triedRegistry) judge(byDocker dockersAnswer, report engine.Report) error
 	// An insecure registry is tried over HTTPS first, as Docker tries it: that this fails is nothing to look at.
 	others := triedRegistry{attempts: slices.DeleteFunc(slices.Clone(r.attempts), func(a containerd.Attempt) bool { return hostOf(a.Endpoint) == hostOf(last.Endpoint) })}
 	if failures := others.failures(); failures != "" {
-		report.Warn(fmt.Sprintf("registry %s: an endpoint that is tried for it does not answer containerd: %s", r.host, failures))
+		report.Warn(fmt.Sprintf("registry %s: an endpoint that is tried for it does not answer containerd: %s", r.Host, failures))
 	}
 	if last.Has {
-		report.Info(fmt.Sprintf("registry %s answers containerd at %s", r.host, last.Endpoint))
+		report.Info(fmt.Sprintf("registry %s answers containerd at %s", r.Host, last.Endpoint))
 	} else {
-		report.Info(fmt.Sprintf("registry %s answers containerd at %s, and wants credentials or does not have the image: %s", r.host, last.Endpoint, redact.Text([]byte(last.Err.Error()))))
+		report.Info(fmt.Sprintf("registry %s answers containerd at %s, and wants credentials or does not have the image: %s", r.Host, last.Endpoint, redact.Text([]byte(last.Err.Error()))))
 	}
 	return nil
 }
@@ -219,7 +154,7 @@ func hostOf(endpoint string) string {
 }
 
 // findRegistries asks Docker what the node's pods use now.
-func findRegistries(ctx context.Context, h *node.Host, d *docker.Client, found facts.Found) ([]registryInUse, error) {
+func findRegistries(ctx context.Context, h *node.Host, d *docker.Client, found facts.Found) ([]desired.Registry, error) {
 	containers, err := listContainers(ctx, d)
 	if err != nil {
 		return nil, err
@@ -229,7 +164,7 @@ func findRegistries(ctx context.Context, h *node.Host, d *docker.Client, found f
 		images, err = d.Images(ctx)
 		return err
 	})
-	return registriesInUse(containers, usedNames(h, found.Facts.SandboxImage), images), err
+	return desired.RegistriesInUse(containers, desired.UsedNames(h, found.Facts.SandboxImage), images), err
 }
 
 type resolveFunc func(ctx context.Context, ref string) ([]containerd.Attempt, error)
@@ -241,7 +176,7 @@ func registryResolver(ctx context.Context, h *node.Host, found facts.Found) (res
 	if err != nil {
 		return nil, nil, err
 	}
-	effective, err := effectiveContainerd(ctx, h, found, config)
+	effective, err := desired.EffectiveContainerd(ctx, h, found, config)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -256,12 +191,12 @@ func registryResolver(ctx context.Context, h *node.Host, found facts.Found) (res
 	}
 	auth = map[string]string{}
 	if found.SandboxAuthFile != "" {
-		encoded, err := registryAuth(found.SandboxAuthFile, found.Facts.SandboxImage)
+		encoded, err := desired.RegistryAuth(found.SandboxAuthFile, found.Facts.SandboxImage)
 		if err != nil {
 			return nil, nil, fmt.Errorf("read credentials for the sandbox image: %w", err)
 		}
 		if decoded, err := base64.StdEncoding.DecodeString(encoded); err == nil {
-			for _, host := range registriesOf([]string{found.Facts.SandboxImage}) {
+			for _, host := range desired.RegistriesOf([]string{found.Facts.SandboxImage}) {
 				auth[host] = string(decoded)
 			}
 		}
@@ -275,7 +210,7 @@ func registryResolver(ctx context.Context, h *node.Host, found facts.Found) (res
 	}, auth, nil
 }
 
-func tryAll(ctx context.Context, registries []registryInUse, resolve resolveFunc) []triedRegistry {
+func tryAll(ctx context.Context, registries []desired.Registry, resolve resolveFunc) []triedRegistry {
 	ctx, cancel := context.WithTimeout(ctx, registryWait)
 	defer cancel()
 	tried := make([]triedRegistry, len(registries))
@@ -283,8 +218,8 @@ func tryAll(ctx context.Context, registries []registryInUse, resolve resolveFunc
 	group.SetLimit(registriesAtOnce)
 	for n, r := range registries {
 		group.Go(func() error {
-			attempts, err := resolve(ctx, r.ref)
-			tried[n] = triedRegistry{registryInUse: r, attempts: attempts, err: err}
+			attempts, err := resolve(ctx, r.Ref)
+			tried[n] = triedRegistry{Registry: r, attempts: attempts, err: err}
 			return nil
 		})
 	}
@@ -299,7 +234,7 @@ type dockersAnswer struct {
 
 // askDocker asks the same through Docker. Its engine fetches the manifest, which a registry may count as a pull, so that only those are asked
 // that did not answer containerd.
-func askDocker(ctx context.Context, d *docker.Client, registries []registryInUse, auth map[string]string) map[string]dockersAnswer {
+func askDocker(ctx context.Context, d *docker.Client, registries []desired.Registry, auth map[string]string) map[string]dockersAnswer {
 	ctx, cancel := context.WithTimeout(ctx, dockerRegistryWait)
 	defer cancel()
 	answers := make([]dockersAnswer, len(registries))
@@ -307,14 +242,14 @@ func askDocker(ctx context.Context, d *docker.Client, registries []registryInUse
 	group.SetLimit(registriesAtOnce)
 	for n, r := range registries {
 		group.Go(func() error {
-			answers[n].answered, answers[n].err = d.AskRegistry(ctx, r.ref, authHeader(auth[r.host]))
+			answers[n].answered, answers[n].err = d.AskRegistry(ctx, r.Ref, authHeader(auth[r.Host]))
 			return nil
 		})
 	}
 	_ = group.Wait() // none fails
 	byHost := map[string]dockersAnswer{}
 	for n, r := range registries {
-		byHost[r.host] = answers[n]
+		byHost[r.Host] = answers[n]
 	}
 	return byHost
 }

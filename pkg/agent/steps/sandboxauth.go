@@ -2,12 +2,12 @@ package steps
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
@@ -52,7 +52,7 @@ func credentialFiles(proc, pid, rootDir string) []string {
 
 func sandboxAuthFile(files []string, image string) string {
 	for _, file := range files {
-		auth, err := registryAuth(file, image)
+		auth, err := desired.RegistryAuth(file, image)
 		if err == nil && auth != "" {
 			return file
 		}
@@ -61,30 +61,4 @@ func sandboxAuthFile(files []string, image string) string {
 		}
 	}
 	return ""
-}
-
-// registryAuth returns what a file in the format of docker login has for an image's registry, empty for Docker Hub and for helpers,
-// which Kubernetes does not read either.
-func registryAuth(file, image string) (string, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return "", err
-	}
-	var config struct {
-		Auths map[string]struct {
-			Auth string `json:"auth"`
-		} `json:"auths"`
-	}
-	if err := json.Unmarshal(data, &config); err != nil {
-		return "", err
-	}
-	hosts := registriesOf([]string{image})
-	for name, entry := range config.Auths {
-		name = strings.TrimPrefix(strings.TrimPrefix(name, "https://"), "http://")
-		name, _, _ = strings.Cut(name, "/")
-		if len(hosts) == 1 && name == hosts[0] && entry.Auth != "" {
-			return entry.Auth, nil
-		}
-	}
-	return "", nil
 }

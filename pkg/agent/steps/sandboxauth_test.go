@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 )
 
 func TestSandboxAuthFile(t *testing.T) {
@@ -38,7 +40,7 @@ func TestSandboxAuthFile(t *testing.T) {
 			t.Errorf("%q for %s: %q, want %q", test.files, test.image, got, test.want)
 		}
 	}
-	if auth, err := registryAuth(ours, "r.corp:5000/pause@sha256:0"); auth != "dTpw" || err != nil {
+	if auth, err := desired.RegistryAuth(ours, "r.corp:5000/pause@sha256:0"); auth != "dTpw" || err != nil {
 		t.Errorf("got %q, %v", auth, err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
@@ -66,7 +67,7 @@ type step[M any] struct {
 	id, title string
 	record    func(ctx context.Context, report engine.Report) (M, error)
 	// files are those that apply will change, for a plan; record is made from them. Nil: none that stay changed.
-	files  func(ctx context.Context) ([]plannedFile, error)
+	files  func(ctx context.Context) ([]desired.File, error)
 	apply  func(ctx context.Context, memo M, report engine.Report) error
 	revert func(ctx context.Context, memo M, report engine.Report) error // nil: there is nothing to undo
 	// revertible is why revert could not succeed as the host is now; nil: nothing is known to stop it.
@@ -81,7 +82,7 @@ func (s step[M]) Record(ctx context.Context, report engine.Report) (any, error) 
 }
 
 // planFiles tells a plan which files the step would change.
-func (s step[M]) planFiles(ctx context.Context) ([]plannedFile, error) {
+func (s step[M]) planFiles(ctx context.Context) ([]desired.File, error) {
 	if s.files == nil {
 		return nil, nil
 	}

@@ -3,12 +3,9 @@ package steps
 import (
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -30,56 +27,6 @@ func TestList(t *testing.T) {
 		}
 		if got := strings.Join(ids, " "); got != want[phase] {
 			t.Errorf("%s: %s", phase, got)
-		}
-	}
-}
-
-func TestImageRefs(t *testing.T) {
-	pod := map[string]string{"io.kubernetes.docker.type": "container"}
-	containers := []docker.Container{
-		{Image: "b:1", Labels: pod},
-		{Image: "sha256:abc", ImageID: "sha256:abc", Labels: pod},
-		{Image: "foreign:1"},
-		{Image: "sha256:def", ImageID: "sha256:def", Labels: pod},
-	}
-	have := []docker.Image{
-		{ID: "sha256:abc", RepoDigests: []string{"x@sha256:1"}},
-		{ID: "sha256:def", RepoTags: []string{"a:1", "a:2"}},
-		{ID: "sha256:123", RepoTags: []string{"unused:1"}},
-	}
-	for set, want := range map[string][]string{
-		"":                  {"a:1", "agent:1", "b:1", "pause:3.6", "sha256:abc"},
-		protocol.ImagesUsed: {"a:1", "agent:1", "b:1", "pause:3.6", "sha256:abc"},
-		protocol.ImagesAll:  {"a:1", "agent:1", "b:1", "pause:3.6", "sha256:abc", "unused:1"},
-		protocol.ImagesNone: {"agent:1", "pause:3.6"},
-	} {
-		h := &node.Host{Spec: protocol.Spec{Image: "agent:1", Images: []string{"a:1", "b:1", ""}, ImageSet: set}}
-		if got := imageRefs(h, containers, have, "pause:3.6"); !slices.Equal(got, want) {
-			t.Errorf("%q: %v, want %v", set, got, want)
-		}
-	}
-}
-
-func TestKeepFor(t *testing.T) {
-	for _, test := range []struct {
-		name             string
-		set              map[string]string
-		sysctls, modules []string
-	}{
-		{"all", map[string]string{facts.WantedSysctls[0]: "1", facts.WantedSysctls[1]: "1", facts.WantedSysctls[2]: "1", facts.WantedSysctls[3]: "1"}, facts.WantedSysctls, []string{"overlay", "br_netfilter"}},
-		{"no bridge module", map[string]string{facts.WantedSysctls[0]: "1"}, facts.WantedSysctls[:1], []string{"overlay"}},
-		{"off stays off", map[string]string{facts.WantedSysctls[0]: "0", facts.WantedSysctls[1]: "0"}, nil, []string{"overlay", "br_netfilter"}},
-	} {
-		sysctls, modules := kernelFiles(facts.ReadKernel(func(name string) (string, bool) { value, ok := test.set[name]; return value, ok }))
-		var want string
-		for _, name := range test.sysctls {
-			want += name + " = 1\n"
-		}
-		if _, got, _ := strings.Cut(string(sysctls), "\n"); got != want {
-			t.Errorf("%s: %q", test.name, sysctls)
-		}
-		if _, got, _ := strings.Cut(string(modules), "\n"); got != strings.Join(test.modules, "\n")+"\n" {
-			t.Errorf("%s: %q", test.name, modules)
 		}
 	}
 }

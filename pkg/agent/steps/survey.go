@@ -12,6 +12,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/diff"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
@@ -89,7 +90,7 @@ func (s *Survey) askSteps(ctx context.Context, h *node.Host, files bool) error {
 		for _, step := range all[phase] {
 			s.Steps = append(s.Steps, protocol.PlanStep{Phase: phase, ID: step.ID(), Title: step.Title()})
 			asked, ok := step.(interface {
-				planFiles(ctx context.Context) ([]plannedFile, error)
+				planFiles(ctx context.Context) ([]desired.File, error)
 			})
 			if !ok || !files {
 				continue
@@ -99,8 +100,8 @@ func (s *Survey) askSteps(ctx context.Context, h *node.Host, files bool) error {
 				return fmt.Errorf("plan step %s: %w", step.ID(), err)
 			}
 			for _, file := range planned {
-				if !file.unchanged() {
-					s.Files = append(s.Files, file.change(step.ID()))
+				if !file.Unchanged() {
+					s.Files = append(s.Files, fileChange(file, step.ID()))
 				}
 			}
 		}
@@ -108,26 +109,27 @@ func (s *Survey) askSteps(ctx context.Context, h *node.Host, files bool) error {
 	return nil
 }
 
-func (f plannedFile) change(step string) protocol.FileChange {
-	c := protocol.FileChange{Step: step, Path: f.resolved(), Action: protocol.ActionUpdate}
+// fileChange is what a plan shows of a file that a step changes.
+func fileChange(f desired.File, step string) protocol.FileChange {
+	c := protocol.FileChange{Step: step, Path: f.Resolved(), Action: protocol.ActionUpdate}
 	switch {
-	case f.old == nil:
+	case f.Old == nil:
 		c.Action = protocol.ActionCreate
-		if !f.link {
-			mode := f.mode
+		if !f.Link {
+			mode := f.Mode
 			if mode == 0 {
 				mode = 0o644
 			}
 			c.Mode = fmt.Sprintf("%04o", mode)
 		}
-	case f.new == nil:
+	case f.New == nil:
 		c.Action = protocol.ActionRemove
 	}
-	if f.link {
-		c.Link = cmp.Or(string(f.new), string(f.old))
+	if f.Link {
+		c.Link = cmp.Or(string(f.New), string(f.Old))
 		return c
 	}
-	c.Diff = Diff(c.Path, f.old, f.new)
+	c.Diff = Diff(c.Path, f.Old, f.New)
 	return c
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
@@ -116,48 +117,26 @@ func TestDockerStopFiles(t *testing.T) {
 	}
 	var got []string
 	for _, file := range planned {
-		c := file.change("docker-stop")
+		c := fileChange(file, "docker-stop")
 		got = append(got, string(c.Action)+" "+strings.TrimPrefix(c.Path, dir)+" "+c.Link)
 	}
 	want := []string{"create /docker.socket.d/zz-kubectl-runtime.conf ", "create /docker.service.d/zz-kubectl-runtime.conf ", "remove /multi-user.target.wants/docker.service /lib/systemd/system/docker.service"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
-	if err := systemd.Hold(t.Context(), holdDocker, "docker.socket", "docker.service"); err != nil {
+	if err := systemd.Hold(t.Context(), desired.HoldDocker, "docker.socket", "docker.service"); err != nil {
 		t.Fatal(err)
 	}
 	for _, file := range planned[:2] {
-		if now, err := os.ReadFile(file.path); err != nil || string(now) != string(file.new) {
-			t.Errorf("%s: %q, %v", file.path, now, err)
+		if now, err := os.ReadFile(file.Path); err != nil || string(now) != string(file.New) {
+			t.Errorf("%s: %q, %v", file.Path, now, err)
 		}
 	}
-	if again, err := dockerStop(h).(step[[]host.UnitState]).planFiles(t.Context()); err != nil || !again[0].unchanged() {
+	if again, err := dockerStop(h).(step[[]host.UnitState]).planFiles(t.Context()); err != nil || !again[0].Unchanged() {
 		t.Errorf("%+v, %v", again, err)
 	}
 	h.Spec.KeepDocker = true
 	if kept, err := dockerStop(h).(step[[]host.UnitState]).planFiles(t.Context()); err != nil || len(kept) != 0 {
 		t.Errorf("with --keep-docker: %+v, %v", kept, err)
-	}
-}
-
-func TestBootLinks(t *testing.T) {
-	unit := filepath.Join(t.TempDir(), "x.service")
-	if err := os.WriteFile(unit, []byte("[Unit]\nWantedBy=no.target\n[Install]\n# WantedBy=no.target\nWantedBy=a.target b.target\nRequiredBy = c.target\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s := host.Systemd{Dir: "/d", Run: nodetest.Says{"x.service": "FragmentPath=" + unit + "\n", "gone.service": "FragmentPath=\n"}}
-	links, err := s.BootLinks(t.Context(), "x.service")
-	var got []string
-	for _, file := range plannedLinks(links, false) {
-		got = append(got, file.path)
-		if string(file.new) != unit || file.old != nil {
-			t.Errorf("%+v", file)
-		}
-	}
-	if want := []string{"/d/a.target.wants/x.service", "/d/b.target.wants/x.service", "/d/c.target.requires/x.service"}; err != nil || !slices.Equal(got, want) {
-		t.Errorf("%q, %v", got, err)
-	}
-	if links, err := s.BootLinks(t.Context(), "gone.service"); err != nil || len(links) != 0 {
-		t.Errorf("%v, %v", links, err)
 	}
 }

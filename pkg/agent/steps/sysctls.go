@@ -5,16 +5,11 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
-)
-
-const (
-	// sysctlFile sorts behind 99-sysctl.conf, which is /etc/sysctl.conf: dockerd, too, turned on what that turns off.
-	sysctlFile  = "/etc/sysctl.d/zz-kubectl-runtime.conf"
-	modulesFile = "/etc/modules-load.d/kubectl-runtime.conf"
 )
 
 // nodeSysctls keeps for the next boot what held while Docker ran. After a reboot since then, which has started no Docker any more, it sets
@@ -23,7 +18,7 @@ func nodeSysctls(h *node.Host) engine.Step {
 	return step[[]host.Change]{
 		id: "node-sysctls", title: "Keep the kernel settings that pods rely on",
 		record: func(context.Context, engine.Report) ([]host.Change, error) {
-			files, err := sysctlFiles(h)
+			files, err := desired.SysctlFiles(h)
 			if err != nil {
 				return nil, err
 			}
@@ -33,14 +28,14 @@ func nodeSysctls(h *node.Host) engine.Step {
 			}
 			return changes, err
 		},
-		files: func(context.Context) ([]plannedFile, error) { return sysctlFiles(h) },
+		files: func(context.Context) ([]desired.File, error) { return desired.SysctlFiles(h) },
 		apply: func(ctx context.Context, changes []host.Change, report engine.Report) error {
 			for _, change := range changes {
 				if err := backups(h).Apply(change); err != nil {
 					return err
 				}
 			}
-			settings, err := kernelBefore(h)
+			settings, err := desired.Kernel(h)
 			if err != nil {
 				return err
 			}
@@ -53,57 +48,6 @@ func nodeSysctls(h *node.Host) engine.Step {
 			return undoFiles(h, changes, report)
 		},
 	}
-}
-
-// kernelSettings returns what the inspection found, or what holds now where an older agent made that.
-func kernelBefore(h *node.Host) (facts.KernelSettings, error) {
-	found, err := facts.Of(h)
-	if err != nil {
-		return facts.KernelSettings{}, err
-	}
-	if found.Kernel == nil {
-		return facts.ReadKernel(facts.ReadSysctl), nil
-	}
-	return *found.Kernel, nil
-}
-
-func sysctlFiles(h *node.Host) ([]plannedFile, error) {
-	settings, err := kernelBefore(h)
-	if err != nil {
-		return nil, err
-	}
-	sysctls, modules := kernelFiles(settings)
-	var files []plannedFile
-	for _, file := range []struct {
-		path string
-		data []byte
-	}{{sysctlFile, sysctls}, {modulesFile, modules}} {
-		if file.data == nil {
-			continue
-		}
-		planned, err := toBe(file.path, file.data, 0)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, planned)
-	}
-	return files, nil
-}
-
-// kernelFiles returns the two files' contents, nil for one that is not needed.
-func kernelFiles(s facts.KernelSettings) (sysctls, modules []byte) {
-	const head = "# Written by kubectl-runtime: Docker may have set this, and it no longer starts on this node.\n"
-	for _, name := range s.On {
-		if sysctls == nil {
-			sysctls = []byte(head)
-		}
-		sysctls = fmt.Appendf(sysctls, "%s = 1\n", name)
-	}
-	modules = []byte(head + "overlay\n")
-	if s.Bridge {
-		modules = append(modules, facts.BridgeModule+"\n"...)
-	}
-	return sysctls, modules
 }
 
 // setKernel sets what was on and is not any more.

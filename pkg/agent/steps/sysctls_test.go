@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
@@ -80,14 +81,14 @@ func keptSysctls(t *testing.T, found facts.Found) string {
 			continue
 		}
 		files, err := step.(interface {
-			planFiles(ctx context.Context) ([]plannedFile, error)
+			planFiles(ctx context.Context) ([]desired.File, error)
 		}).planFiles(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, file := range files {
-			if file.path == sysctlFile {
-				return string(file.new)
+			if file.Path == desired.SysctlFile {
+				return string(file.New)
 			}
 		}
 	}

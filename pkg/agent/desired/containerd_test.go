@@ -1,4 +1,4 @@
-package steps
+package desired
 
 import (
 	"errors"
@@ -62,14 +62,14 @@ func TestRegistriesGoWhereContainerdLooks(t *testing.T) {
 			t.Run(release.Name+"/"+name, func(t *testing.T) {
 				h, found := containerdWith(t, release.Binary, files)
 				dir := filepath.Dir(found.ContainerdConfig)
-				config, err := containerdToBe(t.Context(), h, found)
+				config, err := Containerd(t.Context(), h, found)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if config.layout.Root != dir+"/root" {
-					t.Errorf("root %s", config.layout.Root)
+				if config.Layout.Root != dir+"/root" {
+					t.Errorf("root %s", config.Layout.Root)
 				}
-				carried, warnings, err := carryFiles(t.Context(), h, found, config)
+				carried, warnings, err := CarriedFiles(t.Context(), h, found, config)
 				if err != nil || len(warnings) > 0 {
 					t.Fatal(err, warnings)
 				}
@@ -91,9 +91,9 @@ func TestFlagsOfContainerdCount(t *testing.T) {
 	for _, release := range agenttest.Releases(t) {
 		h, found := containerdWith(t, release.Binary, map[string]string{"config.toml": "version = 2\nroot = \"/a\"\n"})
 		found.ContainerdRoot = "/b"
-		config, err := containerdToBe(t.Context(), h, found)
-		if err != nil || config.layout.Root != "/b" {
-			t.Errorf("containerd %s: %s, %v", release.Name, config.layout.Root, err)
+		config, err := Containerd(t.Context(), h, found)
+		if err != nil || config.Layout.Root != "/b" {
+			t.Errorf("containerd %s: %s, %v", release.Name, config.Layout.Root, err)
 		}
 	}
 }
@@ -107,9 +107,9 @@ func TestConfigOfContainerdToBeInstalled(t *testing.T) {
 		found.Install = &facts.Installation{}
 		for _, binary := range []string{"/opt/not/there/containerd", release.Binary} {
 			found.ContainerdBinary = binary
-			config, err := containerdToBe(t.Context(), h, found)
-			if err != nil || config.layout.Root != "/a" || config.layout.RegistryDir != "/h" {
-				t.Errorf("containerd %s, %s: %+v, %v", release.Name, binary, config.layout, err)
+			config, err := Containerd(t.Context(), h, found)
+			if err != nil || config.Layout.Root != "/a" || config.Layout.RegistryDir != "/h" {
+				t.Errorf("containerd %s, %s: %+v, %v", release.Name, binary, config.Layout, err)
 			}
 		}
 	}

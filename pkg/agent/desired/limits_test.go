@@ -1,4 +1,4 @@
-package steps
+package desired
 
 import (
 	"os"
@@ -20,7 +20,7 @@ import (
 // TestLimitsOf reads the limits of a real process.
 func TestLimitsOf(t *testing.T) {
 	pid := sleepWith(t, "--nofile=1234:2345", "--core=0:unlimited")
-	got, err := limitsOf("/proc", pid)
+	got, err := LimitsOf("/proc", pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestUnitLimits(t *testing.T) {
 		}
 	}
 	// systemd itself cannot go above its own limit then.
-	own, err := limitsOf("/proc", 1)
+	own, err := LimitsOf("/proc", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,10 +117,10 @@ func TestLimitsCarried(t *testing.T) {
 		{name: "another limit", pod: translate.Limit{Name: "core", Hard: unlimited}, unit: translate.Limit{Name: "core"}, shared: true, want: []translate.Limit{{Name: "core", Hard: unlimited}}},
 		{name: "not known of the unit", pod: nofile(9, 9), unit: translate.Limit{Name: "core"}},
 	} {
-		carried := limitsCarried{limits: test.ulimits}
+		carried := LimitsCarried{Limits: test.ulimits}
 		carried.add([]translate.Limit{test.pod}, []translate.Limit{test.unit}, test.shared, test.lacks)
-		if diff := cmp.Diff(test.want, carried.limits); diff != "" || len(carried.cannot) > 0 != test.cannot {
-			t.Errorf("%s: %q, -want +got\n%s", test.name, carried.cannot, diff)
+		if diff := cmp.Diff(test.want, carried.Limits); diff != "" || len(carried.Cannot) > 0 != test.cannot {
+			t.Errorf("%s: %q, -want +got\n%s", test.name, carried.Cannot, diff)
 		}
 	}
 }
@@ -128,7 +128,7 @@ func TestLimitsCarried(t *testing.T) {
 // TestDifferingLimits compares with real processes: one in place of the sandbox's pause program, and one in place of the container's.
 func TestDifferingLimits(t *testing.T) {
 	sandbox, container := sleepWith(t, "--nofile=1000:5000"), sleepWith(t, "--nofile=5000:5000")
-	own, err := limitsOf("/proc", container)
+	own, err := LimitsOf("/proc", container)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +146,7 @@ func TestDifferingLimits(t *testing.T) {
 	} {
 		pods := slices.Clone(own)
 		pods[at] = test.pod
-		got, err := differingLimits(pods, cri.Processes{Sandbox: sandbox, Container: container, Rlimits: test.set})
+		got, err := DifferingLimits(pods, cri.Processes{Sandbox: sandbox, Container: container, Rlimits: test.set})
 		if err != nil || strings.Join(got, "; ") != test.want {
 			t.Errorf("%s: %q, %v, want %q", test.name, got, err, test.want)
 		}

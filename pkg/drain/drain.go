@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -18,12 +17,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
-	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/kubectl/pkg/drain"
+	"k8s.io/utils/clock"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodewatch"
 )
 
 // evictRetryDelay is the pause between two attempts to evict a pod that a budget holds back. The library's zero value is a
@@ -97,11 +96,18 @@ type Drainer struct {
 	options  Options
 	observer Observer
 	now      func() time.Time
+	watch    *nodewatch.Watch
 }
 
 // New makes a Drainer. Now is the clock.
 func New(client kubernetes.Interface, options Options, observer Observer, now func() time.Time) *Drainer {
 	return &Drainer{client: client, options: options, observer: observer, now: now}
+}
+
+// Watching has the Drainer learn from a watch of the node that pods are gone. Without one, Drain begins its own.
+func (d *Drainer) Watching(watch *nodewatch.Watch) *Drainer {
+	d.watch = watch
+	return d
 }
 
 // helper is the only place that builds the library's Helper, which has no constructor of its own.
@@ -220,7 +226,12 @@ func (d *Drainer) tryDrain(ctx context.Context, node string, watch *blockWatch, 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	helper := d.helper(ctx, watch.client(ctx, pods))
+	departures := &departures{watch: d.watch, seen: map[types.UID]bool{}}
+	if departures.watch == nil {
+		departures.watch = nodewatch.New(d.client, clock.RealClock{}, node)
+		departures.watch.Start(ctx, nil)
+	}
+	helper := d.helper(ctx, watch.client(ctx, pods, departures))
 	helper.Timeout = timeout
 	helper.OnPodDeletionOrEvictionStarted = func(pod *corev1.Pod, _ bool) { watch.started(pod) }
 	helper.OnPodDeletionOrEvictionFinished = func(pod *corev1.Pod, _ bool, err error) {
@@ -230,7 +241,7 @@ func (d *Drainer) tryDrain(ctx context.Context, node string, watch *blockWatch, 
 	}
 	gone := make(chan bool, 1)
 	go func() {
-		isGone := d.awaitGone(ctx, node, pods)
+		isGone := departures.await(ctx, pods)
 		if isGone {
 			cancel() // the library has nothing left to wait for
 		}
@@ -245,37 +256,6 @@ func (d *Drainer) tryDrain(ctx context.Context, node string, watch *blockWatch, 
 		return nil
 	}
 	return err
-}
-
-// awaitGone reports that none of the pods is on the node any more, as soon as it is so: the library looks once a second, and the node
-// is out of service meanwhile. It returns false when ctx ends, and where pods cannot be watched.
-func (d *Drainer) awaitGone(ctx context.Context, node string, pods []corev1.Pod) bool {
-	onNode := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String()}
-	changes, err := d.client.CoreV1().Pods(metav1.NamespaceAll).Watch(ctx, onNode)
-	if err != nil {
-		return false
-	}
-	defer changes.Stop()
-	// What went before the watch began is not told by it.
-	list, err := d.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, onNode)
-	if err != nil {
-		return false
-	}
-	left := map[types.UID]bool{}
-	for i := range list.Items {
-		left[list.Items[i].UID] = slices.ContainsFunc(pods, func(pod corev1.Pod) bool { return pod.UID == list.Items[i].UID })
-	}
-	maps.DeleteFunc(left, func(_ types.UID, ours bool) bool { return !ours })
-	for len(left) > 0 {
-		event, ok := <-changes.ResultChan()
-		if !ok {
-			return false
-		}
-		if pod, isPod := event.Object.(*corev1.Pod); isPod && event.Type == apiwatch.Deleted {
-			delete(left, pod.UID)
-		}
-	}
-	return true
 }
 
 // checkError is a drain that could not begin.

@@ -11,19 +11,22 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	policyv1client "k8s.io/client-go/kubernetes/typed/policy/v1"
 	policyv1beta1client "k8s.io/client-go/kubernetes/typed/policy/v1beta1"
 )
 
-// client is the drainer's client with the eviction calls overheard: the library keeps a refused eviction's reason to itself
-// and retries for ever.
-func (w *blockWatch) client(ctx context.Context, pods []corev1.Pod) kubernetes.Interface {
-	known := map[string]map[string]string{}
+// client is the drainer's client with the eviction calls overheard, since the library keeps a refused eviction's reason to itself and retries for
+// ever, and with single pods looked up in a watch.
+func (w *blockWatch) client(ctx context.Context, pods []corev1.Pod, departures *departures) kubernetes.Interface {
+	known, uids := map[string]map[string]string{}, map[string]types.UID{}
 	for i := range pods {
-		known[pods[i].Namespace+"/"+pods[i].Name] = pods[i].Labels
+		known[pods[i].Namespace+"/"+pods[i].Name], uids[pods[i].Namespace+"/"+pods[i].Name] = pods[i].Labels, pods[i].UID
 	}
-	return &overhearingClient{Interface: w.drainer.client, heard: func(namespace, pod string, err error) {
+	core := &watchedCore{w.drainer.client.CoreV1(), departures, uids}
+	return &overhearingClient{Interface: w.drainer.client, core: core, heard: func(namespace, pod string, err error) {
 		switch {
 		case err == nil:
 			w.accepted(namespace, pod)
@@ -74,8 +77,11 @@ func (d *Drainer) budgets(ctx context.Context, namespace string, podLabels map[s
 // overhearingClient calls heard after each eviction.
 type overhearingClient struct {
 	kubernetes.Interface
+	core  *watchedCore
 	heard func(namespace, pod string, err error)
 }
+
+func (c *overhearingClient) CoreV1() corev1client.CoreV1Interface { return c.core }
 
 func (c *overhearingClient) PolicyV1() policyv1client.PolicyV1Interface {
 	return &overhearingV1{c.Interface.PolicyV1(), c.heard}

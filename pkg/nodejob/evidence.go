@@ -54,7 +54,7 @@ func (r *Runner) Evidence(ctx context.Context, p EvidenceParams) ([]byte, error)
 	}
 	pod := EvidencePod(p)
 	pods := r.Client.CoreV1().Pods(Namespace)
-	if err := r.replacePod(ctx, "pod "+pod.Name, pod); err != nil {
+	if _, err := r.replacePod(ctx, "pod "+pod.Name, pod); err != nil {
 		return nil, err
 	}
 	defer func() {

@@ -24,6 +24,8 @@ const (
 	silence = 20 * time.Second
 	// lookTimeout bounds one look at pod and Job: a connection that hangs must not end the wait for the log.
 	lookTimeout = 15 * time.Second
+	// jobInterval is how often a Job that has no pod is looked at.
+	jobInterval = 2 * time.Second
 	// maxUnread is how often the log of a pod that has ended is asked for before its status has to do.
 	maxUnread = 10
 	// maxLine bounds a line of the log in bytes; events are below 16 KiB.
@@ -112,13 +114,32 @@ func (f *Follower) newFollowed(job protocol.Phase, spec protocol.Spec, mode Mode
 	}
 }
 
-// logLine is a line of a pod's log, or with end set the end of a stream: whole, if that was the log's end, and failed, if no other stream
-// is worth a try.
+// logLine is a line of a pod's log, or with end set the end of a stream: whole, if that was the log's end, empty, if nothing came, and failed, if no
+// other stream is worth a try.
 type logLine struct {
-	text       []byte
-	end, whole bool
-	failed     error
+	text              []byte
+	end, whole, empty bool
+	failed            error
 }
+
+// logTries spreads the requests for a log that has nothing to give, as while a container or its kubelet is down: the first come fast, then one a
+// second, and one at once when something has changed.
+type logTries struct {
+	next  time.Time
+	pause time.Duration
+}
+
+func (t *logTries) may(now time.Time) bool { return !now.Before(t.next) }
+
+func (t *logTries) ended(now time.Time, empty bool) {
+	t.pause = min(max(2*t.pause, pollInterval/2), 2*pollInterval)
+	if !empty {
+		t.pause = 0
+	}
+	t.next = now.Add(t.pause)
+}
+
+func (t *logTries) hurry() { t.next = time.Time{} }
 
 // followed is one call of Follow.
 type followed struct {
@@ -139,8 +160,10 @@ type followed struct {
 
 	lines   chan logLine
 	reading bool
-	// looked is when pod and Job were last asked for.
-	looked time.Time
+	// tries are when the log may be asked for.
+	tries logTries
+	// looked is when pod and Job were last asked for, jobLooked when the Job was.
+	looked, jobLooked time.Time
 	// endStream ends the log stream that is being read.
 	endStream context.CancelFunc
 	// ended: the pod had ended well before the log was asked for. message is what it then left in its status.
@@ -161,15 +184,25 @@ func (w *followed) run(ctx context.Context) (*protocol.Result, error) {
 		return nil, err
 	}
 	for {
+		var changed <-chan struct{}
+		if w.runner.Watch != nil {
+			changed = w.runner.Watch.Changed()
+		}
 		select {
 		case <-ctx.Done():
 			return nil, errors.Join(context.Cause(ctx), w.trouble)
+		case <-changed:
+			w.tries.hurry()
+			if err := w.look(ctx); err != nil {
+				return nil, err
+			}
 		case line := <-w.lines:
 			if line.failed != nil {
 				return nil, line.failed
 			}
 			if line.end {
 				w.reading = false
+				w.tries.ended(w.runner.Clock.Now(), line.empty)
 				result, err := w.atEnd(line.whole)
 				if result != nil || err != nil {
 					return result, err
@@ -269,8 +302,8 @@ func (w *followed) look(following context.Context) error {
 	if pod != nil && HasStarted(pod) {
 		w.begun = true // whatever its log says: the host may be at work
 	}
-	// The status tells of the container late: kubelets up to 1.26 send five requests a second, two for each pod that changes.
-	if pod != nil && !w.reading {
+	// In service, the container's status is waited for, in Unattended not: kubelets up to 1.26 send five requests a second, two for each pod that changes.
+	if pod != nil && !w.reading && (w.begun || w.runner.Watch == nil || w.mode == Unattended) && w.tries.may(w.looked) {
 		w.reading, w.ended, w.message = true, pod.Status.Phase == corev1.PodSucceeded, terminationMessage(pod)
 		stream, end := context.WithCancel(following)
 		w.endStream = end
@@ -278,7 +311,7 @@ func (w *followed) look(following context.Context) error {
 	}
 	w.bound = w.bound || pod != nil
 	if w.mode == Unattended && w.bound && !w.begun {
-		w.kubelet.look(ctx)
+		w.kubelet.look(ctx, w.looked)
 	}
 	if err := w.start.check(ctx, w.runner.Clock.Now(), w.job, pod); err != nil {
 		if w.mode == InService && w.heard && !w.replaced && pod != nil {
@@ -321,6 +354,13 @@ func (w *followed) failed(err error) error {
 
 // checkJob ends the wait for a Job that will have no more pods.
 func (w *followed) checkJob(ctx context.Context) error {
+	if w.jobLooked.IsZero() {
+		w.jobLooked = w.looked // its pod is about to be made
+	}
+	if w.looked.Sub(w.jobLooked) < jobInterval {
+		return nil
+	}
+	w.jobLooked = w.looked
 	job, err := w.runner.Client.BatchV1().Jobs(Namespace).Get(ctx, w.job, metav1.GetOptions{})
 	if err != nil {
 		return nil //nolint:nilerr // a Job that is gone makes no pod, and the start watch says so
@@ -384,7 +424,7 @@ func (w *followed) read(ctx, streamCtx context.Context, cancel context.CancelFun
 			return false
 		}
 	}
-	end := logLine{end: true}
+	end := logLine{end: true, empty: true}
 	defer func() { send(end) }()
 	watchdog := time.AfterFunc(silence, cancel)
 	defer watchdog.Stop()
@@ -396,6 +436,7 @@ func (w *followed) read(ctx, streamCtx context.Context, cancel context.CancelFun
 	defer func() { _ = stream.Close() }()
 	err = untrusted.Lines(stream, "the log of pod "+pod, maxLine, maxLog, func(line []byte) bool {
 		watchdog.Reset(silence)
+		end.empty = false
 		return send(logLine{text: bytes.Clone(line)})
 	})
 	end.whole = err == nil

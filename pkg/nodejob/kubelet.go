@@ -16,6 +16,8 @@ const (
 	// kubeletRenewals are how often a Lease has to be renewed while a pod complains. The first may be older than the complaint's
 	// last change; with the second, the kubelet has had an interval's time to report a container that it started.
 	kubeletRenewals = 2
+	// leaseInterval is how often a Lease is read at most.
+	leaseInterval = 2 * time.Second
 	// unleasedPatience is how long a Node without a Lease that can be read has to stay Ready: longer than node-monitor-grace-period,
 	// 40 s and 50 s since Kubernetes 1.32, for which a node that died is shown as Ready.
 	unleasedPatience = 70 * time.Second
@@ -27,6 +29,8 @@ type kubeletWatch struct {
 	client kubernetes.Interface
 	node   string
 
+	// looked is when the Lease was last read.
+	looked time.Time
 	// boot and runtime are what the node reported first; known says that it has.
 	known         bool
 	boot, runtime string
@@ -39,8 +43,12 @@ type kubeletWatch struct {
 	complaining time.Time
 }
 
-// look reads the Lease once. It is called with every look at a pod that has not started.
-func (w *kubeletWatch) look(ctx context.Context) {
+// look reads the Lease. It is called with every look at a pod that has not started.
+func (w *kubeletWatch) look(ctx context.Context, now time.Time) {
+	if !w.looked.IsZero() && now.Sub(w.looked) < leaseInterval {
+		return
+	}
+	w.looked = now
 	if !w.known {
 		if node, err := w.client.CoreV1().Nodes().Get(ctx, w.node, metav1.GetOptions{}); err == nil {
 			w.known, w.boot, w.runtime = true, node.Status.NodeInfo.BootID, node.Status.NodeInfo.ContainerRuntimeVersion

@@ -21,9 +21,12 @@ import (
 const (
 	// canaryTimeout is for sandbox, network and the canary's own checks.
 	canaryTimeout = 2 * time.Minute
-	// canaryInterval is how often its log is looked for: the node is out of service.
-	canaryInterval = 200 * time.Millisecond
-	// canaryLook is how often its status is: it only says what keeps the pod from running.
+	// canaryInterval is after what time its log is looked for again, twice that the next time and so on up to maxCanaryInterval: the node is out of
+	// service. canaryFollow is how long a log that has no report yet is listened to.
+	canaryInterval    = 200 * time.Millisecond
+	maxCanaryInterval = time.Second
+	canaryFollow      = 5 * time.Second
+	// canaryLook is how often its status is, where it is not watched: it only says what keeps the pod from running.
 	canaryLook = 2 * time.Second
 	// execTimeout is for the command, requestTimeout for one answer of kubelet or API server.
 	execTimeout    = 30 * time.Second
@@ -82,12 +85,15 @@ func (r *Runner) Prove(ctx context.Context, p CanaryParams, note func(string)) e
 	ctx, cancel := context.WithTimeoutCause(ctx, canaryTimeout, fmt.Errorf("no report after %s", canaryTimeout))
 	defer cancel()
 	pod := Canary(p)
-	if p.Started && !r.isAlive(ctx, pod) {
-		p.Started, p.Attempt = false, p.Attempt+"-again"
-		pod = Canary(p)
+	if p.Started {
+		if pod = r.alive(ctx, pod); pod == nil {
+			p.Started, p.Attempt = false, p.Attempt+"-again"
+			pod = Canary(p)
+		}
 	}
 	if !p.Started {
-		if err := r.replacePod(ctx, "the canary pod", pod); err != nil {
+		var err error
+		if pod, err = r.replacePod(ctx, "the canary pod", pod); err != nil {
 			return err
 		}
 	}
@@ -132,10 +138,11 @@ func (r *Runner) Baseline(ctx context.Context, p CanaryParams, note func(string)
 		// What is left is removed with the run's other pods.
 		_ = r.Client.CoreV1().Pods(pod.Namespace).Delete(undo, pod.Name, atOnce())
 	}()
-	if err := r.replacePod(ctx, "the canary pod", pod); err != nil {
+	created, err := r.replacePod(ctx, "the canary pod", pod)
+	if err != nil {
 		return nil, err
 	}
-	checks, err := r.awaitCanary(ctx, pod, note)
+	checks, err := r.awaitCanary(ctx, created, note)
 	var start *StartError
 	var outage *OutageError
 	switch {
@@ -169,58 +176,72 @@ func (r *Runner) StartCanary(ctx context.Context, p CanaryParams) error {
 	return nil
 }
 
-// isAlive reports whether a pod is there and has not ended.
-func (r *Runner) isAlive(ctx context.Context, pod *corev1.Pod) bool {
-	now, err := r.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
-	return err == nil && now.DeletionTimestamp == nil && now.Status.Phase != corev1.PodFailed && now.Status.Phase != corev1.PodSucceeded
+// alive returns a pod that is there and has not ended, or nil.
+func (r *Runner) alive(ctx context.Context, pod *corev1.Pod) *corev1.Pod {
+	var now *corev1.Pod
+	if r.Watch != nil {
+		pods, _ := r.Watch.Seen()
+		for i := range pods {
+			if pods[i].Namespace == pod.Namespace && pods[i].Name == pod.Name {
+				now = &pods[i]
+			}
+		}
+	}
+	if now == nil {
+		var err error
+		if now, err = r.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{}); err != nil {
+			return nil
+		}
+	}
+	if now.DeletionTimestamp != nil || now.Status.Phase == corev1.PodFailed || now.Status.Phase == corev1.PodSucceeded {
+		return nil
+	}
+	return now
 }
 
 // replacePod creates a pod, which errors call what, in the place of one that an earlier try left. That one goes at once: see Remove.
-func (r *Runner) replacePod(ctx context.Context, what string, pod *corev1.Pod) error {
+func (r *Runner) replacePod(ctx context.Context, what string, pod *corev1.Pod) (*corev1.Pod, error) {
 	pods := r.Client.CoreV1().Pods(pod.Namespace)
 	began := r.Clock.Now()
 	for {
 		request, cancel := context.WithTimeout(ctx, requestTimeout)
-		_, err := pods.Create(request, pod, metav1.CreateOptions{})
+		created, err := pods.Create(request, pod, metav1.CreateOptions{})
 		cancel()
 		late := r.Clock.Now().Sub(began) >= createPatience
 		switch {
 		case err == nil:
-			return nil
+			return created, nil
 		case apierrors.IsAlreadyExists(err):
 			if err := pods.Delete(ctx, pod.Name, atOnce()); err != nil && !apierrors.IsNotFound(err) && !IsTransient(err) {
-				return err
+				return nil, err
 			}
 		case isRefused(err) && (late || !IsTransient(err)):
-			return &AdmissionError{What: what, Cause: err}
+			return nil, &AdmissionError{What: what, Cause: err}
 		case late && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) && r.answers(ctx, pod):
 			// The server answers, but not to this.
-			return &AdmissionError{What: what, Cause: fmt.Errorf("no answer for %s, as from a webhook that hangs: %w", requestTimeout, err)}
+			return nil, &AdmissionError{What: what, Cause: fmt.Errorf("no answer for %s, as from a webhook that hangs: %w", requestTimeout, err)}
 		case !IsTransient(err):
-			return fmt.Errorf("create %s: %w", what, err)
+			return nil, fmt.Errorf("create %s: %w", what, err)
 		}
 		if sleepErr := r.pause(ctx); sleepErr != nil {
-			return &OutageError{Cause: fmt.Errorf("create %s: %w", what, errors.Join(sleepErr, err))}
+			return nil, &OutageError{Cause: fmt.Errorf("create %s: %w", what, errors.Join(sleepErr, err))}
 		}
 	}
 }
 
-// awaitCanary waits for the canary's report.
+// awaitCanary waits for the canary's report. Pod is as it was created or seen last.
 func (r *Runner) awaitCanary(ctx context.Context, pod *corev1.Pod, note func(string)) ([]CanaryCheck, error) {
 	start := startWatch{client: r.Client}
+	now := podLook{runner: r, pod: pod, asked: r.Clock.Now()}
+	interval := canaryInterval
 	var last error
-	var current *corev1.Pod
-	var looked time.Time
 	away := false
 	for {
-		var err error
-		if current == nil || r.Clock.Now().Sub(looked) >= canaryLook {
-			looked = r.Clock.Now()
-			current, err = r.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+		var changed <-chan struct{}
+		if r.Watch != nil {
+			changed = r.Watch.Changed()
 		}
-		if err != nil {
-			current = nil
-		}
+		current, err := now.look(ctx)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			// Cut short, which says nothing new.
@@ -238,14 +259,49 @@ func (r *Runner) awaitCanary(ctx context.Context, pod *corev1.Pod, note func(str
 			}
 			last = fmt.Errorf("it is %s", current.Status.Phase)
 		}
-		if err := r.pauseFor(ctx, canaryInterval); err != nil {
+		if err := r.pauseFor(ctx, interval, changed); err != nil {
 			err = fmt.Errorf("canary: %w", errors.Join(err, last))
 			if away {
 				return nil, &OutageError{Cause: err}
 			}
 			return nil, err
 		}
+		interval = min(2*interval, maxCanaryInterval)
 	}
+}
+
+// podLook looks at one pod again and again: in the watch, and where that does not know the pod yet, or is not there, by a request now and then.
+type podLook struct {
+	runner *Runner
+	pod    *corev1.Pod
+	asked  time.Time
+	seen   bool // in the watch
+}
+
+func (l *podLook) look(ctx context.Context) (*corev1.Pod, error) {
+	interval := canaryLook
+	if l.runner.Watch != nil {
+		if pods, watched := l.runner.Watch.Seen(); watched {
+			i := slices.IndexFunc(pods, func(pod corev1.Pod) bool { return pod.UID == l.pod.UID })
+			switch {
+			case i >= 0:
+				l.pod, l.seen = &pods[i], true
+				return l.pod, nil
+			case l.seen:
+				return nil, apierrors.NewNotFound(corev1.Resource("pods"), l.pod.Name)
+			}
+			interval = calmInterval
+		}
+	}
+	now := l.runner.Clock.Now()
+	if now.Sub(l.asked) < interval {
+		return l.pod, nil
+	}
+	pod, err := l.runner.Client.CoreV1().Pods(l.pod.Namespace).Get(ctx, l.pod.Name, metav1.GetOptions{})
+	if err == nil {
+		l.pod, l.asked = pod, now
+	}
+	return pod, err
 }
 
 // judgeCanary returns the canary's checks; nil while there is no report.
@@ -253,18 +309,18 @@ func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startW
 	if err := start.check(ctx, r.Clock.Now(), pod.Name, pod); err != nil {
 		return nil, fmt.Errorf("canary: %w", err)
 	}
-	log, err := readAll(ctx, r.Client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: PhaseCanary}), "the log of pod "+pod.Name, maxReport)
+	checks, log, err := r.canaryReport(ctx, pod.Name)
 	if tooMuch := new(untrusted.TooMuchError); errors.As(err, &tooMuch) {
 		return nil, fmt.Errorf("canary: %w", err)
 	}
 	if err != nil {
 		return nil, nil //nolint:nilerr // it may not have started; asked again, until the canary's time is over
 	}
-	checks, reported := parseCanary(log)
+	reported := len(checks) > 0
 	ended := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 	switch {
 	case !reported && ended:
-		return nil, fmt.Errorf("canary: it ended without a report: %s", untrusted.Line(string(log[max(0, len(log)-maxWords):]), maxWords))
+		return nil, fmt.Errorf("canary: it ended without a report: %s", untrusted.Line(log, maxWords))
 	case !reported:
 		return nil, nil
 	}
@@ -280,6 +336,24 @@ func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startW
 		note("names were not resolved in the canary pod: " + unchecked)
 	}
 	return checks, nil
+}
+
+// canaryReport listens to the canary's log for its report, for at most canaryFollow. Log is its last words where there was none.
+func (r *Runner) canaryReport(ctx context.Context, pod string) (checks []CanaryCheck, log string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, canaryFollow)
+	defer cancel()
+	stream, err := r.Client.CoreV1().Pods(Namespace).GetLogs(pod, &corev1.PodLogOptions{Container: PhaseCanary, Follow: true}).Stream(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() { _ = stream.Close() }()
+	err = untrusted.Lines(stream, "the log of pod "+pod, maxLine, maxReport, func(line []byte) bool {
+		found, reported := parseCanary(line)
+		checks, log = found, log+string(line)+"\n"
+		log = log[max(0, len(log)-maxWords):]
+		return !reported
+	})
+	return checks, log, err
 }
 
 // failed are the checks that failed.

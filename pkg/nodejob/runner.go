@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -13,18 +13,20 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodewatch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 // pollInterval is how often pods and Jobs are looked at: one small request per node, which may be out of service meanwhile.
 const pollInterval = 500 * time.Millisecond
 
-// calmInterval is how often they are looked at while a pod's log is read, which ends with the pod, or while a watch says what changes.
+// calmInterval is how often they are looked at while a pod's log is read, which ends with the pod.
 const calmInterval = 5 * time.Second
 
 // outagePatience is how long the API server may be away while nothing on the node explains it.
@@ -42,10 +44,17 @@ type Runner struct {
 	// Config is for exec, which is no plain request.
 	Config *rest.Config
 	Clock  clock.WithTicker
+	// Watch, if it is set, knows the pods on the one node that this Runner is for, and saves a request for each look at them.
+	Watch *nodewatch.Watch
 	// SilencePatience is how long a pod that runs may say nothing; zero means a minute.
 	SilencePatience time.Duration
 
 	mayExec atomic.Bool // the API server has said so
+}
+
+// For is a Runner for one node, whose pods a watch knows.
+func (r *Runner) For(watch *nodewatch.Watch) *Runner {
+	return &Runner{Client: r.Client, Config: r.Config, Clock: r.Clock, Watch: watch, SilencePatience: r.SilencePatience}
 }
 
 // Ensure creates the Job, or finds the same one that is there. One that failed, that cannot tell its result any more, that has another
@@ -75,17 +84,22 @@ func (r *Runner) Ensure(ctx context.Context, job *batchv1.Job) error {
 // tryEnsure reports whether the Job is there. Neither done nor an error means: look again. late: a webhook that cannot be called refuses the Job.
 func (r *Runner) tryEnsure(ctx context.Context, job *batchv1.Job, late bool) (done bool, err error) {
 	jobs := r.Client.BatchV1().Jobs(job.Namespace)
-	existing, err := jobs.Get(ctx, job.Name, metav1.GetOptions{})
+	_, refused := jobs.Create(ctx, job, metav1.CreateOptions{})
+	if refused == nil {
+		return true, nil
+	}
+	if !apierrors.IsAlreadyExists(refused) && !isRefused(refused) {
+		return false, refused
+	}
+	existing, err := jobs.Get(ctx, job.Name, metav1.GetOptions{}) // what is refused now may be there from before
 	switch {
+	case apierrors.IsNotFound(err) && apierrors.IsAlreadyExists(refused):
+		return false, nil
 	case apierrors.IsNotFound(err):
-		_, err = jobs.Create(ctx, job, metav1.CreateOptions{})
-		if apierrors.IsAlreadyExists(err) {
-			return false, nil
+		if late || !IsTransient(refused) {
+			refused = &AdmissionError{What: "the agent's Job", Cause: refused}
 		}
-		if isRefused(err) && (late || !IsTransient(err)) {
-			err = &AdmissionError{What: "the agent's Job", Cause: err}
-		}
-		return err == nil, err
+		return false, refused
 	case err != nil:
 		return false, err
 	case existing.DeletionTimestamp != nil:
@@ -141,18 +155,32 @@ func hasCondition(job *batchv1.Job, kind batchv1.JobConditionType) bool {
 
 // Pod is the newest pod with all these labels, or nil.
 func (r *Runner) Pod(ctx context.Context, set map[string]string) (*corev1.Pod, error) {
-	list, err := r.Client.CoreV1().Pods(Namespace).List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(set).String()})
+	pods, err := r.pods(ctx, labels.SelectorFromSet(set))
 	if err != nil {
 		return nil, err
 	}
 	var newest *corev1.Pod
-	for i := range list.Items {
-		pod := &list.Items[i]
-		if newest == nil || newest.CreationTimestamp.Before(&pod.CreationTimestamp) {
-			newest = pod
+	for i := range pods {
+		if newest == nil || newest.CreationTimestamp.Before(&pods[i].CreationTimestamp) {
+			newest = &pods[i]
 		}
 	}
 	return newest, nil
+}
+
+// pods are this program's pods with certain labels. All of them are bound to a node when they are made.
+func (r *Runner) pods(ctx context.Context, selector labels.Selector) ([]corev1.Pod, error) {
+	if r.Watch == nil || !r.Watch.Watched() { // a list of the namespace is small
+		list, err := r.Client.CoreV1().Pods(Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector.String()})
+		if err != nil {
+			return nil, err
+		}
+		return list.Items, nil
+	}
+	pods, err := r.Watch.Pods(ctx)
+	return slices.DeleteFunc(pods, func(pod corev1.Pod) bool {
+		return pod.Namespace != Namespace || !selector.Matches(labels.Set(pod.Labels))
+	}), err
 }
 
 // PhasePod is the newest pod of a phase's Job, or nil.
@@ -164,15 +192,27 @@ func (r *Runner) PhasePod(ctx context.Context, spec protocol.Spec) (*corev1.Pod,
 // kubelet ends their containers: a pod that is still being deleted when its kubelet changes runtimes may stay for good (see rollout, awaitLeaving), and
 // these pods hold nothing.
 func (r *Runner) Remove(ctx context.Context, node string, phases ...protocol.Phase) error {
-	selector := labels.SelectorFromSet(NodeLabels(node)).String()
+	selector := labels.SelectorFromSet(NodeLabels(node))
 	if len(phases) > 0 {
 		names := make([]string, len(phases))
 		for i, phase := range phases {
 			names[i] = string(phase)
 		}
-		selector += "," + LabelPhase + " in (" + strings.Join(names, ",") + ")"
+		in, err := labels.NewRequirement(LabelPhase, selection.In, names)
+		if err != nil {
+			return fmt.Errorf("remove jobs of node %s: %w", node, err)
+		}
+		selector = selector.Add(*in)
 	}
-	if err := r.remove(ctx, selector); err != nil {
+	jobs, err := r.Client.BatchV1().Jobs(Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector.String()})
+	if err != nil {
+		return fmt.Errorf("remove jobs of node %s: %w", node, err)
+	}
+	var errs []error
+	for i := range jobs.Items {
+		errs = append(errs, r.removeJob(ctx, jobs.Items[i].Name))
+	}
+	if err := errors.Join(append(errs, r.removePods(ctx, selector))...); err != nil {
 		return fmt.Errorf("remove jobs of node %s: %w", node, err)
 	}
 	return nil
@@ -180,33 +220,32 @@ func (r *Runner) Remove(ctx context.Context, node string, phases ...protocol.Pha
 
 // RemoveJob deletes the Job of one phase of one run, its pods with it, without waiting for these.
 func (r *Runner) RemoveJob(ctx context.Context, spec protocol.Spec) error {
-	if err := r.remove(ctx, labels.SelectorFromSet(jobLabels(spec)).String()); err != nil {
+	err := errors.Join(
+		r.removeJob(ctx, JobName(spec.Node, spec.Run, spec.Phase)), r.removePods(ctx, labels.SelectorFromSet(jobLabels(spec))),
+	)
+	if err != nil {
 		return fmt.Errorf("remove job of node %s: %w", spec.Node, err)
 	}
 	return nil
 }
 
-func (r *Runner) remove(ctx context.Context, selector string) error {
-	jobs, err := r.Client.BatchV1().Jobs(Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
+func (r *Runner) removeJob(ctx context.Context, name string) error {
+	err := r.Client.BatchV1().Jobs(Namespace).Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// removePods removes pods at once. Those of Jobs would go with them, but with the grace of their own.
+func (r *Runner) removePods(ctx context.Context, selector labels.Selector) error {
+	pods, err := r.pods(ctx, selector)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for i := range jobs.Items {
-		err := r.Client.BatchV1().Jobs(Namespace).Delete(ctx, jobs.Items[i].Name, metav1.DeleteOptions{
-			PropagationPolicy: ptr.To(metav1.DeletePropagationBackground),
-		})
-		if err != nil && !apierrors.IsNotFound(err) {
-			errs = append(errs, err)
-		}
-	}
-	// Pods of Jobs would go with them, but with the grace of their own.
-	pods, err := r.Client.CoreV1().Pods(Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
-	if err != nil {
-		return errors.Join(append(errs, err)...)
-	}
-	for i := range pods.Items {
-		err := r.Client.CoreV1().Pods(Namespace).Delete(ctx, pods.Items[i].Name, atOnce())
+	for i := range pods {
+		err := r.Client.CoreV1().Pods(Namespace).Delete(ctx, pods[i].Name, atOnce())
 		if err != nil && !apierrors.IsNotFound(err) {
 			errs = append(errs, err)
 		}
@@ -220,17 +259,19 @@ func atOnce() metav1.DeleteOptions {
 }
 
 // pause waits for the next look, or returns the cause of ctx's end.
-func (r *Runner) pause(ctx context.Context) error { return r.pauseFor(ctx, pollInterval) }
+func (r *Runner) pause(ctx context.Context) error { return r.pauseFor(ctx, pollInterval, nil) }
 
-func (r *Runner) pauseFor(ctx context.Context, interval time.Duration) error {
+// pauseFor also ends with a change.
+func (r *Runner) pauseFor(ctx context.Context, interval time.Duration, changed <-chan struct{}) error {
 	timer := r.Clock.NewTimer(interval)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-timer.C():
-		return nil
+	case <-changed:
 	}
+	return nil
 }
 
 // IsTransient reports whether a request may succeed when it is sent again: the server was not there, was too busy, said that it failed or did not

@@ -80,7 +80,7 @@ func (w *silenceWatch) isOver(ctx context.Context, mode Mode) bool {
 	if w.kubelet == nil {
 		w.kubelet = &kubeletWatch{client: w.runner.Client, node: w.node}
 	}
-	w.kubelet.look(ctx)
+	w.kubelet.look(ctx, now)
 	if w.kubelet.away {
 		w.kubelet = nil // watched from its return on
 		return false

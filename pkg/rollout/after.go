@@ -29,14 +29,14 @@ var errNoAnswer = errors.New("no result came from the node in time")
 // cutover has the host switch by itself, and waits for what it came to.
 func (s *session) cutover(ctx context.Context) error {
 	resumed := s.state == inventory.StateCutover
-	err := s.annotate(ctx, s.name, annotations{inventory.AnnotationPhase: string(inventory.StateCutover)})
+	node, err := s.annotate(ctx, annotations{inventory.AnnotationPhase: string(inventory.StateCutover)})
 	if err != nil && !resumed {
 		return s.retreat(ctx, StageCutover, err, inventory.StatePrepared, s.failedOrInterrupted(ctx))
 	}
 	spec := s.spec(protocol.PhaseCutover)
 	ahead := func() {}
 	if !resumed {
-		if err := s.keepEmpty(ctx); err != nil {
+		if err := s.keepEmpty(ctx, node); err != nil {
 			failed := s.retreat(ctx, StageCutover, err, inventory.StatePrepared, s.drainOutcome(ctx, err))
 			failed.Resumable = true
 			return failed
@@ -51,7 +51,8 @@ func (s *session) cutover(ctx context.Context) error {
 	}
 	switch result.Outcome {
 	case protocol.OutcomeSucceeded:
-		return s.annotate(ctx, s.name, annotations{inventory.AnnotationPhase: string(inventory.StateVerifying)})
+		_, err := s.annotate(ctx, annotations{inventory.AnnotationPhase: string(inventory.StateVerifying)})
+		return err
 	case protocol.OutcomeRolledBack:
 		return s.rolledBack(ctx, StageCutover, resultError(result), result)
 	case protocol.OutcomeRefused:
@@ -71,7 +72,9 @@ func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.
 	defer cancel()
 	var err error
 	if !asked {
-		err = s.ensureJob(waitCtx, spec)
+		if err = s.proveClaim(waitCtx); err == nil {
+			err = s.ensureJob(waitCtx, spec)
+		}
 		asked = err == nil
 	}
 	refused := err != nil && ctx.Err() == nil && !nodejob.IsTransient(err) && !errors.Is(err, errNoAnswer)
@@ -165,17 +168,12 @@ func (s *session) leave(ctx context.Context, stage Stage, outcome Outcome, cause
 	return &Error{Node: s.name, Stage: stage, Outcome: outcome, State: s.whereabouts(ctx), Resumable: true, Cause: cause}
 }
 
-// await polls a check of the verification; the last word of look is the error.
+// await waits for a check of the verification; the last word of look is the error.
 func (s *session) await(ctx context.Context, what string, look func(context.Context) (bool, error)) error {
-	return s.awaitChange(ctx, what, nil, look)
-}
-
-// awaitChange is await that also looks when a change is told.
-func (s *session) awaitChange(ctx context.Context, what string, changes <-chan struct{}, look func(context.Context) (bool, error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, verifyTimeout, fmt.Errorf("%s: not so after %s", what, verifyTimeout))
 	defer cancel()
 	var requestErr error // whatever it is, also credentials that are no longer taken: it says nothing of the node
-	err := s.pollChange(ctx, changes, func() (bool, error) {
+	err := s.watch.Await(ctx, func() (bool, error) {
 		done, err := look(ctx)
 		requestErr = nil
 		if err != nil && !isFinding(err) {
@@ -202,18 +200,23 @@ func isFinding(err error) bool {
 // awaitRuntime waits until the node is Ready on a runtime, with another heartbeat than the last one on the other runtime. It is not asked to be a later one:
 // the node's clock may have been set back.
 func (s *session) awaitRuntime(ctx context.Context, runtime string, last time.Time) error {
+	isThere := func(node *corev1.Node) bool {
+		return inventory.FromNode(node).Runtime == runtime && isNodeReady(node) && !heartbeat(node).Equal(last)
+	}
 	return s.await(ctx, "node Ready on "+runtime, func(ctx context.Context) (bool, error) {
-		node, err := s.getNode(ctx, s.name)
+		node, err := s.nodeSeen(ctx)
+		if err == nil && isThere(node) {
+			node, err = s.getNode(ctx, s.name) // a watch may be late, and this is what the node is given back for
+		}
 		if err != nil {
 			return false, err
 		}
 		row := inventory.FromNode(node)
-		version := row.Reported
-		if row.Runtime == runtime && isNodeReady(node) && !heartbeat(node).Equal(last) {
-			s.report.To = version
+		if isThere(node) {
+			s.report.To = row.Reported
 			return true, nil
 		}
-		return false, finding(fmt.Sprintf("the node is %s and reports %s, last heartbeat %s", row.Status(), version, heartbeat(node).UTC().Format(time.TimeOnly)))
+		return false, finding(fmt.Sprintf("the node is %s and reports %s, last heartbeat %s", row.Status(), row.Reported, heartbeat(node).UTC().Format(time.TimeOnly)))
 	})
 }
 
@@ -255,9 +258,7 @@ func (s *session) checkOwnPod(ctx context.Context) error {
 func (s *session) checkResidents(ctx context.Context) error {
 	var pending []string
 	count := 0
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	err := s.awaitChange(ctx, "DaemonSet and static pods Ready", s.podChanges(ctx), func(ctx context.Context) (bool, error) {
+	err := s.await(ctx, "DaemonSet and static pods Ready", func(ctx context.Context) (bool, error) {
 		pods, err := s.podsOn(ctx)
 		if err != nil {
 			return false, err
@@ -404,15 +405,12 @@ func (s *session) rolledBack(ctx context.Context, stage Stage, cause error, resu
 	}
 	undo, cancel := s.undoContext(ctx)
 	defer cancel()
-	if err := s.restoreCRISocket(undo, s.name); err != nil {
-		return stuck(err)
-	}
 	if err := s.remove(undo); err != nil {
 		s.tell(Warning, "%s", err)
 	}
-	cordoned, err := s.uncordon(undo, s.name, annotations{
+	cordoned, err := s.uncordon(undo, annotations{
 		inventory.AnnotationPhase: string(inventory.StateRolledBack), inventory.AnnotationMessage: message(stage, cause),
-	})
+	}, restoreCRISocket)
 	if err != nil {
 		return stuck(err)
 	}
@@ -427,16 +425,13 @@ func (s *session) rolledBack(ctx context.Context, stage Stage, cause error, resu
 
 // giveBack uncordons the node and marks it as done.
 func (s *session) giveBack(ctx context.Context) error {
-	if err := s.switchCRISocket(ctx, s.name, s.endpoint); err != nil {
-		return err
-	}
 	set := annotations{
 		inventory.AnnotationPhase: string(inventory.StateDone), inventory.AnnotationTo: s.report.To, inventory.AnnotationMessage: "",
 	}
 	if times, ok := timesOf(s.report.Stages); ok && !s.report.Resumed {
 		set[inventory.AnnotationTook] = times.String()
 	}
-	cordoned, err := s.uncordon(ctx, s.name, set)
+	cordoned, err := s.uncordon(ctx, set, switchCRISocket(s.endpoint))
 	if err != nil {
 		return err
 	}

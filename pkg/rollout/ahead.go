@@ -25,7 +25,7 @@ func (s *session) park(ctx context.Context) {
 	params.Wait = true
 	err := s.ensure(wait, params)
 	if err == nil {
-		err = s.poll(wait, func() (bool, error) {
+		err = s.watch.Await(wait, func() (bool, error) {
 			before, err := s.runner.PhasePod(wait, s.spec(protocol.PhasePrepare))
 			if err != nil || before != nil {
 				return false, err
@@ -42,7 +42,7 @@ func (s *session) park(ctx context.Context) {
 
 // release tells the pod that waits to go on. begun: the host may have been asked, whether or not that is known; asked: it is.
 func (s *session) release(ctx context.Context, spec protocol.Spec) (begun, asked bool) {
-	if !s.parked || s.keepClaim(ctx) != nil {
+	if !s.parked || s.proveClaim(ctx) != nil {
 		return false, false
 	}
 	sent, err := s.runner.Release(ctx, spec)

@@ -58,6 +58,7 @@ func (s *session) markBack(ctx context.Context) error {
 	if finding := judgeBack(node, s.options.Drain.Force); finding.Verdict == Refuse || finding.Verdict == Skip {
 		return errors.New(finding.Reason)
 	}
+	s.watch.Start(ctx, node)
 	row := inventory.FromNode(node)
 	s.run, s.state, s.from = row.Run, row.Switch, row.Reported
 	s.report.Run, s.report.From, s.report.Resumed = s.run, s.from, s.state == inventory.StateRollingBack
@@ -104,13 +105,13 @@ func (s *session) askBack(ctx context.Context) error {
 	// In a cutover that nobody follows, the kubelet may be down for a while: the Job's pod then starts late.
 	begun := s.state == inventory.StateRollingBack || s.state == inventory.StateCutover
 	if !begun && !isPreparedOnly(s.state, s.from) {
-		if err := s.keepEmpty(ctx); err != nil {
+		if err := s.keepEmpty(ctx, nil); err != nil {
 			failed := s.forsake(ctx, StageRollback, err, s.drainOutcome(ctx, err))
 			failed.Resumable = true
 			return failed
 		}
 	}
-	err := s.annotate(ctx, s.name, annotations{
+	_, err := s.annotate(ctx, annotations{
 		inventory.AnnotationPhase: string(inventory.StateRollingBack), inventory.AnnotationMessage: "",
 	})
 	if err != nil {
@@ -152,13 +153,13 @@ func (s *session) forsake(ctx context.Context, stage Stage, cause error, outcome
 	if ctx.Err() != nil {
 		failed.Outcome = outcome
 	}
-	if errors.Is(s.keepClaim(undo), errClaimLost) {
+	if errors.Is(s.proveClaim(undo), errClaimLost) {
 		return failed // inStage says so
 	}
 	if err := s.remove(undo, protocol.PhaseRollback); err != nil {
 		s.tell(Warning, "%s", err)
 	}
-	if err := s.annotate(undo, s.name, was); err != nil {
+	if _, err := s.annotate(undo, was); err != nil {
 		s.tell(Warning, "%s", err)
 	}
 	failed.State = s.whereabouts(ctx)
@@ -183,7 +184,7 @@ func (s *session) verifyBack(ctx context.Context) error {
 	}
 	undo, cancel := s.undoContext(ctx)
 	defer cancel()
-	if err := s.annotate(undo, s.name, annotations{inventory.AnnotationMessage: message(StageVerify, s.disproved)}); err != nil {
+	if _, err := s.annotate(undo, annotations{inventory.AnnotationMessage: message(StageVerify, s.disproved)}); err != nil {
 		s.tell(Warning, "%s", err)
 	}
 	return &Error{
@@ -195,12 +196,9 @@ func (s *session) verifyBack(ctx context.Context) error {
 
 // giveBackOld uncordons the node and marks it as rolled back.
 func (s *session) giveBackOld(ctx context.Context) error {
-	if err := s.restoreCRISocket(ctx, s.name); err != nil {
-		return err
-	}
-	cordoned, err := s.uncordon(ctx, s.name, annotations{
+	cordoned, err := s.uncordon(ctx, annotations{
 		inventory.AnnotationPhase: string(inventory.StateRolledBack), inventory.AnnotationMessage: "it was rolled back on request",
-	})
+	}, restoreCRISocket)
 	if err != nil {
 		return err
 	}

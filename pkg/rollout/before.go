@@ -49,11 +49,11 @@ func (s *session) prepare(ctx context.Context) error {
 		failed.Detail, failed.Hint = result.Detail, resultHint(result)
 		return failed
 	}
-	err = s.annotate(ctx, s.name, annotations{inventory.AnnotationPhase: string(inventory.StatePrepared), annotationFromEndpoint: s.oldEnd})
+	_, err = s.annotate(ctx, annotations{inventory.AnnotationPhase: string(inventory.StatePrepared), annotationFromEndpoint: s.oldEnd})
 	if err != nil {
 		return s.retreat(ctx, StagePrepare, err, inventory.StatePrepared, OutcomeFailed)
 	}
-	if err := s.remove(ctx, protocol.PhasePrepare); err != nil {
+	if err := s.removeJob(ctx, protocol.PhasePrepare); err != nil {
 		s.tell(Warning, "%s", err)
 	}
 	return nil
@@ -152,7 +152,7 @@ func (s *session) rememberBefore(ctx context.Context) error {
 			s.before[owner] = true
 		}
 	}
-	node, err := s.getNode(ctx, s.name)
+	node, err := s.nodeSeen(ctx)
 	if err != nil {
 		return err
 	}
@@ -211,13 +211,13 @@ func (s *session) stepBack(ctx context.Context, stage Stage, cause error, outcom
 	failed := &Error{Node: s.name, Stage: stage, Outcome: outcome, Cause: cause}
 	undo, cancel := s.undoContext(ctx)
 	defer cancel()
-	if errors.Is(s.keepClaim(undo), errClaimLost) {
+	if errors.Is(s.proveClaim(undo), errClaimLost) {
 		return failed // inStage says so
 	}
 	if err := s.remove(undo); err != nil {
 		s.tell(Warning, "%s", err)
 	}
-	cordoned, err := s.uncordon(undo, s.name, more)
+	cordoned, err := s.uncordon(undo, more)
 	if err != nil {
 		failed.Outcome, failed.Cause = OutcomeStuck, errors.Join(cause, err)
 		failed.State = s.whereabouts(ctx)
@@ -235,7 +235,7 @@ func (s *session) broken(ctx context.Context, stage Stage, result *protocol.Resu
 	cause := resultError(result)
 	undo, cancel := s.undoContext(ctx)
 	defer cancel()
-	err := s.annotate(undo, s.name, annotations{
+	_, err := s.annotate(undo, annotations{
 		inventory.AnnotationPhase: string(inventory.StateBroken), inventory.AnnotationMessage: message(stage, cause),
 	})
 	return &Error{

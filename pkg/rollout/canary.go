@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 )
@@ -34,8 +32,8 @@ func (s *session) canaryAhead(ctx context.Context) (end func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = s.pollChange(ctx, s.nodeChanges(ctx), func() (bool, error) {
-			node, err := s.client.CoreV1().Nodes().Get(ctx, s.name, metav1.GetOptions{})
+		_ = s.watch.Await(ctx, func() (bool, error) {
+			node, err := s.watch.Node(ctx)
 			if err != nil || inventory.FromNode(node).Runtime != s.target || heartbeat(node).Equal(s.beat) {
 				return ctx.Err() != nil, err
 			}

@@ -21,13 +21,14 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
+// A claim holds for claimDuration after its last renewal. Its time is on its holder's clock, so that another run takes it over only after it has also
+// seen it without a renewal for expiryProof, on its own clock. So within expiryProof of a renewal nobody can have taken it, and what is written within
+// renewInterval has as long again to arrive: no renewal is needed for it. One that is older is renewed before anything is written (keep), and in any
+// case every renewInterval, which leaves room for a second try. What cannot be taken back needs a renewal of now (prove).
 const (
-	// claimDuration is how long a claim holds that nobody renews; renewInterval leaves room for several tries.
 	claimDuration = time.Minute
 	renewInterval = 15 * time.Second
-	// expiryProof is how long a claim has to be seen without a renewal before it is taken over, also where its time is over: that time
-	// is on its holder's clock.
-	expiryProof = 2 * renewInterval
+	expiryProof   = 2 * renewInterval
 )
 
 // annotationRun on the Lease names the run that the claim is for.
@@ -82,8 +83,10 @@ type claim struct {
 	// lost ends the context that the claim's work has.
 	lost context.CancelCauseFunc
 	gone atomic.Bool // somebody else has the node
-	// last is the Lease as this process has renewed it last, or nil.
-	last    atomic.Pointer[coordinationv1.Lease]
+	// mu holds during a renewal. last is the Lease as this process has renewed it last, at when it asked for that.
+	mu      sync.Mutex
+	last    *coordinationv1.Lease
+	at      time.Time
 	stop    context.CancelFunc
 	stopped chan struct{}
 }
@@ -91,67 +94,68 @@ type claim struct {
 // takeClaim takes the node's Lease, and renews it until the claim is released. The returned context ends with errClaimLost when
 // somebody else has taken it over. A live claim of somebody else is a *ClaimedError.
 func (r *Rollout) takeClaim(ctx context.Context, node, run, operation string) (*claim, context.Context, error) {
-	dead, err := r.acquire(ctx, node, run, operation)
+	lease, dead, err := r.acquire(ctx, node, run, operation)
 	if err != nil {
 		return nil, nil, err
 	}
 	ctx, lost := context.WithCancelCause(ctx)
 	renewCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c := &claim{rollout: r, name: node, dead: dead, lost: lost, stop: stop, stopped: make(chan struct{})}
+	c := &claim{
+		rollout: r, name: node, dead: dead, lost: lost, stop: stop, stopped: make(chan struct{}), last: lease, at: lease.Spec.RenewTime.Time,
+	}
 	go c.renew(renewCtx)
 	return c, ctx, nil
 }
 
 // acquire creates the Lease, or takes one that is ours or that nobody renews any more. A conflict means that another run did
 // so at the same moment. Dead is the claim that was taken over, or nil.
-func (r *Rollout) acquire(ctx context.Context, node, run, operation string) (dead *ClaimedError, err error) {
+func (r *Rollout) acquire(ctx context.Context, node, run, operation string) (lease *coordinationv1.Lease, dead *ClaimedError, err error) {
 	leases := r.client.CoordinationV1().Leases(nodejob.Namespace)
 	watched := ""
 	for conflicts := 0; conflicts < 3; conflicts++ {
 		now := metav1.NewMicroTime(r.clock.Now())
-		lease, err := leases.Get(ctx, node, metav1.GetOptions{})
+		lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: nodejob.Namespace, Name: node, Labels: nodejob.NodeLabels(node)}}
+		r.fillLease(lease, run, operation, now)
+		created, err := leases.Create(ctx, lease, metav1.CreateOptions{})
+		if err == nil {
+			return created, nil, nil
+		}
+		if !apierrors.IsAlreadyExists(err) {
+			return nil, nil, fmt.Errorf("create lease %s: %w", node, err)
+		}
+		lease, err = leases.Get(ctx, node, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
-			lease = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: nodejob.Namespace, Name: node, Labels: nodejob.NodeLabels(node)}}
-			r.fillLease(lease, run, operation, now)
-			_, err = leases.Create(ctx, lease, metav1.CreateOptions{})
-			if err == nil {
-				return nil, nil
-			}
-			if apierrors.IsAlreadyExists(err) {
-				continue
-			}
-			return nil, fmt.Errorf("create lease %s: %w", node, err)
+			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("get lease %s: %w", node, err)
+			return nil, nil, fmt.Errorf("get lease %s: %w", node, err)
 		}
 		other := foreignClaim(lease, r.holder)
 		if other != nil && !r.hasExpired(lease, other) {
 			renewed := watched != "" && watched != lease.ResourceVersion
 			if renewed || r.looksLive(lease, other) {
-				return nil, other
+				return nil, nil, other
 			}
 			if watched == "" {
 				r.tellClaim(node, Info, fmt.Sprintf("%s, but that claim seems to have ended: making sure for %s that nobody renews it", other, expiryProof))
 			}
 			watched = lease.ResourceVersion
 			if err := r.sleep(ctx); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			conflicts = 0
 			continue
 		}
-		dead = other
 		r.fillLease(lease, run, operation, now)
-		_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
+		updated, err := leases.Update(ctx, lease, metav1.UpdateOptions{}) // only as it was read
 		if err == nil {
-			return dead, nil
+			return updated, other, nil
 		}
 		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
-			return nil, fmt.Errorf("update lease %s: %w", node, err)
+			return nil, nil, fmt.Errorf("update lease %s: %w", node, err)
 		}
 	}
-	return nil, fmt.Errorf("take lease %s: other runs do so at the same time", node)
+	return nil, nil, fmt.Errorf("take lease %s: other runs do so at the same time", node)
 }
 
 // sightings are since when each Lease has been seen as it is.
@@ -229,27 +233,39 @@ func (c *claim) renew(ctx context.Context) {
 			return
 		case <-ticker.C():
 		}
-		if err := c.keep(ctx); errors.Is(err, errClaimLost) {
+		if err := c.refresh(ctx, renewInterval/2); errors.Is(err, errClaimLost) {
 			return
 		}
 	}
 }
 
-// keep renews the claim now, or says errClaimLost. Each write that another run could suffer from comes right after it: a process
-// that slept for longer than its claim wakes in the middle of something, and others have gone on with the node.
-func (c *claim) keep(ctx context.Context) error {
-	leases := c.rollout.client.CoordinationV1().Leases(nodejob.Namespace)
-	var err error
-	isOurs := true
-	lease := c.last.Load()
-	if lease != nil {
-		lease, err = leases.Update(ctx, c.renewed(lease), metav1.UpdateOptions{})
+// keep makes sure that nobody can have taken the claim over, or says errClaimLost. Each write that another run could suffer from comes right after
+// it: a process that slept for longer than its claim wakes in the middle of something, and others have gone on with the node.
+func (c *claim) keep(ctx context.Context) error { return c.refresh(ctx, renewInterval) }
+
+// prove is keep with a renewal of now: the API server itself says that the claim is this process's.
+func (c *claim) prove(ctx context.Context) error { return c.refresh(ctx, 0) }
+
+// refresh renews the claim if its last renewal is older than age.
+func (c *claim) refresh(ctx context.Context, age time.Duration) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone.Load() {
+		return errClaimLost
 	}
-	// What was read last is what is there, unless somebody has changed it: this process, beside this call, or another run.
-	if lease == nil || apierrors.IsConflict(err) {
+	now := c.rollout.clock.Now()
+	// The monotonic clock stops while a machine sleeps, and the other one can be set.
+	mono, wall := now.Sub(c.at), now.Round(0).Sub(c.at.Round(0))
+	if min(mono, wall) >= 0 && max(mono, wall) < age {
+		return nil
+	}
+	leases := c.rollout.client.CoordinationV1().Leases(nodejob.Namespace)
+	isOurs := true
+	lease, err := leases.Update(ctx, c.renewed(c.last, now), metav1.UpdateOptions{})
+	if apierrors.IsConflict(err) { // somebody has changed it: an administrator, or another run
 		lease, err = leases.Get(ctx, c.name, metav1.GetOptions{})
 		if isOurs = err == nil && ptr.Deref(lease.Spec.HolderIdentity, "") == c.rollout.holder; isOurs {
-			lease, err = leases.Update(ctx, c.renewed(lease), metav1.UpdateOptions{})
+			lease, err = leases.Update(ctx, c.renewed(lease, now), metav1.UpdateOptions{})
 		}
 	}
 	switch {
@@ -260,15 +276,14 @@ func (c *claim) keep(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("renew lease %s: %w", c.name, err)
 	}
-	c.last.Store(lease)
+	c.last, c.at = lease, now
 	return nil
 }
 
 // renewed is a Lease with a renewal of now.
-func (c *claim) renewed(lease *coordinationv1.Lease) *coordinationv1.Lease {
+func (c *claim) renewed(lease *coordinationv1.Lease, now time.Time) *coordinationv1.Lease {
 	lease = lease.DeepCopy()
-	now := metav1.NewMicroTime(c.rollout.clock.Now())
-	lease.Spec.RenewTime = &now
+	lease.Spec.RenewTime = ptr.To(metav1.NewMicroTime(now))
 	return lease
 }
 
@@ -276,24 +291,22 @@ func (c *claim) renewed(lease *coordinationv1.Lease) *coordinationv1.Lease {
 func (c *claim) release(ctx context.Context) error {
 	c.stop()
 	<-c.stopped
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	leases := c.rollout.client.CoordinationV1().Leases(nodejob.Namespace)
-	lease, err := leases.Get(ctx, c.name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
+	for lease := c.last; ; {
+		err := leases.Delete(ctx, c.name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &lease.UID, ResourceVersion: &lease.ResourceVersion}})
+		if apierrors.IsConflict(err) { // it is not as it was renewed last
+			lease, err = leases.Get(ctx, c.name, metav1.GetOptions{})
+			if err == nil && ptr.Deref(lease.Spec.HolderIdentity, "") == c.rollout.holder && ctx.Err() == nil {
+				continue
+			}
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("release lease %s: %w", c.name, err)
+		}
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("release lease %s: %w", c.name, err)
-	}
-	if ptr.Deref(lease.Spec.HolderIdentity, "") != c.rollout.holder {
-		return nil
-	}
-	err = leases.Delete(ctx, c.name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{
-		UID: &lease.UID, ResourceVersion: &lease.ResourceVersion,
-	}})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return fmt.Errorf("release lease %s: %w", c.name, err)
-	}
-	return nil
 }
 
 // runTime is how a run's ID begins.

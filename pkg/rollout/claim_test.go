@@ -3,6 +3,7 @@ package rollout
 import (
 	"context"
 	"errors"
+	"io"
 	"maps"
 	"net/http"
 	"strings"
@@ -167,6 +168,44 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
+// breaking is the body of a response whose connection breaks when requests fail.
+type breaking struct {
+	io.ReadCloser
+	fail func() error
+}
+
+func (b breaking) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if broken := b.fail(); broken != nil {
+		return 0, broken
+	}
+	return n, err
+}
+
+// breakWatches ends watches as soon as away says so: theirs are connections, too.
+func breakWatches(next http.RoundTripper, away *atomic.Bool) http.RoundTripper {
+	return roundTripper(func(request *http.Request) (*http.Response, error) {
+		response, err := next.RoundTrip(request)
+		if err != nil || !request.URL.Query().Has("watch") {
+			return response, err
+		}
+		body := response.Body
+		response.Body = breaking{body, func() error {
+			if away.Load() {
+				return errors.New("connection reset")
+			}
+			return nil
+		}}
+		go func() {
+			for request.Context().Err() == nil && !away.Load() {
+				time.Sleep(20 * time.Millisecond)
+			}
+			_ = body.Close()
+		}()
+		return response, nil
+	})
+}
+
 // through has all of a Rollout's requests fail with what fail returns.
 func through(t *testing.T, s *apiserver.Server, r *Rollout, fail func(*http.Request) error) *Rollout {
 	t.Helper()
@@ -208,12 +247,16 @@ func TestOutage(t *testing.T) {
 		away.Store(false)
 	}
 	observer := &recorder{}
-	r := through(t, s, newRollout(s, observer), func(*http.Request) error {
-		if away.Load() {
-			return errors.New("connection refused")
-		}
-		return nil
+	config := apiserver.Transport(s.Admin(), func(next http.RoundTripper) http.RoundTripper {
+		next = breakWatches(next, &away)
+		return roundTripper(func(request *http.Request) (*http.Response, error) {
+			if away.Load() {
+				return nil, errors.New("connection refused")
+			}
+			return next.RoundTrip(request)
+		})
 	})
+	r := withConfig(t, newRollout(s, observer), config)
 	if _, err := r.Switch(t.Context(), "outage"); err != nil {
 		t.Fatal(err)
 	}

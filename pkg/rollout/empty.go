@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 )
 
@@ -18,14 +20,14 @@ func (s *session) empty(ctx context.Context, more annotations) error {
 	if s.back != nil && s.back.unready && options.SkipWaitForDeleteTimeoutSeconds == 0 {
 		options.SkipWaitForDeleteTimeoutSeconds = deadPodSeconds
 	}
-	wasCordoned, err := s.cordon(ctx, s.name, more)
+	wasCordoned, err := s.cordon(ctx, more)
 	if err != nil {
 		return err
 	}
 	if !wasCordoned && s.cordonedAt.IsZero() {
 		s.cordonedAt = s.clock.Now()
 	}
-	if err := drain.New(s.client, options, &drainReport{session: s}, s.clock.Now).Drain(ctx, s.name); err != nil {
+	if err := drain.New(s.client, options, &drainReport{session: s}, s.clock.Now).Watching(s.watch).Drain(ctx, s.name); err != nil {
 		return err
 	}
 	return s.awaitLeaving(ctx)
@@ -33,10 +35,12 @@ func (s *session) empty(ctx context.Context, more annotations) error {
 
 // keepEmpty looks at the node again right before the host is asked to change the runtime: since its drain, an administrator or a reboot
 // manager may have uncordoned it. Pods that came since would be stopped without regard to their PodDisruptionBudgets. Where the node is not as
-// the drain left it, it is drained again.
-func (s *session) keepEmpty(ctx context.Context) error {
+// the drain left it, it is drained again. A watch may be late, so that node and pods are read as they are now; node is as the API server has
+// returned it just now, or nil.
+func (s *session) keepEmpty(ctx context.Context, node *corev1.Node) error {
 	for drains := 1; ; drains++ {
-		why, err := s.whyNotEmpty(ctx)
+		why, err := s.whyNotEmpty(ctx, node)
+		node = nil
 		if err != nil || why == "" {
 			return err
 		}
@@ -51,16 +55,18 @@ func (s *session) keepEmpty(ctx context.Context) error {
 }
 
 // whyNotEmpty says how the node differs from what a drain leaves; empty if it does not.
-func (s *session) whyNotEmpty(ctx context.Context) (string, error) {
-	node, err := s.getNode(ctx, s.name)
-	if err != nil {
-		return "", err
+func (s *session) whyNotEmpty(ctx context.Context, node *corev1.Node) (string, error) {
+	if node == nil {
+		var err error
+		if node, err = s.getNode(ctx, s.name); err != nil {
+			return "", err
+		}
 	}
 	if !node.Spec.Unschedulable {
 		return "the node was uncordoned after its drain", nil
 	}
 	var landed []string
-	err = s.retry(ctx, func() error {
+	err := s.retry(ctx, func() error {
 		pods, err := drain.New(s.client, s.options.Drain, nil, s.clock.Now).Check(ctx, s.name)
 		landed = nil
 		for i := range pods {

@@ -233,6 +233,12 @@ func (h *hollow) startPod(ctx context.Context, pod *corev1.Pod) {
 		h.canaries[pod.Name] = true
 	}
 	h.mu.Unlock()
+	if slices.Contains(pod.Spec.Containers[0].Args, "--wait") && !begun {
+		node, err := h.client.CoreV1().Nodes().Get(ctx, h.name, metav1.GetOptions{})
+		h.mu.Lock()
+		h.waitedCordoned = err != nil || node.Spec.Unschedulable
+		h.mu.Unlock()
+	}
 	h.setStatus(ctx, pod, corev1.PodRunning, h.running(pod, 0))
 	if phase := pod.Labels[nodejob.LabelPhase]; begun || phase == nodejob.PhaseCanary || phase == nodejob.PhaseEvidence {
 		return
@@ -251,10 +257,6 @@ func (h *hollow) startPod(ctx context.Context, pod *corev1.Pod) {
 
 // awaitAsk waits until a pod is told to go on; it is false for one that is removed before.
 func (h *hollow) awaitAsk(ctx context.Context, pod *corev1.Pod) bool {
-	node, err := h.client.CoreV1().Nodes().Get(ctx, h.name, metav1.GetOptions{})
-	h.mu.Lock()
-	h.waitedCordoned = err != nil || node.Spec.Unschedulable
-	h.mu.Unlock()
 	for ctx.Err() == nil {
 		h.mu.Lock()
 		asked := h.asked[pod.Name]

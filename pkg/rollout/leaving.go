@@ -28,7 +28,7 @@ func (s *session) awaitLeaving(ctx context.Context) error {
 	}
 	began := s.clock.Now()
 	told := false
-	return s.poll(ctx, func() (bool, error) {
+	return s.watch.Await(ctx, func() (bool, error) {
 		pods, err := s.podsOn(ctx)
 		if err != nil {
 			return true, err

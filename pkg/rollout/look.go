@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodewatch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -49,7 +50,8 @@ const lookTimeout = 12 * time.Minute
 func (r *Rollout) LookAtHost(ctx context.Context, name string) (*HostPlan, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, lookTimeout, fmt.Errorf("not done after %s", lookTimeout))
 	defer cancel()
-	s := &session{Rollout: r, name: name, run: newRun(r.clock.Now()), report: &Report{Node: name}}
+	s := &session{Rollout: r, name: name, run: newRun(r.clock.Now()), report: &Report{Node: name}, runner: r.runner}
+	s.watch = nodewatch.New(r.client, r.clock, name) // of which one look is taken
 	began := s.begin(StageLook)
 	plan, err := s.look(ctx)
 	if err != nil {
@@ -60,17 +62,18 @@ func (r *Rollout) LookAtHost(ctx context.Context, name string) (*HostPlan, error
 }
 
 func (s *session) look(ctx context.Context) (*HostPlan, error) {
-	if err := s.ensureNamespace(ctx); err != nil {
+	namespace, err := s.ensureNamespace(ctx)
+	if err != nil {
 		return nil, err
 	}
 	key := openKey(s.run + "/" + s.name)
-	if _, err := s.openNamespace(ctx, key, s.clock.Now().Add(lookExpiry).UTC().Format(time.RFC3339)); err != nil {
+	if _, _, err := s.openNamespace(ctx, namespace, key, s.clock.Now().Add(lookExpiry).UTC().Format(time.RFC3339)); err != nil {
 		return nil, err
 	}
 	defer func() {
 		undo, cancel := s.undoContext(ctx)
 		defer cancel()
-		if err := s.closeNamespace(undo, key); err != nil {
+		if err := s.closeNamespace(undo, key, nil); err != nil {
 			s.tell(Warning, "%s", err)
 		}
 	}()

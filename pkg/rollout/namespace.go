@@ -42,7 +42,7 @@ const (
 const lookExpiry = lookTimeout + time.Hour
 
 // ensureNamespace creates the namespace where it is missing, closed to privileged pods.
-func (r *Rollout) ensureNamespace(ctx context.Context) error {
+func (r *Rollout) ensureNamespace(ctx context.Context) (*corev1.Namespace, error) {
 	namespaces := r.client.CoreV1().Namespaces()
 	existing, err := namespaces.Get(ctx, nodejob.Namespace, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -56,12 +56,12 @@ func (r *Rollout) ensureNamespace(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("create namespace %s: %w", nodejob.Namespace, err)
+		return nil, fmt.Errorf("create namespace %s: %w", nodejob.Namespace, err)
 	}
 	if existing.DeletionTimestamp != nil {
-		return fmt.Errorf("namespace %s is being deleted: wait until it is gone", nodejob.Namespace)
+		return nil, fmt.Errorf("namespace %s is being deleted: wait until it is gone", nodejob.Namespace)
 	}
-	return nil
+	return existing, nil
 }
 
 // openKey is the annotation of one run. It is named by its node, so that a run that is resumed has the same, or by a look.
@@ -71,21 +71,17 @@ func openKey(name string) string {
 }
 
 // openNamespace lets privileged pods into the namespace until closeNamespace is called for the same key. Whoever calls it holds the claim on
-// the node, or makes a look. Added is false if the key was there before. It is no error to lack the right where nothing has to be changed.
-func (r *Rollout) openNamespace(ctx context.Context, key, value string) (added bool, err error) {
-	namespaces := r.client.CoreV1().Namespaces()
-	namespace, err := namespaces.Get(ctx, nodejob.Namespace, metav1.GetOptions{})
-	if err != nil {
-		return false, fmt.Errorf("open namespace %s: %w", nodejob.Namespace, err)
-	}
+// the node, or makes a look. Namespace is as it was read before. Added is false if the key was there before; opened is the namespace then, nil if it
+// was not changed. It is no error to lack the right where nothing has to be changed.
+func (r *Rollout) openNamespace(ctx context.Context, namespace *corev1.Namespace, key, value string) (opened *corev1.Namespace, added bool, err error) {
 	missing := missingLabels(namespace)
 	before := namespace.Annotations[annotationBefore]
 	if before == "" {
 		if len(missing) == 0 && namespace.Labels[nodejob.LabelManagedBy] != nodejob.Labels()[nodejob.LabelManagedBy] {
-			return false, nil // somebody else keeps it like that
+			return nil, false, nil // somebody else keeps it like that
 		}
 		if before, err = levelsOf(namespace); err != nil {
-			return false, err
+			return nil, false, err
 		}
 	}
 	labels := map[string]any{}
@@ -94,14 +90,14 @@ func (r *Rollout) openNamespace(ctx context.Context, key, value string) (added b
 	}
 	_, had := namespace.Annotations[key]
 	// Both annotations in any case: a run that ends at this moment takes them away, and then this patch comes later.
-	err = r.patchNamespace(ctx, map[string]any{"labels": labels, "annotations": map[string]any{annotationBefore: before, key: value}})
+	opened, err = r.patchNamespace(ctx, map[string]any{"labels": labels, "annotations": map[string]any{annotationBefore: before, key: value}})
 	if apierrors.IsForbidden(err) && len(missing) == 0 {
-		return false, nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("let privileged pods into namespace %s: %w", nodejob.Namespace, err)
+		return nil, false, fmt.Errorf("let privileged pods into namespace %s: %w", nodejob.Namespace, err)
 	}
-	return !had, nil
+	return opened, !had, nil
 }
 
 // levelsOf is the value of annotationBefore. Earlier versions left the namespace privileged.
@@ -131,10 +127,14 @@ const (
 	closePause = 50 * time.Millisecond
 )
 
-// closeNamespace ends what openNamespace began. Where no other run is open, the namespace is as it was before.
-func (r *Rollout) closeNamespace(ctx context.Context, key string) error {
+// closeNamespace ends what openNamespace began. Where no other run is open, the namespace is as it was before. Known is the namespace as this process
+// knows it, or nil: where it was changed since, it is read again.
+func (r *Rollout) closeNamespace(ctx context.Context, key string, known *corev1.Namespace) error {
 	for try := 1; ; try++ {
-		namespace, err := r.client.CoreV1().Namespaces().Get(ctx, nodejob.Namespace, metav1.GetOptions{})
+		namespace, err := known, error(nil)
+		if known = nil; namespace == nil {
+			namespace, err = r.client.CoreV1().Namespaces().Get(ctx, nodejob.Namespace, metav1.GetOptions{})
+		}
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
@@ -156,7 +156,10 @@ func (r *Rollout) closeNamespace(ctx context.Context, key string) error {
 			patch["labels"] = levelsBefore(namespace)
 			annotations[annotationBefore] = nil
 		}
-		err = r.patchNamespace(ctx, patch)
+		_, err = r.patchNamespace(ctx, patch)
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
 		if apierrors.IsConflict(err) && try < closeTries && ctx.Err() == nil {
 			select {
 			case <-ctx.Done():
@@ -221,13 +224,12 @@ func levelsBefore(namespace *corev1.Namespace) map[string]*string {
 	return levels
 }
 
-func (r *Rollout) patchNamespace(ctx context.Context, metadata map[string]any) error {
+func (r *Rollout) patchNamespace(ctx context.Context, metadata map[string]any) (*corev1.Namespace, error) {
 	patch, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {
-		return fmt.Errorf("encode labels: %w", err)
+		return nil, fmt.Errorf("encode labels: %w", err)
 	}
-	_, err = r.client.CoreV1().Namespaces().Patch(ctx, nodejob.Namespace, types.MergePatchType, patch, metav1.PatchOptions{})
-	return err
+	return r.client.CoreV1().Namespaces().Patch(ctx, nodejob.Namespace, types.MergePatchType, patch, metav1.PatchOptions{})
 }
 
 // missingLabels are those of podSecurityLabels that a namespace lacks.

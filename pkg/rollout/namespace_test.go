@@ -26,15 +26,16 @@ import (
 func keepOpen(t *testing.T, s *apiserver.Server) {
 	t.Helper()
 	r := newRollout(s, &recorder{})
-	if err := r.ensureNamespace(t.Context()); err != nil {
+	namespace, err := r.ensureNamespace(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
 	key := openKey("test " + t.Name())
-	if _, err := r.openNamespace(t.Context(), key, time.Now().Add(time.Hour).UTC().Format(time.RFC3339)); err != nil {
+	if _, _, err := r.openNamespace(t.Context(), namespace, key, time.Now().Add(time.Hour).UTC().Format(time.RFC3339)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := r.closeNamespace(context.Background(), key); err != nil {
+		if err := r.closeNamespace(context.Background(), key, nil); err != nil {
 			t.Error(err)
 		}
 	})
@@ -84,13 +85,13 @@ func TestNamespaceIsOpenForRuns(t *testing.T) {
 	}
 	open := func(key, value string, wantAdded bool) {
 		t.Helper()
-		if added, err := r.openNamespace(ctx, key, value); err != nil || added != wantAdded {
+		if _, added, err := r.openNamespace(ctx, ownNamespace(t, s), key, value); err != nil || added != wantAdded {
 			t.Errorf("open %s: %t, %v", key, added, err)
 		}
 	}
 	shut := func(key string) {
 		t.Helper()
-		if err := r.closeNamespace(ctx, key); err != nil {
+		if err := r.closeNamespace(ctx, key, nil); err != nil {
 			t.Error(err)
 		}
 	}
@@ -100,7 +101,7 @@ func TestNamespaceIsOpenForRuns(t *testing.T) {
 			node.Annotations[inventory.AnnotationPhase], node.Annotations[inventory.AnnotationRun] = string(inventory.StatePreparing), "r1"
 		}))
 	}
-	if err := r.ensureNamespace(ctx); err != nil {
+	if _, err := r.ensureNamespace(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if !waitFor(func() bool { return !letsIn(t, s) }) { // its ServiceAccount comes later
@@ -180,18 +181,20 @@ func TestNamespaceIsOpenForRuns(t *testing.T) {
 	shut(b)
 	wantOpen("after a look", false)
 
+	before := ownNamespace(t, s)
 	var group sync.WaitGroup
 	for i := range 4 {
 		group.Go(func() {
 			key := openKey(fmt.Sprint("racer ", i))
 			for range 10 {
-				if _, err := r.openNamespace(ctx, key, "a"); err != nil {
+				opened, _, err := r.openNamespace(ctx, before, key, "a") // as it was before all of them
+				if err != nil {
 					t.Error(err)
 				}
 				if labels := ownNamespace(t, s).Labels; labels[enforce] != privileged {
 					t.Errorf("closed while a run is open: %v", labels)
 				}
-				if err := r.closeNamespace(ctx, key); err != nil {
+				if err := r.closeNamespace(ctx, key, opened); err != nil {
 					t.Error(err)
 				}
 			}

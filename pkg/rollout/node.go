@@ -13,9 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
@@ -40,9 +38,8 @@ const kubeadmContainerd = "unix:///var/run/containerd/containerd.sock"
 const (
 	// apiPatience is how long a request is tried again that has to succeed for a node not to be left as it is.
 	apiPatience = time.Minute
-	// pollInterval is how often a node is looked at while something is waited for, calmInterval while a watch says what changes.
+	// pollInterval is the pause before a request is tried again.
 	pollInterval = 500 * time.Millisecond
-	calmInterval = 5 * time.Second
 )
 
 // annotations is a change of annotations; the empty string removes one.
@@ -94,47 +91,64 @@ func (r *Rollout) getNode(ctx context.Context, name string) (*corev1.Node, error
 	return node, nil
 }
 
-// annotate changes annotations of a node. This and what follows write only while the claim is this session's.
-func (s *session) annotate(ctx context.Context, name string, set annotations) error {
+// annotate changes annotations of the node, and returns it as it is then. This and what follows write only while the claim is this session's.
+func (s *session) annotate(ctx context.Context, set annotations) (node *corev1.Node, err error) {
 	patch, err := nodePatch(set, nil, "")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	err = s.retry(ctx, func() error {
 		if err := s.held.keep(ctx); err != nil {
 			return err
 		}
-		_, err := s.client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+		node, err = s.client.CoreV1().Nodes().Patch(ctx, s.name, types.MergePatchType, patch, metav1.PatchOptions{})
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("annotate node %s: %w", name, err)
+		return nil, fmt.Errorf("annotate node %s: %w", s.name, err)
 	}
-	return nil
+	return node, nil
 }
 
-// changeNode reads a node and patches what change returns, as one change: if the node was changed meanwhile, it starts over. A nil
-// set changes nothing.
-func (s *session) changeNode(ctx context.Context, name string, change func(*corev1.Node) (annotations, *bool)) error {
+// changeNode patches what change returns for the node, as one change: if the node is no longer as change saw it, it starts over. So it begins with
+// the node as it is watched.
+func (s *session) changeNode(ctx context.Context, change func(*corev1.Node) (annotations, *bool)) error {
+	read := s.watch.Node
 	return s.retry(ctx, func() error {
 		if err := s.held.keep(ctx); err != nil {
 			return err
 		}
-		node, err := s.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+		node, err := read(ctx)
 		if err != nil {
 			return err
 		}
 		set, unschedulable := change(node)
-		if set == nil {
-			return nil
-		}
 		patch, err := nodePatch(set, unschedulable, node.ResourceVersion)
 		if err != nil {
 			return err
 		}
-		_, err = s.client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+		_, err = s.client.CoreV1().Nodes().Patch(ctx, s.name, types.MergePatchType, patch, metav1.PatchOptions{})
+		read = s.readNode
 		return err
 	})
+}
+
+// nodeSeen is the node as it is watched.
+func (s *session) nodeSeen(ctx context.Context) (*corev1.Node, error) {
+	var node *corev1.Node
+	err := s.retry(ctx, func() (err error) {
+		node, err = s.watch.Node(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("get node %s: %w", s.name, err)
+	}
+	return node, nil
+}
+
+// readNode reads the node as it is now.
+func (s *session) readNode(ctx context.Context) (*corev1.Node, error) {
+	return s.client.CoreV1().Nodes().Get(ctx, s.name, metav1.GetOptions{})
 }
 
 // protect keeps autoscalers off a node that is about to be emptied, and notes what of that was not there before.
@@ -162,10 +176,10 @@ func unprotect(node *corev1.Node, set annotations) {
 	set[inventory.AnnotationProtected] = ""
 }
 
-// cordon cordons a node and remembers in the same request whether it was cordoned before: no other moment is known to be right. A
+// cordon cordons the node and remembers in the same request whether it was cordoned before: no other moment is known to be right. A
 // run that is resumed remembers already. More are other annotations for the same request.
-func (s *session) cordon(ctx context.Context, name string, more annotations) (wasCordoned bool, err error) {
-	err = s.changeNode(ctx, name, func(node *corev1.Node) (annotations, *bool) {
+func (s *session) cordon(ctx context.Context, more annotations) (wasCordoned bool, err error) {
+	err = s.changeNode(ctx, func(node *corev1.Node) (annotations, *bool) {
 		remembered, ok := node.Annotations[inventory.AnnotationWasUnschedulable]
 		if !ok {
 			remembered = fmt.Sprint(node.Spec.Unschedulable)
@@ -178,64 +192,57 @@ func (s *session) cordon(ctx context.Context, name string, more annotations) (wa
 		return set, &yes
 	})
 	if err != nil {
-		return false, fmt.Errorf("cordon node %s: %w", name, err)
+		return false, fmt.Errorf("cordon node %s: %w", s.name, err)
 	}
 	return wasCordoned, nil
 }
 
-// uncordon undoes our cordon, with other annotations in the same request; a node that was cordoned before stays so.
-func (s *session) uncordon(ctx context.Context, name string, more annotations) (cordoned bool, err error) {
-	err = s.changeNode(ctx, name, func(node *corev1.Node) (annotations, *bool) {
-		set := annotations{inventory.AnnotationWasUnschedulable: ""}
-		unprotect(node, set)
-		maps.Copy(set, more)
-		cordoned = node.Spec.Unschedulable
-		if node.Annotations[inventory.AnnotationWasUnschedulable] != "false" {
-			return set, nil
-		}
-		cordoned = false
-		no := false
-		return set, &no
-	})
+// uncordon undoes our cordon, with other annotations in the same request, those that also adds among them; a node that was cordoned before stays so.
+func (s *session) uncordon(ctx context.Context, more annotations, also ...func(*corev1.Node, annotations)) (cordoned bool, err error) {
+	err = s.proveClaim(ctx)
+	if err == nil {
+		err = s.changeNode(ctx, func(node *corev1.Node) (annotations, *bool) {
+			set := annotations{inventory.AnnotationWasUnschedulable: ""}
+			unprotect(node, set)
+			maps.Copy(set, more)
+			for _, add := range also {
+				add(node, set)
+			}
+			cordoned = node.Spec.Unschedulable
+			if node.Annotations[inventory.AnnotationWasUnschedulable] != "false" {
+				return set, nil
+			}
+			cordoned = false
+			no := false
+			return set, &no
+		})
+	}
 	if err != nil {
-		return false, fmt.Errorf("uncordon node %s: %w", name, err)
+		return false, fmt.Errorf("uncordon node %s: %w", s.name, err)
 	}
 	return cordoned, nil
 }
 
 // switchCRISocket points kubeadm's annotation to containerd where there is one, and remembers the old value.
-func (s *session) switchCRISocket(ctx context.Context, name, endpoint string) error {
-	err := s.changeNode(ctx, name, func(node *corev1.Node) (annotations, *bool) {
+func switchCRISocket(endpoint string) func(*corev1.Node, annotations) {
+	return func(node *corev1.Node, set annotations) {
 		old, ok := node.Annotations[inventory.AnnotationCRISocket]
 		wanted := kubeadmEndpoint(endpoint)
 		if !ok || old == wanted {
-			return nil, nil
+			return
 		}
-		set := annotations{inventory.AnnotationCRISocket: wanted}
+		set[inventory.AnnotationCRISocket] = wanted
 		if _, remembered := node.Annotations[annotationOldCRISocket]; !remembered {
 			set[annotationOldCRISocket] = old
 		}
-		return set, nil
-	})
-	if err != nil {
-		return fmt.Errorf("update %s of node %s: %w", inventory.AnnotationCRISocket, name, err)
 	}
-	return nil
 }
 
 // restoreCRISocket undoes switchCRISocket.
-func (s *session) restoreCRISocket(ctx context.Context, name string) error {
-	err := s.changeNode(ctx, name, func(node *corev1.Node) (annotations, *bool) {
-		old, ok := node.Annotations[annotationOldCRISocket]
-		if !ok {
-			return nil, nil
-		}
-		return annotations{inventory.AnnotationCRISocket: old, annotationOldCRISocket: ""}, nil
-	})
-	if err != nil {
-		return fmt.Errorf("restore %s of node %s: %w", inventory.AnnotationCRISocket, name, err)
+func restoreCRISocket(node *corev1.Node, set annotations) {
+	if old, ok := node.Annotations[annotationOldCRISocket]; ok {
+		set[inventory.AnnotationCRISocket], set[annotationOldCRISocket] = old, ""
 	}
-	return nil
 }
 
 // kubeadmEndpoint spells an endpoint as kubeadm does: /run is /var/run there.
@@ -273,83 +280,16 @@ func (r *Rollout) retry(ctx context.Context, request func() error) error {
 	}
 }
 
-// poll calls look again and again until it is done or ctx ends, whose cause is then returned with the last word of look.
-func (r *Rollout) poll(ctx context.Context, look func() (done bool, last error)) error {
-	return r.pollChange(ctx, nil, look)
-}
-
-// pollChange is poll that looks at each change, and seldom without one. Changes is closed where there is no watch.
-func (r *Rollout) pollChange(ctx context.Context, changes <-chan struct{}, look func() (done bool, last error)) error {
-	for {
-		done, last := look()
-		if done {
-			return last
-		}
-		watched, err := r.sleepOr(ctx, changes)
-		if !watched {
-			changes = nil
-		}
-		if err != nil {
-			if last == nil || errors.Is(last, context.Canceled) || errors.Is(last, context.DeadlineExceeded) {
-				return err
-			}
-			return fmt.Errorf("%w: %w", err, last)
-		}
-	}
-}
-
-// sleep waits until it is time to look again, or returns the cause of ctx's end.
+// sleep waits until it is time to try again, or returns the cause of ctx's end.
 func (r *Rollout) sleep(ctx context.Context) error {
-	_, err := r.sleepOr(ctx, nil)
-	return err
-}
-
-// sleepOr also ends with a change, and says whether changes are still watched.
-func (r *Rollout) sleepOr(ctx context.Context, changes <-chan struct{}) (watched bool, err error) {
-	interval := pollInterval
-	if changes != nil {
-		interval = calmInterval
-	}
-	timer := r.clock.NewTimer(interval)
+	timer := r.clock.NewTimer(pollInterval)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return changes != nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	case <-timer.C():
-		return changes != nil, nil
-	case _, watched = <-changes:
-		return watched, nil
+		return nil
 	}
-}
-
-// podChanges signals that pods on the node have changed, until ctx ends; not each change, where several come at once. It is closed where pods cannot
-// be watched, or no more.
-func (s *session) podChanges(ctx context.Context) <-chan struct{} {
-	return signal(ctx, fields.OneTermEqualSelector("spec.nodeName", s.name), s.client.CoreV1().Pods(metav1.NamespaceAll).Watch)
-}
-
-// nodeChanges is podChanges for the Node.
-func (s *session) nodeChanges(ctx context.Context) <-chan struct{} {
-	return signal(ctx, fields.OneTermEqualSelector(metav1.ObjectNameField, s.name), s.client.CoreV1().Nodes().Watch)
-}
-
-func signal(ctx context.Context, selector fields.Selector, start func(context.Context, metav1.ListOptions) (watch.Interface, error)) <-chan struct{} {
-	changed := make(chan struct{}, 1)
-	go func() {
-		defer close(changed)
-		changes, err := start(ctx, metav1.ListOptions{FieldSelector: selector.String()})
-		if err != nil {
-			return
-		}
-		defer changes.Stop()
-		for range changes.ResultChan() {
-			select {
-			case changed <- struct{}{}:
-			default:
-			}
-		}
-	}()
-	return changed
 }
 
 // isNodeReady reads the Ready condition.

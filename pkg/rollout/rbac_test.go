@@ -204,7 +204,7 @@ func roleChecks(t *testing.T) map[string]func(*Rollout) error {
 func TestRBACIsEnough(t *testing.T) {
 	t.Parallel()
 	s := apiserver.Own(t, apiserver.Version())
-	if err := newRollout(s, &recorder{}).ensureNamespace(t.Context()); err != nil {
+	if _, err := newRollout(s, &recorder{}).ensureNamespace(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	newHollow(t, s, "by-role")
@@ -252,7 +252,7 @@ func TestRBACIsEnough(t *testing.T) {
 func TestRBACIsNeeded(t *testing.T) {
 	t.Parallel()
 	s := apiserver.Own(t, apiserver.Version())
-	if err := newRollout(s, &recorder{}).ensureNamespace(t.Context()); err != nil {
+	if _, err := newRollout(s, &recorder{}).ensureNamespace(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	checks := roleChecks(t)

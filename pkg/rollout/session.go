@@ -13,11 +13,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodewatch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -41,12 +41,17 @@ type session struct {
 	// back is set for a rollback.
 	back *wayBack
 
-	held     *claim
+	held *claim
+	// watch knows node and pods, and runner looks there.
+	watch    *nodewatch.Watch
+	runner   *nodejob.Runner
 	follower *nodejob.Follower
-	images   []string
-	endpoint string // the new runtime's, as the agent found it
-	oldEnd   string // the old runtime's
-	old      string // the old runtime's name
+	// namespace is as this session has opened it.
+	namespace *corev1.Namespace
+	images    []string
+	endpoint  string // the new runtime's, as the agent found it
+	oldEnd    string // the old runtime's
+	old       string // the old runtime's name
 	// before are the DaemonSets and static pods that were ready on the node before the cutover; nil where nobody looked.
 	before map[string]bool
 	// leaving are the pods that were being deleted on the node before the cutover; nil where nobody looked.
@@ -85,7 +90,11 @@ func (r *Rollout) Switch(ctx context.Context, name string) (*Report, error) {
 
 // holding claims the node, marks it, and does the work while it has the claim.
 func (s *session) holding(ctx context.Context, mark, work func(context.Context) error) error {
+	s.watch = nodewatch.New(s.client, s.clock, s.name)
+	s.runner = s.Rollout.runner.For(s.watch)
 	s.follower = s.runner.NewFollower(s.onEvent, func(text string) { s.tell(Info, "%s", text) })
+	ctx, stop := context.WithCancel(ctx) // the watch
+	defer stop()
 	ctx, err := s.claim(ctx, mark)
 	if err != nil {
 		return err
@@ -94,7 +103,7 @@ func (s *session) holding(ctx context.Context, mark, work func(context.Context) 
 		undo, cancel := s.undoContext(ctx)
 		defer cancel()
 		if !s.held.gone.Load() && !leavesRunOpen(err) { // before the claim is released: the next run opens it again
-			if closeErr := s.closeNamespace(undo, openKey(s.name)); closeErr != nil {
+			if closeErr := s.closeNamespace(undo, openKey(s.name), s.namespace); closeErr != nil {
 				s.tell(Warning, "%s", closeErr)
 			}
 		}
@@ -279,7 +288,8 @@ func refusedOrInterrupted(ctx context.Context) Outcome {
 }
 
 func (s *session) takeAndMark(ctx context.Context, mark func(context.Context) error) (context.Context, error) {
-	if err := s.ensureNamespace(ctx); err != nil {
+	namespace, err := s.ensureNamespace(ctx)
+	if err != nil {
 		return nil, err
 	}
 	s.run, s.canary = newRun(s.clock.Now()), newRun(s.clock.Now())
@@ -295,7 +305,8 @@ func (s *session) takeAndMark(ctx context.Context, mark func(context.Context) er
 	if held.dead != nil {
 		s.tell(Info, "took the node over: %s, but nobody has renewed that claim, which ended at %s", held.dead, held.dead.Until.Local().Format("15:04:05"))
 	}
-	opened, err := s.openNamespace(claimed, openKey(s.name), s.name)
+	opened := false
+	s.namespace, opened, err = s.openNamespace(claimed, namespace, openKey(s.name), s.name)
 	if err == nil {
 		err = mark(claimed)
 	}
@@ -303,7 +314,7 @@ func (s *session) takeAndMark(ctx context.Context, mark func(context.Context) er
 		undo, cancel := s.undoContext(ctx)
 		defer cancel()
 		if opened {
-			err = errors.Join(err, s.closeNamespace(undo, openKey(s.name)))
+			err = errors.Join(err, s.closeNamespace(undo, openKey(s.name), nil))
 		}
 		return nil, errors.Join(err, held.release(undo))
 	}
@@ -320,6 +331,7 @@ func (s *session) mark(ctx context.Context) error {
 	if finding := judge(node); finding.Verdict == Refuse || finding.Verdict == Skip {
 		return errors.New(finding.Reason)
 	}
+	s.watch.Start(ctx, node)
 	row := inventory.FromNode(node)
 	s.old = inventory.RuntimeDocker
 	s.beat = heartbeat(node)
@@ -351,7 +363,7 @@ func (s *session) mark(ctx context.Context) error {
 		if err := s.remove(ctx); err != nil {
 			return err
 		}
-		err := s.annotate(ctx, s.name, annotations{
+		_, err := s.annotate(ctx, annotations{
 			inventory.AnnotationPhase:            string(inventory.StatePreparing),
 			inventory.AnnotationFrom:             s.from,
 			inventory.AnnotationTo:               inventory.RuntimeContainerd,
@@ -408,6 +420,11 @@ func (s *session) keepClaim(ctx context.Context) error {
 	return s.retry(ctx, func() error { return s.held.keep(ctx) })
 }
 
+// proveClaim has the API server say so now.
+func (s *session) proveClaim(ctx context.Context) error {
+	return s.retry(ctx, func() error { return s.held.prove(ctx) })
+}
+
 // remove deletes the node's Jobs and canaries, or only those of some phases.
 func (s *session) remove(ctx context.Context, phases ...protocol.Phase) error {
 	return s.retry(ctx, func() error {
@@ -418,19 +435,27 @@ func (s *session) remove(ctx context.Context, phases ...protocol.Phase) error {
 	})
 }
 
-// podsOn lists the pods on the node.
+// removeJob deletes one Job of the run.
+func (s *session) removeJob(ctx context.Context, phase protocol.Phase) error {
+	return s.retry(ctx, func() error {
+		if err := s.held.keep(ctx); err != nil {
+			return err
+		}
+		return s.runner.RemoveJob(ctx, s.spec(phase))
+	})
+}
+
+// podsOn lists the pods on the node, as they are watched.
 func (s *session) podsOn(ctx context.Context) ([]corev1.Pod, error) {
-	var list *corev1.PodList
+	var pods []corev1.Pod
 	err := s.retry(ctx, func() (err error) {
-		list, err = s.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
-			FieldSelector: fields.OneTermEqualSelector("spec.nodeName", s.name).String(),
-		})
+		pods, err = s.watch.Pods(ctx)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list pods of node %s: %w", s.name, err)
 	}
-	return list.Items, nil
+	return pods, nil
 }
 
 // whereabouts says where the node stands, as far as the API tells now.

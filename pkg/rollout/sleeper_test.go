@@ -3,10 +3,13 @@ package rollout
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
@@ -55,6 +58,16 @@ func takeOver(t *testing.T, s *apiserver.Server, node, run string) {
 		t.Error(err)
 	}
 }
+
+// sleepingClock is the clock of a machine that sleeps now and then.
+type sleepingClock struct {
+	clock.RealClock
+	slept atomic.Int64 // nanoseconds
+}
+
+func (c *sleepingClock) Now() time.Time { return c.RealClock.Now().Add(time.Duration(c.slept.Load())) }
+
+func (c *sleepingClock) Since(t time.Time) time.Duration { return c.Now().Sub(t) }
 
 // TestSleeperLeavesTheNode has a run wake in the middle of a stage after another run has taken its node over, as a laptop does whose lid
 // was closed: whatever ends the stage, the node and the Jobs are the other run's.
@@ -107,7 +120,11 @@ func TestSleeperLeavesTheNode(t *testing.T) {
 			})
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
-			other := func() { takeOver(t, s, test.name, "bobs") }
+			asleep := &sleepingClock{}
+			other := func() {
+				asleep.slept.Add(int64(expiryProof)) // no other run takes a claim before
+				takeOver(t, s, test.name, "bobs")
+			}
 			observer := &recorder{}
 			if test.set != nil {
 				test.set(h, other)
@@ -125,7 +142,9 @@ func TestSleeperLeavesTheNode(t *testing.T) {
 					}
 				}
 			}
-			_, err := move(newRollout(s, observer), ctx, test.name)
+			r := newRollout(s, observer)
+			r.clock = asleep
+			_, err := move(r, ctx, test.name)
 			failed := wantError(t, err, OutcomeFailed, "another run took over the claim on the node; this run left the node to it")
 			if failed.Stage != test.stage || failed.Resumable {
 				t.Errorf("stage %s, resumable %t", failed.Stage, failed.Resumable)

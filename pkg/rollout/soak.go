@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 )
 
@@ -13,23 +11,22 @@ import (
 func (s *session) soak(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.options.Soak, errSoaked)
 	defer cancel()
-	changes := s.nodeChanges(ctx)
-	for {
-		node, err := s.client.CoreV1().Nodes().Get(ctx, s.name, metav1.GetOptions{})
+	unready := errors.New("the node is no longer Ready after it was given back")
+	err := s.watch.Await(ctx, func() (bool, error) {
+		node, err := s.watch.Node(ctx)
 		if err == nil && !isNodeReady(node) {
-			return s.takeBack(ctx, errors.New("the node is no longer Ready after it was given back"))
+			return true, unready
 		}
-		watched, err := s.sleepOr(ctx, changes)
-		if !watched {
-			changes = nil
-		}
-		if errors.Is(err, errSoaked) {
-			return nil
-		} else if err != nil {
-			// The node is done; only its watch is cut short.
-			return &Error{Node: s.name, Stage: StageSoak, Outcome: OutcomeInterrupted, State: "the node was given back and serves", Cause: err}
-		}
+		return false, nil
+	})
+	switch {
+	case errors.Is(err, unready):
+		return s.takeBack(ctx, err)
+	case errors.Is(err, errSoaked):
+		return nil
 	}
+	// The node is done; only its watch is cut short.
+	return &Error{Node: s.name, Stage: StageSoak, Outcome: OutcomeInterrupted, State: "the node was given back and serves", Cause: err}
 }
 
 // takeBack takes a node out of service again that did not keep what the verification proved: the run is not done, and is resumed with
@@ -41,7 +38,7 @@ func (s *session) takeBack(ctx context.Context, cause error) error {
 	if s.back != nil {
 		state = inventory.StateRollingBack
 	}
-	_, err := s.cordon(undo, s.name, annotations{
+	_, err := s.cordon(undo, annotations{
 		inventory.AnnotationPhase: string(state), inventory.AnnotationMessage: message(StageSoak, cause),
 	})
 	return s.leave(ctx, StageSoak, OutcomeStuck, errors.Join(cause, err))

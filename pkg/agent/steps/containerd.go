@@ -1,12 +1,10 @@
 package steps
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
@@ -15,47 +13,12 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
 const (
 	containerdConfigID = "containerd-config"
 )
-
-// containerdProcess is how the service runs containerd.
-type containerdProcess struct {
-	binary, config string
-	// root and address are those of its flags, which count whatever the config says.
-	root, address string
-}
-
-func findContainerd(ctx context.Context, h *node.Host) (containerdProcess, error) {
-	p, err := h.Systemd.Show(ctx, node.ContainerdUnit, "MainPID")
-	if err != nil {
-		return containerdProcess{}, err
-	}
-	found := containerdProcess{config: containerd.DefaultConfigPath}
-	pid, _ := strconv.Atoi(p["MainPID"])
-	if pid <= 0 {
-		found.binary, err = host.LookPath("containerd")
-		return found, err
-	}
-	process, err := host.ReadProcess(node.Proc, pid)
-	if err != nil {
-		return containerdProcess{}, err
-	}
-	found.binary = process.Exe
-	flag := func(names ...string) (value string) {
-		for _, name := range names {
-			value = cmp.Or(kubelet.FlagOf(process.Args, name), value)
-		}
-		return value
-	}
-	found.config = cmp.Or(flag("config", "c"), found.config)
-	found.root, found.address = flag("root"), flag("address", "a")
-	return found, nil
-}
 
 // containerdConfig writes containerd's config, after a throw-away daemon has taken it, and what else is carried over from Docker.
 func containerdConfig(h *node.Host) engine.Step {

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
@@ -63,11 +62,7 @@ func TestDockerStop(t *testing.T) {
 func TestDockerStopAfterReboot(t *testing.T) {
 	u := nodetest.NewUnits(t, "docker.service", "cri-docker.socket", "cri-docker.service", node.ContainerdUnit, kubelet.Unit)
 	u.Active["cri-docker.socket"] = false
-	i := &inspection{h: &node.Host{Systemd: u.Systemd}, report: node.Silent{}}
-	if err := i.lookAtUnits(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	h := nodetest.HostWith(t, i.Found, protocol.Spec{})
+	h := nodetest.HostWith(t, facts.Found{Running: []string{"cri-docker.service", "docker.service"}}, protocol.Spec{})
 	h.Systemd = u.Systemd
 	clear(u.Active)
 	for _, unit := range []string{"docker.service", "cri-docker.socket", "cri-docker.service", node.ContainerdUnit} {
@@ -122,41 +117,6 @@ func TestForeignBeforeCutover(t *testing.T) {
 				t.Errorf("%v has no hint", err)
 			}
 		})
-	}
-}
-
-// TestLookForForeign: what does not run at this moment ends with Docker, too.
-func TestLookForForeign(t *testing.T) {
-	pod, stopped := docker.Container{Name: "k8s_web", Labels: map[string]string{"io.kubernetes.docker.type": "container"}}, docker.Container{Name: "backup"}
-	db := docker.Container{Name: "db", Running: true}
-	many := []docker.Container{pod}
-	for n := range 12 {
-		many = append(many, docker.Container{Name: string(rune('a' + n))})
-	}
-	for _, test := range []struct {
-		name            string
-		containers      []docker.Container
-		info            docker.Info
-		keep            bool
-		refused, warned string
-	}{
-		{name: "pods only", containers: []docker.Container{pod}},
-		{name: "one that runs", containers: []docker.Container{pod, db, stopped}, refused: "1 container(s) that Kubernetes does not manage: db"},
-		{name: "one that does not", containers: []docker.Container{pod, stopped}, warned: "1 container(s) that Kubernetes does not manage and that do not run now"},
-		{name: "many that do not", containers: many, warned: "12 container(s)"},
-		{name: "a manager", info: docker.Info{Swarm: true, SwarmManager: true}, refused: "a manager of a Docker Swarm"},
-		{name: "a worker", info: docker.Info{Swarm: true}, warned: "a member of a Docker Swarm"},
-		{name: "Docker is kept", containers: []docker.Container{db, stopped}, info: docker.Info{Swarm: true, SwarmManager: true}, keep: true},
-	} {
-		i := &inspection{h: &node.Host{Spec: protocol.Spec{KeepDocker: test.keep}}, containers: test.containers, info: test.info}
-		err := errors.Join(i.lookForForeign(t.Context()), i.lookForSwarm(t.Context()))
-		if (err == nil) != (test.refused == "") || err != nil && !strings.Contains(err.Error(), test.refused) {
-			t.Errorf("%s: refused with %v", test.name, err)
-		}
-		warnings := strings.Join(i.Facts.Warnings, "\n")
-		if (warnings == "") != (test.warned == "") || !strings.Contains(warnings, test.warned) || strings.Contains(warnings, "k8s_web") || len(warnings) > 300 {
-			t.Errorf("%s: warnings %q", test.name, warnings)
-		}
 	}
 }
 

@@ -126,7 +126,7 @@ func TestNotReadyByAnEarlierBoot(t *testing.T) {
 			limit = time.Minute
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
-		err := waitReady(ctx, h, facts.Found{Kubeconfig: kubeconfig(t, server.URL)}, readyWait{runtime: "containerd://"}, node.Silent{})
+		err := waitReady(ctx, h, facts.Found{Kubeconfig: nodetest.Kubeconfig(t, server.URL)}, readyWait{runtime: "containerd://"}, node.Silent{})
 		cancel()
 		if (err == nil) != test.ready {
 			t.Errorf("%s: %v", test.name, err)

@@ -21,7 +21,6 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/redact"
 )
 
@@ -32,22 +31,6 @@ const (
 	// maxRegistries bounds how many are asked; more are named.
 	maxRegistries, registriesAtOnce = 32, 8
 )
-
-// lookAtRegistries lists the registries that the rehearsal will try. A plan asks none of them.
-func (i *inspection) lookAtRegistries(context.Context) error {
-	for _, r := range desired.RegistriesInUse(i.containers, desired.UsedNames(i.h, i.Facts.SandboxImage), i.images) {
-		through := ""
-		switch {
-		case r.Host == "docker.io" && len(i.Docker.Mirrors) > 0:
-			through = " through " + strings.Join(i.Docker.Mirrors, ", ")
-		case slices.Contains(i.Docker.Insecure, r.Host):
-			through = " without verification of its certificate, or over plain HTTP"
-		}
-		i.note(protocol.CheckRegistry, "%s, which %d image(s) of this node's pods came from%s: a switch asks it for %s through containerd's configuration before the node is drained",
-			r.Host, r.Images, through, r.Ref)
-	}
-	return nil
-}
 
 // triedRegistry is a registry, and what containerd's configuration made of it.
 type triedRegistry struct {

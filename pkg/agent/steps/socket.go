@@ -2,7 +2,6 @@ package steps
 
 import (
 	"path/filepath"
-	"strings"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
@@ -20,50 +19,6 @@ const (
 	// linkFile has systemd-tmpfiles make the link at each boot, since /run is empty then.
 	linkFile = "/etc/tmpfiles.d/kubectl-runtime-containerd.conf"
 )
-
-// privateContainerd reports whether a Docker runs a containerd of its own: the given one, or another that its name tells. Up to Docker 18.06 that
-// is docker-containerd, on CentOS 7 docker-containerd-current.
-func privateContainerd(proc string, daemon int) (bool, error) {
-	all, err := host.Processes(proc)
-	if err != nil {
-		return false, err
-	}
-	parents := map[int]bool{daemon: true}
-	for _, p := range all {
-		if strings.HasPrefix(filepath.Base(p.Exe), "dockerd") || strings.HasPrefix(filepath.Base(p.Args[0]), "dockerd") {
-			parents[p.PID] = true
-		}
-	}
-	for _, p := range all {
-		name := strings.TrimPrefix(filepath.Base(p.Exe), "docker-")
-		if strings.HasPrefix(name, "containerd") && !strings.HasPrefix(name, "containerd-shim") && parents[host.ParentPID(proc, p.PID)] {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-func (i *inspection) privateContainerd() (bool, error) {
-	daemon := 0
-	if i.daemon != nil {
-		daemon = i.daemon.PID
-	}
-	return privateContainerd(node.Proc, daemon)
-}
-
-// keepApart gives the kubelet's containerd an address of its own where the usual one would draw Docker to it. One that runs already stays.
-func (i *inspection) keepApart(unit host.UnitState) error {
-	if i.ContainerdAddress != containerd.DefaultAddress || unit.Running() {
-		return nil
-	}
-	private, err := i.privateContainerd()
-	if err == nil && private {
-		i.ContainerdAddress = facts.ApartAddress
-		i.warn("Docker runs a containerd of its own and must not find another: the kubelet's endpoint will be unix://%s, and %s a link to it once Docker is stopped",
-			facts.ApartAddress, containerd.DefaultAddress)
-	}
-	return err
-}
 
 // linkSocket gives containerd its usual address, too. Nothing of the agent's depends on it.
 func linkSocket(h *node.Host, report engine.Report) {

@@ -39,7 +39,7 @@ func Timeout(spec protocol.Spec) time.Duration {
 func List(h *node.Host) map[protocol.Phase][]engine.Step {
 	return map[protocol.Phase][]engine.Step{
 		protocol.PhasePrepare: {
-			inspect(h),
+			inspectHost(h),
 			containerdInstall(h),
 			containerdConfig(h),
 			containerdService(h),

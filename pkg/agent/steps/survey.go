@@ -15,6 +15,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/inspect"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
@@ -43,44 +44,20 @@ func Look(ctx context.Context, h node.Host) (Survey, error) {
 		return Survey{Findings: []protocol.Finding{{Check: protocol.CheckSystemd, Message: "this host does not run systemd"}}}, nil
 	}
 	h.ReadOnly = true
-	i := &inspection{h: &h, report: node.Silent{}}
-	for _, look := range looks() {
-		if slices.ContainsFunc(look.needs, func(check string) bool { return slices.Contains(i.failed, check) }) {
-			i.failed = append(i.failed, look.check)
-			continue
-		}
-		if err := i.take(ctx, look); err != nil && ctx.Err() != nil {
-			return Survey{}, fmt.Errorf("look at the host: %w", ctx.Err())
-		}
+	inspected, err := inspect.RunAll(ctx, &h)
+	if err != nil {
+		return Survey{}, err
 	}
-	i.lookForRoom(ctx)
-	if f := i.Facts; f.KubeletVersion+f.DockerVersion+f.ContainerdVersion != "" {
-		i.note(protocol.CheckVersions, "kubelet %s, Docker %s, containerd %s, %s, kernel %s",
-			orUnknown(f.KubeletVersion), orUnknown(f.DockerVersion), orUnknown(f.ContainerdVersion), orUnknown(f.OS), orUnknown(f.Kernel))
-	}
-	s := Survey{Facts: i.Facts, Findings: i.findings}
-	memo, err := json.Marshal(i.Found)
+	s := Survey{Facts: inspected.Found.Facts, Findings: inspected.Findings}
+	memo, err := json.Marshal(inspected.Found)
 	if err != nil {
 		return s, fmt.Errorf("record what was found: %w", err)
 	}
 	h.Records = func() []journal.Record {
 		return []journal.Record{{Kind: journal.KindIntent, Phase: protocol.PhasePrepare, Step: facts.InspectID, Memo: memo}}
 	}
-	known := !slices.ContainsFunc(filesNeed, func(check string) bool { return slices.Contains(i.failed, check) })
+	known := !slices.ContainsFunc(filesNeed, func(check string) bool { return slices.Contains(inspected.Failed, check) })
 	return s, s.askSteps(ctx, &h, known)
-}
-
-// lookForRoom looks for the space that the host unit wants to have free on each file system that it writes to, before a phase begins.
-func (i *inspection) lookForRoom(ctx context.Context) {
-	room := host.NewSpare(host.Existing(host.Dir), "/etc", "/var/lib/kubelet")
-	_ = i.take(ctx, look{check: protocol.CheckSpace, at: func(*inspection, context.Context) error { return room.Enough() }})
-}
-
-func orUnknown(text string) string {
-	if text == "" {
-		return "<unknown>"
-	}
-	return text
 }
 
 // askSteps lists the steps, and with files those that each would change.

@@ -1,7 +1,6 @@
 package steps
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -68,30 +67,6 @@ func TestSurveyEvents(t *testing.T) {
 	}
 	if diffs["/long"] != long || diffs["/short"] != "x" || last.Result == nil || last.Result.Outcome != protocol.OutcomeSucceeded {
 		t.Errorf("%d bytes, %+v", len(diffs["/long"]), last.Result)
-	}
-}
-
-// TestTakingLooks: a look that fails is a finding with its hint, one that needs it is not taken, the others are.
-func TestTakingLooks(t *testing.T) {
-	for i, l := range looks() {
-		if !slices.Contains(protocol.HostChecks(), l.check) || !slices.Contains(protocol.HostChecks(), l.warning) {
-			t.Errorf("look %d has checks that nobody knows: %s, %s", i, l.check, l.warning)
-		}
-		for _, need := range l.needs {
-			if !slices.ContainsFunc(looks()[:i], func(before look) bool { return before.check == need }) {
-				t.Errorf("%s needs %s, which comes later", l.check, need)
-			}
-		}
-	}
-	i := &inspection{h: &node.Host{}, report: node.Silent{}}
-	err := i.take(t.Context(), look{check: protocol.CheckUnits, at: func(*inspection, context.Context) error { return node.Refuse("cure it", "no %s", "good") }})
-	if want := []protocol.Finding{{Check: protocol.CheckUnits, Message: "no good", Hint: "cure it"}}; err == nil || !slices.Equal(i.findings, want) || !slices.Equal(i.failed, []string{protocol.CheckUnits}) {
-		t.Errorf("%v: %+v, failed %v", err, i.findings, i.failed)
-	}
-	i = &inspection{h: &node.Host{}, report: node.Silent{}}
-	err = i.take(t.Context(), look{warning: protocol.CheckAPI, at: func(i *inspection, _ context.Context) error { i.warn("a"); i.warn("a"); return nil }})
-	if want := []protocol.Finding{{Check: protocol.CheckAPI, Message: "a"}}; err != nil || !slices.Equal(i.findings, want) || !slices.Equal(i.Facts.Warnings, []string{"a"}) {
-		t.Errorf("%v: %+v, %v", err, i.findings, i.Facts.Warnings)
 	}
 }
 

@@ -3,12 +3,8 @@ package steps
 import (
 	"context"
 	"encoding/json"
-	"os"
-	"runtime"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
@@ -18,34 +14,17 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
-// inNetworkNamespace gives the test the settings of a network of its own, all as after a boot.
-func inNetworkNamespace(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	runtime.LockOSThread() // for good: the thread ends with the test
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestSysctlsOutliveAReboot: a node that loses its power between docker-stop and node-sysctls boots without Docker, and with the kernel's defaults.
 func TestSysctlsOutliveAReboot(t *testing.T) {
-	inNetworkNamespace(t)
+	nodetest.InNetworkNamespace(t)
 	const forward = "net.ipv4.ip_forward"
 	if err := host.SetSysctl(forward, "1"); err != nil { // as dockerd does
 		t.Fatal(err)
 	}
-	d := nodetest.StartDocker(t, &nodetest.Container{Name: "pause", Kind: "podsandbox"})
-	i := &inspection{h: &node.Host{}, report: node.Silent{}, Found: facts.Found{DockerSocket: "unix://" + d.Socket}}
-	_ = i.lookAtDocker(t.Context()) // what it says of images does not matter here
-	raw, err := json.Marshal(i.Found)
+	settings := facts.ReadKernel(facts.ReadSysctl)
+	raw, err := json.Marshal(facts.Found{Kernel: &settings})
 	if err != nil {
 		t.Fatal(err)
-	}
-	if i.Kernel == nil {
-		t.Fatal("the inspection does not tell what Docker set")
 	}
 	var found facts.Found
 	if err := json.Unmarshal(raw, &found); err != nil {

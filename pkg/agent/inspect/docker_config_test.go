@@ -1,22 +1,60 @@
-package steps
+package inspect
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 )
+
+func TestChangedSince(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "daemon.json")
+	before := time.Now().Add(-time.Second)
+	if changed, err := changedSince(path, before); changed || err != nil {
+		t.Errorf("absent: %t %v", changed, err)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0)); err != nil { // as cp -a and tar do
+		t.Fatal(err)
+	}
+	for when, want := range map[time.Time]bool{before: true, time.Now().Add(time.Minute): false, {}: false} {
+		if changed, err := changedSince(path, when); changed != want || err != nil {
+			t.Errorf("since %s: %t %v", when, changed, err)
+		}
+	}
+}
+
+func TestInsecureRegistriesInNetworks(t *testing.T) {
+	hosts := desired.RegistriesOf([]string{
+		"busybox:1", "library/x@sha256:0", "docker.io/a/b:1", "10.1.0.5:5000/a:1", "10.1.0.5:5000/b@sha256:1", "192.0.2.9/a:1",
+		"harbor.corp/a:1", "quay.io/a/b:2", "[fd00::5]:80/a:1", "localhost:5000/a:1",
+	})
+	got := hostsWithin([]string{"10.0.0.0/8", "172.16.0.0/12", "fd00::/8"}, hosts, func(host string) []netip.Addr {
+		return map[string][]netip.Addr{
+			"harbor.corp": {netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("::ffff:172.16.9.9")}, "quay.io": {netip.MustParseAddr("192.0.2.2")},
+		}[host]
+	})
+	if want := []string{"10.1.0.5:5000", "[fd00::5]:80", "harbor.corp"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
 
 // takes tells whether a real dockerd takes a configuration. One that cannot be asked is started as nobody: it reads its configuration before
 // it finds that it is not root, and has done nothing by then (moby cmd/dockerd, start).
@@ -146,7 +184,7 @@ func TestDockerdIsAsked(t *testing.T) {
 			t.Fatal(err)
 		}
 		i := &inspection{h: &node.Host{}}
-		_, _, err := i.translate(t.Context(), dockerd, translate.Input{
+		_, _, err := translateConfig(t.Context(), i, dockerd, translate.Input{
 			File: file, Data: []byte(json), Edited: edited, Version: d.Version, Args: append([]string{"dockerd", "--config-file=" + file}, args...),
 			Environ: []string{"NOTIFY_SOCKET=/nowhere", "PATH=" + filepath.Dir(d.Binary) + ":/usr/sbin:/usr/bin:/sbin:/bin", ""},
 		})

@@ -1,4 +1,4 @@
-package steps
+package inspect
 
 import (
 	"context"
@@ -11,12 +11,32 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
-// lookForSandboxAuth finds the file with credentials for the sandbox image's registry. The kubelet with dockershim, or cri-dockerd, pulls
+var carriedCheck = check{id: protocol.CheckCarried, warning: protocol.CheckContainerdFile, needs: []string{protocol.CheckDocker, protocol.CheckDockerConfig, protocol.CheckContainerd, protocol.CheckNetwork}, run: checkCarried}
+
+// checkCarried tries what containerd-config will do, so that what cannot be done refuses the switch and warnings come first.
+func checkCarried(ctx context.Context, i *inspection) error {
+	if err := findSandboxAuth(ctx, i); err != nil {
+		return err
+	}
+	config, err := desired.Containerd(ctx, i.h, i.Found)
+	if err != nil {
+		return err
+	}
+	i.layout = config.Layout
+	_, warnings, err := desired.CarriedFiles(ctx, i.h, i.Found, config)
+	for _, warning := range warnings {
+		i.warn("%s", warning)
+	}
+	return err
+}
+
+// findSandboxAuth finds the file with credentials for the sandbox image's registry. The kubelet with dockershim, or cri-dockerd, pulls
 // that image with what it finds there; containerd does not look. The places are those of pkg/credentialprovider/config.go of
 // Kubernetes, whose first file that can be read is the one.
-func (i *inspection) lookForSandboxAuth(ctx context.Context) error {
+func findSandboxAuth(ctx context.Context, i *inspection) error {
 	p, err := i.h.Systemd.Show(ctx, kubelet.Unit, "MainPID")
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package steps
+package inspect
 
 import (
 	"context"
@@ -11,30 +11,16 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
-// service is what systemd says of a daemon.
-type service struct {
-	unit, load, active string
-	pid                int    // of its main process, 0 if it does not run
-	cgroup             string // empty if it does not run
-}
+var dockerUnitCheck = check{id: protocol.CheckDockerUnit, needs: []string{protocol.CheckKubelet}, run: checkDockerUnit}
 
-func serviceOf(ctx context.Context, h *node.Host, unit string) (service, error) {
-	p, err := h.Systemd.Show(ctx, unit, "LoadState", "ActiveState", "MainPID", "ControlGroup")
-	if err != nil {
-		return service{}, err
-	}
-	pid, _ := strconv.Atoi(p["MainPID"])
-	return service{unit: unit, load: p["LoadState"], active: p["ActiveState"], pid: pid, cgroup: p["ControlGroup"]}, nil
-}
-
-// lookAtDockerd makes sure that the Docker behind the kubelet is the one of docker.service: that unit is what is stopped, held and
+// checkDockerUnit makes sure that the Docker behind the kubelet is the one of docker.service: that unit is what is stopped, held and
 // started again. Its process, which tells how Docker was set up, is found by the socket: CentOS 7 calls the program dockerd-current, and a
 // script may start it.
-func (i *inspection) lookAtDockerd(ctx context.Context) error {
+func checkDockerUnit(ctx context.Context, i *inspection) error {
 	s, err := serviceOf(ctx, i.h, node.DockerUnit)
 	if err != nil {
 		i.findDaemonErr = err
@@ -53,6 +39,22 @@ func (i *inspection) lookAtDockerd(ctx context.Context) error {
 	}
 	i.daemon, i.findDaemonErr = daemonOf(node.Proc, s, listener)
 	return expectService(node.Proc, s, socket, listener)
+}
+
+// service is what systemd says of a daemon.
+type service struct {
+	unit, load, active string
+	pid                int    // of its main process, 0 if it does not run
+	cgroup             string // empty if it does not run
+}
+
+func serviceOf(ctx context.Context, h *node.Host, unit string) (service, error) {
+	p, err := h.Systemd.Show(ctx, unit, "LoadState", "ActiveState", "MainPID", "ControlGroup")
+	if err != nil {
+		return service{}, err
+	}
+	pid, _ := strconv.Atoi(p["MainPID"])
+	return service{unit: unit, load: p["LoadState"], active: p["ActiveState"], pid: pid, cgroup: p["ControlGroup"]}, nil
 }
 
 // daemonOf reads the process of a service's daemon. systemd hands a socket that it listens at itself, as process 1, to the main process.
@@ -120,33 +122,4 @@ func expectService(proc string, s service, socket string, listener int) error {
 	}
 	return node.Refuse("have systemd run Docker as "+s.unit+", as its packages do, and restart the kubelet",
 		"Docker at %s is not run by the systemd unit %s, which would be stopped: %s listens there, and %s", socket, s.unit, who, is)
-}
-
-// lookForOtherKubelet refuses a kubelet beside that of kubelet.service: it would go on using Docker.
-func (i *inspection) lookForOtherKubelet(ctx context.Context) error {
-	s, err := serviceOf(ctx, i.h, kubelet.Unit)
-	if err != nil {
-		return err
-	}
-	other, err := otherProcess(node.Proc, "kubelet", s.pid)
-	if err != nil || other == nil {
-		return err
-	}
-	return node.Refuse("stop it", "a second kubelet runs as process %d (%s): it is not the one of %s, which is process %d",
-		other.PID, other.Exe, s.unit, s.pid)
-}
-
-// otherProcess finds a program that runs beside a service's main process, not inside a container. A child of that process may have
-// its parent's name until it becomes another program.
-func otherProcess(proc, name string, main int) (*host.Process, error) {
-	processes, err := host.FindProcesses(proc, name)
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range processes {
-		if p.PID != main && host.ParentPID(proc, p.PID) != main && host.PIDNamespace(proc, strconv.Itoa(p.PID)) == host.PIDNamespace(proc, "self") {
-			return &p, nil
-		}
-	}
-	return nil, nil
 }

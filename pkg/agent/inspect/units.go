@@ -1,4 +1,4 @@
-package steps
+package inspect
 
 import (
 	"context"
@@ -9,12 +9,15 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
-// lookAtUnits finds dependencies between units that would take the kubelet down with Docker, or Docker with containerd. A kubelet
+var unitsCheck = check{id: protocol.CheckUnits, warning: protocol.CheckDependents, run: checkUnits}
+
+// checkUnits finds dependencies between units that would take the kubelet down with Docker, or Docker with containerd. A kubelet
 // that only requires Docker's unit, as in Amazon's images, does no harm: the kubelet is stopped when Docker is, and when it starts
 // again, the condition that holds Docker down has the requirement pass (systemd.unit(5), Requires=).
-func (i *inspection) lookAtUnits(ctx context.Context) error {
+func checkUnits(ctx context.Context, i *inspection) error {
 	units, err := node.UnitsToStop(ctx, i.h)
 	if err != nil {
 		return err
@@ -25,10 +28,10 @@ func (i *inspection) lookAtUnits(ctx context.Context) error {
 			i.Running = append(i.Running, unit.Name)
 		}
 	}
-	if err := i.lookAtDependents(ctx, units); err != nil {
+	if err := checkDependents(ctx, i, units); err != nil {
 		return err
 	}
-	if err := i.lookAtDockerUnit(ctx); err != nil || i.h.Spec.KeepDocker {
+	if err := checkDockerDependencies(ctx, i); err != nil || i.h.Spec.KeepDocker {
 		return err
 	}
 	p, err := i.h.Systemd.Show(ctx, kubelet.Unit, "Requires", "FragmentPath", "DropInPaths")
@@ -38,8 +41,8 @@ func (i *inspection) lookAtUnits(ctx context.Context) error {
 	return err
 }
 
-// lookAtDockerUnit finds what would restart Docker together with containerd.
-func (i *inspection) lookAtDockerUnit(ctx context.Context) error {
+// checkDockerDependencies finds what would restart Docker together with containerd.
+func checkDockerDependencies(ctx context.Context, i *inspection) error {
 	kinds := []string{"Requires", "BindsTo", "PartOf", "Requisite", "StopPropagatedFrom"}
 	p, err := i.h.Systemd.Show(ctx, node.DockerUnit, append(kinds, "FragmentPath", "DropInPaths")...)
 	if err != nil {
@@ -59,30 +62,9 @@ func byWants(p map[string]string) string {
 	return fmt.Sprintf("replace it by Wants= in %s, and run systemctl daemon-reload", strings.TrimSpace(p["FragmentPath"]+" "+p["DropInPaths"]))
 }
 
-// lookAtHolds finds drop-ins with which the kubelet's or Docker's units could not be held down during the cutover, and folders into which
-// no drop-in of one unit alone can be put, containerd's included.
-func (i *inspection) lookAtHolds(ctx context.Context) error {
-	units, err := node.UnitsToStop(ctx, i.h)
-	if err != nil {
-		return err
-	}
-	held := append([]string{kubelet.Unit}, node.NamesOf(units)...)
-	for _, unit := range append([]string{node.ContainerdUnit}, held...) {
-		obstacle, err := i.h.Systemd.DropInObstacle(unit, i.h.ReadOnly)
-		if err != nil {
-			return err
-		}
-		if obstacle != "" {
-			return node.Refuse("make it a directory of its own that can be written to, with the files that it has now",
-				"the switch cannot give a drop-in to %s alone: %s", unit, obstacle)
-		}
-	}
-	return node.Holdable(ctx, i.h, held...)
-}
-
-// lookAtDependents finds the units that go down with those that the cutover stops: systemd stops what requires, is bound to or is part of
+// checkDependents finds the units that go down with those that the cutover stops: systemd stops what requires, is bound to or is part of
 // a unit with it, and does not start it when the unit comes back (systemd.unit(5)).
-func (i *inspection) lookAtDependents(ctx context.Context, units []host.UnitState) error {
+func checkDependents(ctx context.Context, i *inspection, units []host.UnitState) error {
 	ours := append([]string{kubelet.Unit}, node.NamesOf(units)...)
 	for _, unit := range units {
 		p, err := i.h.Systemd.Show(ctx, unit.Name, "RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf")

@@ -1,4 +1,4 @@
-package steps
+package inspect
 
 import (
 	"errors"
@@ -48,7 +48,7 @@ func TestRuntimesProgramsAreFound(t *testing.T) {
 				t.Fatal(err)
 			}
 			i := &inspection{h: &node.Host{Systemd: host.Systemd{Run: nodetest.Answers("MainPID=0\n")}}, Found: facts.Found{Docker: docker, ContainerdBinary: filepath.Join(dir, "containerd")}}
-			err = i.lookAtRuntimes(t.Context())
+			err = checkRuntimes(t.Context(), i)
 			var refused *node.Refusal
 			if (err != nil) != (c.refused != "") || err != nil && (!errors.As(err, &refused) || !strings.Contains(err.Error(), c.refused)) {
 				t.Errorf("got %v, want %q", err, c.refused)

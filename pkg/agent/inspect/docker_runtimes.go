@@ -1,4 +1,4 @@
-package steps
+package inspect
 
 import (
 	"context"
@@ -10,15 +10,18 @@ import (
 	"strings"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
+
+var runtimesCheck = check{id: protocol.CheckRuntimes, warning: protocol.CheckSettingLost, needs: []string{protocol.CheckDockerConfig, protocol.CheckContainerd}, run: checkRuntimes}
 
 // usualPath is what systemd gives a unit that names no PATH.
 const usualPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// lookAtRuntimes makes sure that containerd finds the programs of Docker's runtimes: without that of the default one no pod would start, and
+// checkRuntimes makes sure that containerd finds the programs of Docker's runtimes: without that of the default one no pod would start, and
 // without another's none that asks for it.
-func (i *inspection) lookAtRuntimes(ctx context.Context) error {
-	path, err := i.containerdPath(ctx)
+func checkRuntimes(ctx context.Context, i *inspection) error {
+	path, err := containerdPath(ctx, i)
 	if err != nil {
 		return err
 	}
@@ -43,7 +46,7 @@ func (i *inspection) lookAtRuntimes(ctx context.Context) error {
 }
 
 // containerdPath is where containerd looks for programs: its PATH, and for shims beside itself (containerd runtime/v2, resolveRuntimePath).
-func (i *inspection) containerdPath(ctx context.Context) (string, error) {
+func containerdPath(ctx context.Context, i *inspection) (string, error) {
 	p, err := i.h.Systemd.Show(ctx, node.ContainerdUnit, "MainPID")
 	if err != nil {
 		return "", err

@@ -1,18 +1,22 @@
-package steps
+package inspect
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
@@ -20,8 +24,10 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
-// lookAtDockerConfig reads how Docker was set up, from daemon.json and from the process that runs.
-func (i *inspection) lookAtDockerConfig(ctx context.Context) error {
+var dockerConfigCheck = check{id: protocol.CheckDockerConfig, warning: protocol.CheckSettingLost, needs: []string{protocol.CheckKubelet}, run: checkDockerConfig}
+
+// checkDockerConfig reads how Docker was set up, from daemon.json and from the process that runs.
+func checkDockerConfig(ctx context.Context, i *inspection) error {
 	if i.daemon == nil {
 		return node.Refuse("start Docker as "+node.DockerUnit, "how Docker was started cannot be seen: %v", i.findDaemonErr)
 	}
@@ -49,11 +55,11 @@ func (i *inspection) lookAtDockerConfig(ctx context.Context) error {
 	if in.Edited {
 		i.warn("%s was changed since dockerd started: what it says now counts, also where dockerd has not read it", in.File)
 	}
-	settings, findings, err := i.translate(ctx, dockerd, in)
+	settings, findings, err := translateConfig(ctx, i, dockerd, in)
 	if err != nil {
 		return err
 	}
-	settings.Insecure = append(settings.Insecure, i.insecureIn(ctx, settings.InsecureNetworks)...)
+	settings.Insecure = append(settings.Insecure, insecureRegistries(ctx, i, settings.InsecureNetworks)...)
 	i.Docker = settings
 	for _, finding := range findings {
 		if finding.Verdict == translate.Warned {
@@ -65,9 +71,9 @@ func (i *inspection) lookAtDockerConfig(ctx context.Context) error {
 	return nil
 }
 
-// translate refuses what dockerd does not take, and what cannot be translated. dockerd is a program to ask, empty if there is none.
-func (i *inspection) translate(ctx context.Context, dockerd string, in translate.Input) (translate.Settings, []translate.Finding, error) {
-	if err := i.askDockerd(ctx, dockerd, &in); err != nil {
+// translateConfig refuses what dockerd does not take, and what cannot be translated. dockerd is a program to ask, empty if there is none.
+func translateConfig(ctx context.Context, i *inspection, dockerd string, in translate.Input) (translate.Settings, []translate.Finding, error) {
+	if err := askDockerd(ctx, i, dockerd, &in); err != nil {
 		return translate.Settings{}, nil, err
 	}
 	settings, findings, err := translate.Docker(in)
@@ -78,7 +84,7 @@ func (i *inspection) translate(ctx context.Context, dockerd string, in translate
 }
 
 // askDockerd has dockerd itself judge its configuration, where it can (from 23.0 on). What a refusal says of the place is ours.
-func (i *inspection) askDockerd(ctx context.Context, dockerd string, in *translate.Input) error {
+func askDockerd(ctx context.Context, i *inspection, dockerd string, in *translate.Input) error {
 	if dockerd == "" || !translate.AtLeast(in.Version, 23, 0) {
 		return nil
 	}
@@ -125,4 +131,42 @@ func changedSince(path string, when time.Time) (bool, error) {
 		return false, fmt.Errorf("look at %s: %w", path, err)
 	}
 	return time.Unix(stat.Ctim.Unix()).After(when), nil
+}
+
+// insecureRegistries names the registries that images of the node come from and that are in one of the networks, by address or, as with
+// Docker, by one of their name's.
+func insecureRegistries(ctx context.Context, i *inspection, networks []string) []string {
+	if len(networks) == 0 {
+		return nil
+	}
+	var names []string
+	for _, image := range i.images {
+		names = append(append(names, image.RepoTags...), image.RepoDigests...)
+	}
+	return hostsWithin(networks, desired.RegistriesOf(names), func(host string) []netip.Addr {
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		addresses, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", host) // without an answer Docker takes it for secure
+		return addresses
+	})
+}
+
+func hostsWithin(networks, hosts []string, resolve func(host string) []netip.Addr) []string {
+	return slices.DeleteFunc(hosts, func(host string) bool {
+		name := host
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			name = h
+		}
+		name = strings.Trim(name, "[]")
+		var addresses []netip.Addr
+		if address, err := netip.ParseAddr(name); err == nil {
+			addresses = []netip.Addr{address}
+		} else {
+			addresses = resolve(name)
+		}
+		return !slices.ContainsFunc(networks, func(network string) bool {
+			prefix, err := netip.ParsePrefix(network)
+			return err == nil && slices.ContainsFunc(addresses, func(a netip.Addr) bool { return prefix.Contains(a.Unmap()) })
+		})
+	})
 }

@@ -10,7 +10,7 @@
 //
 //	func TestX(t *testing.T) { s := server.Get(t); … }
 //
-// KUBECTL_RUNTIME_TEST_KUBERNETES chooses the version, "1.37" by default, "1.24" as well.
+// KUBECTL_RUNTIME_TEST_KUBERNETES chooses the version: one of Versions, the newest by default.
 package apiserver
 
 import (
@@ -23,6 +23,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,8 +38,51 @@ import (
 // versionVariable names the environment variable that chooses the API server's minor version.
 const versionVariable = "KUBECTL_RUNTIME_TEST_KUBERNETES"
 
-// newest is the component that is used unless the variable says otherwise.
-const newest = "kubernetes-1.37"
+// release is a version that tests can run against.
+type release struct {
+	version string
+	build   string // folder of test/lab/build
+	args    []string
+}
+
+// noInsecurePort is for servers up to 1.19, which would listen on port 8080, too.
+const noInsecurePort = "--insecure-port=0"
+
+// releases are the versions, the oldest first. An old one says what has to be there for it: fallbacks are up to 1.17 (batch/v1beta1,
+// policy/v1beta1, discovery.k8s.io/v1beta1), 1.20 (the last without their v1), 1.22 (the first with an eviction of policy/v1), 1.23 (the last
+// with all of PodSecurityPolicy and the first with Pod Security), 1.24 (the one over the lab's dockershim nodes).
+var releases = []release{
+	{version: "1.17", build: "kubernetes-1.17", args: []string{noInsecurePort}},
+	{version: "1.20", build: "kubernetes-1.20", args: []string{noInsecurePort}},
+	{version: "1.22", build: "kubernetes-1.22"},
+	{version: "1.23", build: "kubernetes-1.23-control-plane"},
+	{version: "1.24", build: "kubernetes-1.24"},
+	{version: "1.37", build: "kubernetes-1.37"},
+}
+
+// Versions are the versions that tests can run against, "1.37", the oldest first.
+func Versions() []string {
+	var versions []string
+	for _, r := range releases {
+		versions = append(versions, r.version)
+	}
+	return versions
+}
+
+// Before reports whether a version, "1.37", is older than another.
+func Before(version, other string) bool {
+	minor := func(v string) int {
+		n, _ := strconv.Atoi(strings.TrimPrefix(v, "1.")) // releases has none other
+		return n
+	}
+	return minor(version) < minor(other)
+}
+
+// Oldest and Newest are the first and the last of Versions.
+func Oldest() string { return releases[0].version }
+
+// Newest is the default.
+func Newest() string { return releases[len(releases)-1].version }
 
 const (
 	startTimeout = 3 * time.Minute // a machine that builds something beside it is slow
@@ -117,7 +161,7 @@ func Version() string {
 	if version := os.Getenv(versionVariable); version != "" {
 		return version
 	}
-	return strings.TrimPrefix(newest, "kubernetes-")
+	return Newest()
 }
 
 // Own starts a server for one test, which is stopped when that ends, with further arguments of kube-apiserver. It skips or fails as Shared.Get does.
@@ -138,11 +182,15 @@ func start(version string, args ...string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	name := "kubernetes-" + version
-	kubernetesBinary, err := binary(name, name)
+	i := slices.IndexFunc(releases, func(r release) bool { return r.version == version })
+	if i < 0 {
+		return nil, fmt.Errorf("start API server %s: the versions are %s", version, strings.Join(Versions(), ", "))
+	}
+	kubernetesBinary, err := binary(releases[i].build, releases[i].build)
 	if err != nil {
 		return nil, err
 	}
+	args = slices.Concat(releases[i].args, args)
 	for attempt := 1; ; attempt++ {
 		s, err := startOnce(version, etcd, kubernetesBinary, args)
 		if err == nil {

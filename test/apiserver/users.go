@@ -159,6 +159,7 @@ func cleanup(tb testing.TB, what, name string, err error) {
 // Kubectl is the path of a stock kubectl; the newest one, whatever the server's version.
 func (s *Server) Kubectl(tb testing.TB) string {
 	tb.Helper()
+	newest := releases[len(releases)-1].build
 	target, err := binary(newest, newest)
 	if err != nil {
 		tb.Fatal(err)

@@ -5,6 +5,7 @@
 #   build.sh [NAME…]   builds the named folders (all without names), prints nothing but progress on stderr
 #   build.sh critest   CRI's conformance tests, which no lab needs by itself: see test/lab/README.md
 #   build.sh containerd-1.7 containerd-2.0   for tests of their configuration
+#   build.sh kubernetes-1.17 …   old API servers, which only `make api-versions` needs (1.17: `make api`, too)
 #   build.sh --path NAME   prints the folder that holds NAME's binaries
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -18,10 +19,25 @@ path() {
 	echo "$cache/bin/$1-$hash"
 }
 
+# openapi DIR VERSION SPEC: modules of Kubernetes before 1.24 lack a package that the API server needs, which is generated from the types. Has the
+# build in DIR use a copy of its module with that package from VERSION of the module, which describes fields that were added later, too. SPEC is
+# the package of kube-openapi's types; old versions of that have them in another.
+openapi() {
+	local dir=$1 version=$2 spec=$3 module copy=$1/kubernetes part
+	module=$(cd "$dir" && go mod download k8s.io/kubernetes && go list -m -f '{{.Dir}}' k8s.io/kubernetes)
+	mkdir "$copy"
+	for part in cmd pkg plugin third_party go.mod; do cp -r "$module/$part" "$copy/"; done
+	chmod -R u+w "$copy"
+	module=$(cd "$here/kubernetes-${version%.*}" && go mod download k8s.io/kubernetes && go list -m -f '{{.Dir}}' k8s.io/kubernetes)
+	sed -e '/GenerateOpenAPIV3OneOfSchema/d' -e "s#^\tspec \".*\"#\tspec \"$spec\"#" \
+		"$module/pkg/generated/openapi/zz_generated.openapi.go" >"$copy/pkg/generated/openapi/zz_generated.openapi.go"
+	(cd "$dir" && go mod edit -replace "k8s.io/kubernetes=$copy")
+}
+
 # build NAME: `go build` of every main package listed in build.flags (default "."), with the ldflags listed there; or, of packages
 # listed as tests, the tests as a program.
 build() {
-	local name=$1 out tmp started packages=. tests="" ldflags=""
+	local name=$1 out tmp started dir packages=. tests="" ldflags="" tags="" openapi="" spec=k8s.io/kube-openapi/pkg/validation/spec
 	out=$(path "$name")
 	[ -e "$out/.complete" ] && return 0
 	mkdir -p "$cache/bin"
@@ -33,13 +49,20 @@ build() {
 	rm -rf "$tmp" && mkdir -p "$tmp"
 	# shellcheck disable=SC1090,SC1091
 	[ -f "$here/$name/build.flags" ] && . "$here/$name/build.flags"
+	dir=$here/$name
+	export CGO_ENABLED=0 GOFLAGS="-mod=mod -trimpath"
+	if [ -n "$openapi" ]; then
+		dir=$tmp.src
+		rm -rf "$dir" && cp -r "$here/$name" "$dir"
+		openapi "$dir" "$openapi" "$spec"
+	fi
 	# shellcheck disable=SC2086
 	(
-		cd "$here/$name"
-		export CGO_ENABLED=0 GOFLAGS="-mod=mod -trimpath"
-		[ -z "$packages" ] || go build -o "$tmp/" -ldflags "-s -w $ldflags" $packages
+		cd "$dir"
+		[ -z "$packages" ] || go build -o "$tmp/" -tags "$tags" -ldflags "-s -w $ldflags" $packages
 		for package in $tests; do go test -c -o "$tmp/${package##*/}" -ldflags "-s -w $ldflags" "$package"; done
 	)
+	rm -rf "$tmp.src"
 	touch "$tmp/.complete"
 	rm -rf "$out" && mv "$tmp" "$out"
 	echo "lab: built $name in $((SECONDS - started)) s" >&2

@@ -55,8 +55,8 @@ func (e *StartError) Error() string {
 	return fmt.Sprintf("pod does not start: %s: %s", e.Reason, e.Message)
 }
 
-// failedCreate is the Job controller's word for a pod that is refused (pkg/controller, FailedCreatePodReason).
-const failedCreate = "FailedCreate"
+// FailedCreate is the Job controller's word for a pod that is refused (pkg/controller, FailedCreatePodReason).
+const FailedCreate = "FailedCreate"
 
 // maxReason bounds what an error repeats of a kubelet's words, in bytes.
 const maxReason = 2 << 10
@@ -184,7 +184,7 @@ func (w *startWatch) checkNoPod(ctx context.Context, now time.Time, owner string
 	w.asked = now
 	event := w.lastEvent(ctx, owner, "")
 	switch {
-	case event != nil && (waited >= startPatience || event.Reason == failedCreate):
+	case event != nil && (waited >= startPatience || event.Reason == FailedCreate):
 		return &StartError{Reason: event.Reason, Message: event.Message, NoPod: true}
 	case w.isSuspended(ctx, owner):
 		return &StartError{

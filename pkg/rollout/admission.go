@@ -40,11 +40,24 @@ func (s *session) tryAdmission(ctx context.Context, phase protocol.Phase) error 
 // admissionHint is what to do about an object that is not let in, or "".
 func admissionHint(err error) string {
 	var refused *nodejob.AdmissionError
-	if !errors.As(err, &refused) {
+	var start *nodejob.StartError
+	if !errors.As(err, &refused) && !(errors.As(err, &start) && start.NoPod && start.Reason == nodejob.FailedCreate) {
 		return ""
+	}
+	if isPodSecurityPolicy(err.Error()) {
+		return "PodSecurityPolicy is on in this cluster: docs/psp.yaml has a policy for this program's pods, and binds it to the service accounts of namespace " +
+			nodejob.Namespace
 	}
 	return fmt.Sprintf("exempt namespace %s from the policy, quota or webhook that refuses it; where that names images, --image and --canary-image choose others",
 		nodejob.Namespace)
+}
+
+// isPodSecurityPolicy reports whether an error has the words of that admission plugin, which does not name itself in 1.17 (kubernetes,
+// plugin/pkg/admission/security/podsecuritypolicy).
+func isPodSecurityPolicy(text string) bool {
+	return slices.ContainsFunc([]string{"PodSecurityPolicy", "pod security policy", "no providers available to validate pod request"}, func(words string) bool {
+		return strings.Contains(text, words)
+	})
 }
 
 // baselineTimeout bounds the canary before the drain, with the time that the API server is asked again.

@@ -77,6 +77,7 @@ func (s *session) notPrepared(ctx context.Context, err error) error {
 		failed.Resumable = true
 	case errors.As(err, &start) && !begun:
 		failed = s.retreat(ctx, StagePrepare, cause, inventory.StateFailed, OutcomeRefused)
+		failed.Hint = admissionHint(err)
 	default:
 		// Also a pod that ended again and again: the host may have been asked before, and then prepares all the same.
 		failed = s.retreat(ctx, StagePrepare, cause, inventory.StatePreparing, OutcomeFailed)

@@ -62,6 +62,8 @@ type hollow struct {
 	canaryHangs bool
 	// silent, if set, is what the host does in the cutover while the kubelet is asleep and has not reported the container.
 	silent func(*hollow)
+	// controller, if set, is the Job controller's client. It may be refused a pod, and says so.
+	controller atomic.Pointer[kubernetes.Clientset]
 	// clock is how far the node's clock is ahead of ours once the runtime has changed.
 	clock time.Duration
 
@@ -176,9 +178,30 @@ func (h *hollow) reconcile(ctx context.Context) {
 		pod := &corev1.Pod{ObjectMeta: job.Spec.Template.ObjectMeta, Spec: job.Spec.Template.Spec}
 		pod.Namespace, pod.GenerateName = job.Namespace, job.Name+"-"
 		pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(job, batchv1.SchemeGroupVersion.WithKind("Job"))}
-		if _, err := h.client.CoreV1().Pods(job.Namespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil && ctx.Err() == nil {
+		client := h.client
+		if c := h.controller.Load(); c != nil {
+			client = c
+		}
+		_, err := client.CoreV1().Pods(job.Namespace).Create(ctx, pod, metav1.CreateOptions{})
+		switch {
+		case err == nil || ctx.Err() != nil:
+		case client != h.client && apierrors.IsForbidden(err):
+			h.refused(ctx, job, err)
+		default:
 			h.t.Errorf("create pod of job %s: %v", job.Name, err)
 		}
+	}
+}
+
+// refused is the Job controller's event for a pod that it could not create.
+func (h *hollow) refused(ctx context.Context, job *batchv1.Job, err error) {
+	event := &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Namespace: job.Namespace, GenerateName: job.Name + "."},
+		InvolvedObject: corev1.ObjectReference{APIVersion: "batch/v1", Kind: "Job", Namespace: job.Namespace, Name: job.Name, UID: job.UID},
+		Type:           corev1.EventTypeWarning, Reason: "FailedCreate", Message: "Error creating: " + err.Error(), LastTimestamp: metav1.Now(),
+	}
+	if _, err := h.client.CoreV1().Events(job.Namespace).Create(ctx, event, metav1.CreateOptions{}); err != nil && ctx.Err() == nil {
+		h.t.Errorf("create event: %v", err)
 	}
 }
 

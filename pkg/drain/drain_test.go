@@ -210,20 +210,12 @@ func TestDrain(t *testing.T) {
 func TestBudget(t *testing.T) {
 	s := server.Get(t)
 	run(t, s, pod("free"), pod("guarded"), pod("hanging", func(p *corev1.Pod) { p.Annotations = map[string]string{"hangs": "yes"} }))
-	budgets := s.Client().PolicyV1().PodDisruptionBudgets("default")
 	for name, app := range map[string]string{"guard": "guarded", "other": "free-not"} {
-		budget, err := budgets.Create(t.Context(), &policyv1.PodDisruptionBudget{
-			ObjectMeta: metav1.ObjectMeta{Name: name},
+		s.PutBudget(t, &policyv1.PodDisruptionBudget{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
 			Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: ptr.To(intstr.FromInt32(2)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}},
-		}, metav1.CreateOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = budgets.Delete(context.Background(), name, metav1.DeleteOptions{}) })
-		budget.Status = policyv1.PodDisruptionBudgetStatus{ObservedGeneration: budget.Generation, CurrentHealthy: 1, DesiredHealthy: 2, ExpectedPods: 2}
-		if _, err := budgets.UpdateStatus(t.Context(), budget, metav1.UpdateOptions{}); err != nil {
-			t.Fatal(err)
-		}
+			Status:     policyv1.PodDisruptionBudgetStatus{ObservedGeneration: 1, CurrentHealthy: 1, DesiredHealthy: 2, ExpectedPods: 2},
+		})
 	}
 	observer := &recorder{}
 	began := time.Now()

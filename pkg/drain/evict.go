@@ -16,6 +16,8 @@ import (
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	policyv1client "k8s.io/client-go/kubernetes/typed/policy/v1"
 	policyv1beta1client "k8s.io/client-go/kubernetes/typed/policy/v1beta1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/oldapi"
 )
 
 // client is the drainer's client with the eviction calls overheard, since the library keeps a refused eviction's reason to itself and retries for
@@ -50,7 +52,7 @@ func (w *blockWatch) refuse() {
 // budgets names the PodDisruptionBudgets that select a pod and allow no disruption, or all that select it if each allows some
 // (they change between the two requests). Not being allowed to list them only makes the report poorer.
 func (d *Drainer) budgets(ctx context.Context, namespace string, podLabels map[string]string) []string {
-	list, err := d.client.PolicyV1().PodDisruptionBudgets(namespace).List(ctx, metav1.ListOptions{})
+	list, err := oldapi.ListBudgets(ctx, d.client, namespace, metav1.ListOptions{})
 	if err != nil {
 		return nil
 	}

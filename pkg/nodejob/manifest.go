@@ -113,7 +113,7 @@ func jobLabels(spec protocol.Spec) map[string]string {
 	return set
 }
 
-// Job is the manifest of one phase on one node. API servers from 1.24 and kubelets from 1.18 take it.
+// Job is the manifest of one phase on one node. API servers from 1.17 (oldapi.OldestMinor) and kubelets from 1.18 take it.
 func Job(p Params) (*batchv1.Job, error) {
 	if err := p.Spec.Validate(); err != nil {
 		return nil, err

@@ -10,11 +10,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/oldapi"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
@@ -369,16 +369,9 @@ func (r *Runner) noDNS(ctx context.Context) string {
 	if apierrors.IsNotFound(err) {
 		return "the cluster has no " + service + " Service"
 	}
-	slices, err := r.Client.DiscoveryV1().EndpointSlices(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service})
-	if err != nil || len(slices.Items) == 0 {
+	ready, known, err := oldapi.HasReadyEndpoint(ctx, r.Client, metav1.NamespaceSystem, service)
+	if err != nil || !known || ready {
 		return ""
-	}
-	for _, slice := range slices.Items {
-		for _, endpoint := range slice.Endpoints {
-			if endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready {
-				return ""
-			}
-		}
 	}
 	return "no server of the " + service + " Service is ready in the cluster"
 }

@@ -32,14 +32,26 @@ func TestNoDNS(t *testing.T) {
 		t.Fatal(err)
 	}
 	demand("without a slice", "")
-	slices := client.DiscoveryV1().EndpointSlices(metav1.NamespaceSystem)
-	slice, err := slices.Create(ctx, &discoveryv1.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Name: "kube-dns-1", Labels: map[string]string{discoveryv1.LabelServiceName: "kube-dns"}},
-		AddressType: discoveryv1.AddressTypeIPv4,
+	// A cluster may have Endpoints alone.
+	all := client.CoreV1().Endpoints(metav1.NamespaceSystem)
+	addresses := []corev1.EndpointAddress{{IP: "10.0.0.1"}}
+	endpoints, err := all.Create(ctx, &corev1.Endpoints{
+		ObjectMeta: metav1.ObjectMeta{Name: "kube-dns"}, Subsets: []corev1.EndpointSubset{{NotReadyAddresses: addresses, Ports: []corev1.EndpointPort{{Port: 53}}}},
 	}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	demand("without a slice and with Endpoints that are not ready", "no server of the kube-dns Service is ready")
+	endpoints.Subsets[0] = corev1.EndpointSubset{Addresses: addresses, Ports: []corev1.EndpointPort{{Port: 53}}}
+	if _, err := all.Update(ctx, endpoints, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	demand("without a slice and with Endpoints that are ready", "")
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "kube-dns-1", Labels: map[string]string{discoveryv1.LabelServiceName: "kube-dns"}},
+		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{},
+	}
+	s.PutEndpointSlice(t, slice)
 	demand("without servers", "no server of the kube-dns Service is ready")
 	for _, test := range []struct {
 		when  string
@@ -51,9 +63,7 @@ func TestNoDNS(t *testing.T) {
 		{"one that is not known to be", nil, ""},
 	} {
 		slice.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}, Conditions: discoveryv1.EndpointConditions{Ready: test.ready}}}
-		if slice, err = slices.Update(ctx, slice, metav1.UpdateOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		s.PutEndpointSlice(t, slice)
 		demand(test.when, test.want)
 	}
 }

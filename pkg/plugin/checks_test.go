@@ -1,7 +1,6 @@
 package plugin
 
 import (
-	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -20,22 +19,11 @@ import (
 func blockedFor(t *testing.T, s *apiserver.Server, app string) {
 	t.Helper()
 	one := intstr.FromInt32(1)
-	budgets := s.Client().PolicyV1().PodDisruptionBudgets("default")
-	budget := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: app}}
-	budget.Spec.MinAvailable, budget.Spec.Selector = &one, &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}
-	budget, err := budgets.Create(t.Context(), budget, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := budgets.Delete(context.Background(), app, metav1.DeleteOptions{}); err != nil {
-			t.Error(err)
-		}
+	s.PutBudget(t, &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: app},
+		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: &one, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}},
+		Status:     policyv1.PodDisruptionBudgetStatus{ObservedGeneration: 1, ExpectedPods: 1, DesiredHealthy: 1, CurrentHealthy: 1},
 	})
-	budget.Status = policyv1.PodDisruptionBudgetStatus{ObservedGeneration: budget.Generation, ExpectedPods: 1, DesiredHealthy: 1, CurrentHealthy: 1}
-	if _, err := budgets.UpdateStatus(t.Context(), budget, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // TestSwitchChecks: what blocks refuses before anything is changed, with the way to go on; what warns does not.

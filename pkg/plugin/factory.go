@@ -2,6 +2,8 @@ package plugin
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,6 +18,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/oldapi"
 )
 
 // Requests per second and in a burst; client-go's own 5 and 10 would slow down a list of thousands of nodes and a fleet.
@@ -160,6 +163,19 @@ func shellQuote(s string) string {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// checkServer refuses an API server that is older than all that this program works with.
+func (f *Factory) checkServer(ctx context.Context, client kubernetes.Interface) error {
+	err := oldapi.CheckServer(ctx, client)
+	var old *oldapi.UnsupportedError
+	if errors.As(err, &old) {
+		return (&ExitError{Code: ExitRefused, Err: err}).WithHint("nothing was changed; upgrade the control plane first")
+	}
+	if err != nil {
+		return f.explain("ask for", "the version of the API server", "", err)
+	}
+	return nil
 }
 
 // checkServerVersion compares the server's minor version with the client library's.

@@ -227,6 +227,9 @@ func (o *PlanOptions) Run(ctx context.Context) error {
 
 // read reads what the checks need, and says what it could not.
 func (o *PlanOptions) read(ctx context.Context) (assess.Input, []string, error) {
+	if err := o.factory.checkServer(ctx, o.client); err != nil {
+		return assess.Input{}, nil, err
+	}
 	nodes, err := findSomeNodes(ctx, o.factory, o.client, o.selection)
 	if err != nil {
 		return assess.Input{}, nil, err

@@ -16,6 +16,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/oldapi"
 )
 
 const (
@@ -139,33 +140,16 @@ func (r *clusterReader) pods(ctx context.Context, nodes []string, all bool) ([]c
 	return pods, nil
 }
 
-// budgets lists all PodDisruptionBudgets. Kubernetes before 1.21 has policy/v1beta1 alone, where an empty selector selects no pod.
+// budgets lists all PodDisruptionBudgets.
 func (r *clusterReader) budgets(ctx context.Context) ([]policyv1.PodDisruptionBudget, error) {
 	budgets, _, err := listChunks(ctx, r.factory, "poddisruptionbudgets.policy", metav1.ListOptions{}, func(options metav1.ListOptions) ([]policyv1.PodDisruptionBudget, metav1.ListMeta, error) {
-		list, err := r.client.PolicyV1().PodDisruptionBudgets(corev1.NamespaceAll).List(ctx, options)
+		list, err := oldapi.ListBudgets(ctx, r.client, corev1.NamespaceAll, options)
 		if err != nil {
 			return nil, metav1.ListMeta{}, err
 		}
 		return list.Items, list.ListMeta, nil
 	})
-	if !apierrors.IsNotFound(err) {
-		return budgets, err
-	}
-	old, err := r.client.PolicyV1beta1().PodDisruptionBudgets(corev1.NamespaceAll).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, r.factory.explain("list", "poddisruptionbudgets.policy", "", err)
-	}
-	for i := range old.Items {
-		b := &old.Items[i]
-		budget := policyv1.PodDisruptionBudget{ObjectMeta: b.ObjectMeta}
-		if b.Spec.Selector != nil && len(b.Spec.Selector.MatchLabels)+len(b.Spec.Selector.MatchExpressions) > 0 {
-			budget.Spec.Selector = b.Spec.Selector
-		}
-		budget.Status.DisruptionsAllowed, budget.Status.ObservedGeneration = b.Status.DisruptionsAllowed, b.Status.ObservedGeneration
-		budget.Status.CurrentHealthy, budget.Status.DesiredHealthy, budget.Status.ExpectedPods = b.Status.CurrentHealthy, b.Status.DesiredHealthy, b.Status.ExpectedPods
-		budgets = append(budgets, budget)
-	}
-	return budgets, nil
+	return budgets, err
 }
 
 // readVolumes lists claims and volumes where a pod has a claim.
@@ -196,10 +180,10 @@ func (r *clusterReader) readVolumes(ctx context.Context, in *assess.Input) error
 	return err
 }
 
-// readCronJobs reads the templates of CronJobs, most of which have no pod right now. Kubernetes before 1.21 has batch/v1beta1 alone.
+// readCronJobs reads the templates of CronJobs, most of which have no pod right now.
 func (r *clusterReader) readCronJobs(ctx context.Context, in *assess.Input) error {
 	templates, _, err := listChunks(ctx, r.factory, "cronjobs.batch", metav1.ListOptions{}, func(options metav1.ListOptions) ([]assess.Template, metav1.ListMeta, error) {
-		list, err := r.client.BatchV1().CronJobs(corev1.NamespaceAll).List(ctx, options)
+		list, err := oldapi.ListCronJobs(ctx, r.client, corev1.NamespaceAll, options)
 		if err != nil {
 			return nil, metav1.ListMeta{}, err
 		}
@@ -210,10 +194,6 @@ func (r *clusterReader) readCronJobs(ctx context.Context, in *assess.Input) erro
 		}
 		return templates, list.ListMeta, nil
 	})
-	if apierrors.IsNotFound(err) {
-		r.note("CronJobs were not looked at: the server is older than 1.21.")
-		return nil
-	}
 	in.Templates = templates
 	return err
 }

@@ -1,7 +1,6 @@
 package plugin
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -41,15 +40,7 @@ func planCluster(t *testing.T, s *apiserver.Server) {
 	budget := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "tight"}}
 	budget.Spec.MinAvailable = &one
 	budget.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "socket"}}
-	budgets := s.Client().PolicyV1().PodDisruptionBudgets("default")
-	if _, err := budgets.Create(t.Context(), budget, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := budgets.Delete(context.Background(), "tight", metav1.DeleteOptions{}); err != nil {
-			t.Error(err)
-		}
-	})
+	s.PutBudget(t, budget)
 }
 
 func TestPlan(t *testing.T) {

@@ -234,6 +234,9 @@ func (o *runOptions) run(ctx context.Context, m move) error {
 
 func (o *runOptions) runNodes(ctx context.Context, m move) error {
 	errOut := o.factory.Streams.ErrOut
+	if err := o.factory.checkServer(ctx, o.client); err != nil {
+		return err
+	}
 	nodes, err := findSomeNodes(ctx, o.factory, o.client, o.selection)
 	if err != nil {
 		return err

@@ -546,8 +546,11 @@ func TestNamespaceLimits(t *testing.T) {
 // TestRestrictedCluster: Pod Security admission enforces "restricted" in every namespace that has no labels of its own.
 func TestRestrictedCluster(t *testing.T) {
 	t.Parallel()
+	if apiserver.Before(apiserver.Version(), "1.23") {
+		t.Skipf("Kubernetes %s has no Pod Security admission", apiserver.Version())
+	}
 	file := filepath.Join(t.TempDir(), "admission.yaml")
-	version := map[bool]string{true: "v1beta1", false: "v1"}[apiserver.Version() == "1.24"]
+	version := map[bool]string{true: "v1beta1", false: "v1"}[apiserver.Before(apiserver.Version(), "1.25")]
 	text := fmt.Sprintf(`apiVersion: apiserver.config.k8s.io/v1
 kind: AdmissionConfiguration
 plugins:

@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/pager"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/oldapi"
 )
 
 // maxImages bounds the images that a Job names, in bytes: they are one argument of a program, of which Linux takes 128 KiB.
@@ -63,7 +65,7 @@ func (s *session) imagesToBring(ctx context.Context, pods []corev1.Pod) []string
 
 // templateImages reads the pod templates of Deployments, StatefulSets, DaemonSets and CronJobs.
 func (r *Rollout) templateImages(ctx context.Context) ([]string, error) {
-	apps, batch := r.client.AppsV1(), r.client.BatchV1()
+	apps := r.client.AppsV1()
 	lists := []struct {
 		kind string
 		page pager.ListPageFunc
@@ -71,7 +73,9 @@ func (r *Rollout) templateImages(ctx context.Context) ([]string, error) {
 		{"deployments", listPage(apps.Deployments(metav1.NamespaceAll).List)},
 		{"statefulsets", listPage(apps.StatefulSets(metav1.NamespaceAll).List)},
 		{"daemonsets", listPage(apps.DaemonSets(metav1.NamespaceAll).List)},
-		{"cronjobs", listPage(batch.CronJobs(metav1.NamespaceAll).List)},
+		{"cronjobs", listPage(func(ctx context.Context, options metav1.ListOptions) (*batchv1.CronJobList, error) {
+			return oldapi.ListCronJobs(ctx, r.client, metav1.NamespaceAll, options)
+		})},
 	}
 	var images []string
 	for _, list := range lists {

@@ -56,12 +56,9 @@ func TestImagesToBring(t *testing.T) {
 	}
 	meta, _, pod = template("cronjob")
 	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
-	_, err = client.BatchV1().CronJobs(namespace).Create(ctx, &batchv1.CronJob{ObjectMeta: meta, Spec: batchv1.CronJobSpec{
+	s.PutCronJob(t, &batchv1.CronJob{ObjectMeta: meta, Spec: batchv1.CronJobSpec{
 		Schedule: "@daily", JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: pod}},
-	}}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}})
 
 	observer := &recorder{}
 	session := &session{Rollout: newRollout(s, observer), name: "node", report: &Report{}}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/oldapi"
 )
 
 // leavingMargin is what a kubelet gets beyond a pod's grace period to say that the pod is gone.
@@ -110,7 +111,7 @@ func (s *session) removeFromAPI(ctx context.Context, pod *corev1.Pod) error {
 	if s.options.Drain.DisableEviction || pod.Namespace == nodejob.Namespace {
 		return s.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, options)
 	}
-	return s.client.PolicyV1().Evictions(pod.Namespace).Evict(ctx, &policyv1.Eviction{
+	return oldapi.Evict(ctx, s.client, &policyv1.Eviction{
 		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}, DeleteOptions: &options,
 	})
 }

@@ -123,7 +123,7 @@ func OptionalPermissions() []Permission {
 		// What the canary proves: exec, by which the host's evidence comes, too; DNS where there is one.
 		need("", "pods", "exec", nodejob.Namespace, "create"),
 		need("", "services", "", metav1.NamespaceSystem, "get"),
-		need("discovery.k8s.io", "endpointslices", "", metav1.NamespaceSystem, "list"),
+		need("discovery.k8s.io", "endpointslices", "", metav1.NamespaceSystem, "list"), need("", "endpoints", "", metav1.NamespaceSystem, "get"),
 	)
 }
 

@@ -392,9 +392,7 @@ func TestDrainTimeoutUncordons(t *testing.T) {
 
 	// The next run takes up where this one was, and does not prepare anew.
 	run := node.Annotations[inventory.AnnotationRun]
-	if err := s.Client().PolicyV1().PodDisruptionBudgets("default").Delete(t.Context(), "guard", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	s.RemoveBudget(t, "default", "guard")
 	report, err := newRollout(s, &recorder{}).Switch(t.Context(), "budget")
 	if err != nil {
 		t.Fatal(err)
@@ -416,26 +414,13 @@ func TestDrainTimeoutUncordons(t *testing.T) {
 // createBudget makes a budget that allows nothing; its controller, which does not run here, would write this status.
 func createBudget(t *testing.T, s *apiserver.Server, name, app string) {
 	t.Helper()
-	budgets := s.Client().PolicyV1().PodDisruptionBudgets("default")
-	budget, err := budgets.Create(t.Context(), &policyv1.PodDisruptionBudget{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
+	s.PutBudget(t, &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
 		Spec: policyv1.PodDisruptionBudgetSpec{
 			MinAvailable: ptr.To(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}},
 		},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		err := budgets.Delete(context.Background(), name, metav1.DeleteOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
-			t.Error(err)
-		}
+		Status: policyv1.PodDisruptionBudgetStatus{ObservedGeneration: 1, CurrentHealthy: 1, DesiredHealthy: 1, ExpectedPods: 1},
 	})
-	budget.Status = policyv1.PodDisruptionBudgetStatus{ObservedGeneration: budget.Generation, CurrentHealthy: 1, DesiredHealthy: 1, ExpectedPods: 1}
-	if _, err := budgets.UpdateStatus(t.Context(), budget, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // TestInterrupt ends the run at each stage and checks where it leaves the node; the next run has to finish.

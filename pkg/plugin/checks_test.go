@@ -87,7 +87,11 @@ func TestSwitchChecksWithFewRequests(t *testing.T) {
 	}
 	pods := "GET /api/v1/pods?fieldSelector=spec.nodeName%3Da&limit=500"
 	budgets := "GET /apis/policy/v1/poddisruptionbudgets?limit=500"
-	if n := len(slices.DeleteFunc(slices.Clone(lists), func(r string) bool { return r != budgets })); n != 1 || !slices.Contains(lists, pods) || len(lists) > 3 {
+	most := 3
+	if apiserver.Before(s.Version, "1.21") {
+		most++ // policy/v1 is asked for first
+	}
+	if n := len(slices.DeleteFunc(slices.Clone(lists), func(r string) bool { return r != budgets })); n != 1 || !slices.Contains(lists, pods) || len(lists) > most {
 		t.Errorf("%q", lists)
 	}
 }

@@ -48,14 +48,9 @@ type release struct {
 // noInsecurePort is for servers up to 1.19, which would listen on port 8080, too.
 const noInsecurePort = "--insecure-port=0"
 
-// releases are the versions, the oldest first. An old one says what has to be there for it: fallbacks are up to 1.17 (batch/v1beta1,
-// policy/v1beta1, discovery.k8s.io/v1beta1), 1.20 (the last without their v1), 1.22 (the first with an eviction of policy/v1), 1.23 (the last
-// with all of PodSecurityPolicy and the first with Pod Security), 1.24 (the one over the lab's dockershim nodes).
+// releases are the versions, the oldest first.
 var releases = []release{
 	{version: "1.17", build: "kubernetes-1.17", args: []string{noInsecurePort}},
-	{version: "1.20", build: "kubernetes-1.20", args: []string{noInsecurePort}},
-	{version: "1.22", build: "kubernetes-1.22"},
-	{version: "1.23", build: "kubernetes-1.23-control-plane"},
 	{version: "1.24", build: "kubernetes-1.24"},
 	{version: "1.37", build: "kubernetes-1.37"},
 }

@@ -62,7 +62,7 @@ func printStatus(ctx context.Context, out io.Writer, format string) error {
 
 func resumeCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "resume", Short: "On the node: go on with what is open", Args: cobra.NoArgs,
+		Use: "resume", Short: "On the node: resume the open phase", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			layout := unit.Layout{Root: "/"}
 			return resume(layout, host.MachineID(), func() error { return start(cmd.Context(), layout, cmd.OutOrStdout()) })
@@ -121,7 +121,7 @@ func start(ctx context.Context, layout unit.Layout, out io.Writer) error {
 	if err := systemd.Start(ctx, host.Unit); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintln(out, "at work; this can be interrupted, the host unit "+host.Unit+" goes on"); err != nil {
+	if _, err := fmt.Fprintln(out, "waiting; you can interrupt this, the host unit "+host.Unit+" continues"); err != nil {
 		return err
 	}
 	err = host.Poll(ctx, time.Second, func(ctx context.Context) error {

@@ -61,7 +61,7 @@ func superviseCommand() *cobra.Command {
 func askCommand() *cobra.Command {
 	var root, specJSON string
 	cmd := &cobra.Command{
-		Use: "ask", Short: "In a pod that waits: let it go on", Args: cobra.NoArgs,
+		Use: "ask", Short: "In a waiting pod: start the cutover", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			spec, err := readHostSpec(specJSON)
 			if err != nil {

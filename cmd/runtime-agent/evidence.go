@@ -18,7 +18,7 @@ import (
 func evidenceCommand() *cobra.Command {
 	var root, run, output string
 	cmd := &cobra.Command{
-		Use: "evidence", Short: "Gather what tells why a run failed, without secrets, into a tar.gz", Args: cobra.NoArgs,
+		Use: "evidence", Short: "Collect journal, events, changed files and logs, without secrets, into a tar.gz", Args: cobra.NoArgs,
 		Long: "Gather a run's journal, events, changed files and the units' logs, without secrets, into a tar.gz.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// Before the root changes, so that the path means what it says here.

@@ -24,7 +24,7 @@ func planCommand() *cobra.Command {
 	var root, specJSON string
 	var joined bool
 	cmd := &cobra.Command{
-		Use: "plan", Short: "In a Job's pod: tell what a switch would find and do, and change nothing", Args: cobra.NoArgs,
+		Use: "plan", Short: "In a Job's pod: report what a switch would find and do; changes nothing", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !joined {
 				if err := joinHost(); err != nil {
@@ -46,13 +46,13 @@ func planCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&root, "host", "/host", "where the host's root directory is mounted")
 	cmd.Flags().StringVar(&specJSON, "spec", "", "the Spec, as JSON")
-	cmd.Flags().BoolVar(&joined, "joined", false, "set by the command itself when it has started itself anew")
+	cmd.Flags().BoolVar(&joined, "joined", false, "set by the command itself when it has started itself again")
 	_ = cmd.Flags().MarkHidden("joined") // fails only for a flag that does not exist
 	_ = cmd.MarkFlagRequired("spec")
 	return cmd
 }
 
-// joinHost starts this program anew in the host's cgroup namespace, where /proc/<pid>/cgroup says what systemd says. It returns only
+// joinHost starts this program again in the host's cgroup namespace, where /proc/<pid>/cgroup says what systemd says. It returns only
 // if that fails.
 func joinHost() error {
 	const namespace = "/proc/1/ns/cgroup" // the pod is in the host's PID namespace

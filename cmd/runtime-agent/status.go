@@ -78,7 +78,7 @@ func readStatus(ctx context.Context, layout unit.Layout, systemd host.Systemd, a
 	return s, nil
 }
 
-// next is the command that goes on from here.
+// next is the command to type next.
 func (s status) next() string {
 	var last engine.PhaseResult
 	if n := len(s.Results); n > 0 {
@@ -100,7 +100,7 @@ func (s status) next() string {
 	case !s.Standing:
 		return "kubectl runtime switch " + node
 	case last.Phase == protocol.PhasePrepare:
-		return "kubectl runtime switch " + node + " goes on; " + s.agent + " rollback undoes the preparation"
+		return "kubectl runtime switch " + node + " resumes the run; " + s.agent + " rollback undoes the preparation"
 	default:
 		return "nothing is left to do; " + s.agent + " rollback goes back"
 	}

@@ -58,7 +58,7 @@ func TestStatus(t *testing.T) {
 		want    []string
 	}{
 		{"no run", nil, false, "inactive", false, []string{"Run:          <none>", "Next:         kubectl runtime switch NODE"}},
-		{"prepared", prepared, false, "inactive", false, []string{"Ended:        prepare succeeded at 2001-09-09T01:46:40Z: so it is", "kubectl runtime switch node-1 goes on", "inspect  prepare  done   2001"}},
+		{"prepared", prepared, false, "inactive", false, []string{"Ended:        prepare succeeded at 2001-09-09T01:46:40Z: so it is", "kubectl runtime switch node-1 resumes the run", "inspect  prepare  done   2001"}},
 		{"open and at work", open, false, "active", true, []string{"Open:         cutover goes forward until 2001-09-09T02:46:40Z", "journalctl -fu", "active, held", "kubelet-stop  cutover  begun"}},
 		{"open and dead", open, false, "failed", true, []string{"Host unit:    not at work", "Next:         " + agentPath + " resume"}},
 		{"undoing", append(open[:6:6], record(journal.KindUndo, cutover, "kubelet-stop")), false, "active", true, []string{"cutover is being undone", "Last error:   kubelet-stop: no luck"}},

@@ -21,7 +21,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 )
 
-var update = flag.Bool("update", false, "write docs/checks.md anew")
+var update = flag.Bool("update", false, "rewrite docs/checks.md")
 
 func dockerNode(name string, change ...func(*corev1.Node)) corev1.Node {
 	node := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}

@@ -281,7 +281,7 @@ func isStatic(pod *corev1.Pod) bool {
 // Markdown is docs/checks.md.
 func Markdown() string {
 	var text strings.Builder
-	text.WriteString("# Checks of `kubectl runtime plan`\n\nGenerated from pkg/assess: `go test ./pkg/assess -update` writes it anew.\n")
+	text.WriteString("# Checks of `kubectl runtime plan`\n\nGenerated from pkg/assess: `go test ./pkg/assess -update` rewrites it.\n")
 	for _, check := range Checks() {
 		where, ignored := "", "."
 		if check.OnHost {

@@ -20,7 +20,7 @@ var drainChecks = []Check{
 	{
 		ID: "drain-budget-never", Category: Drain, Severity: Blocker, Title: "A PodDisruptionBudget never allows the eviction",
 		Why:      "it needs as many healthy pods as there are, so that the drain would wait for its whole timeout, with the node cordoned, and fail",
-		Remedy:   "add replicas, or relax the budget for the time of the switch; `--disable-eviction` deletes past it, and `--ignore-checks drain-budget-never` tries nevertheless",
+		Remedy:   "add replicas, or relax the budget for the time of the switch; `--disable-eviction` deletes past it, and `--ignore-checks drain-budget-never` tries all the same",
 		accepted: func(f Flags) bool { return f.DisableEviction },
 		pod:      drained(never),
 	},
@@ -36,7 +36,7 @@ var drainChecks = []Check{
 		}),
 	},
 	{
-		ID: "drain-bare-pod", Category: Drain, Severity: Blocker, Title: "No controller would create the pod anew",
+		ID: "drain-bare-pod", Category: Drain, Severity: Blocker, Title: "No controller would recreate the pod",
 		Why:      "a drain refuses to remove such a pod unless it is forced, and the pod is then gone for good",
 		Remedy:   "delete the pod, give it a controller, or give `--force` to the switch",
 		flag:     "--force",
@@ -50,7 +50,7 @@ var drainChecks = []Check{
 	},
 	{
 		ID: "drain-empty-dir", Category: Drain, Severity: Blocker, Title: "The pod has an emptyDir volume",
-		Why:      "what is in it is lost when the pod is evicted, and a switch refuses that unless told otherwise",
+		Why:      "what is in it is lost when the pod is evicted, and a switch refuses that without a flag",
 		Remedy:   "see that the data can be lost, then give `--delete-emptydir-data` to the switch",
 		flag:     "--delete-emptydir-data",
 		accepted: func(f Flags) bool { return f.DeleteEmptyDirData },

@@ -29,7 +29,7 @@ var nodeChecks = []Check{
 		node: func(node *corev1.Node) string {
 			row := inventory.FromNode(node)
 			if row.Ready == corev1.ConditionTrue || row.Switch == inventory.StateCutover || row.Switch == inventory.StateVerifying {
-				return "" // a switch that was interrupted there goes on
+				return "" // a switch that was interrupted there is resumed
 			}
 			return fmt.Sprintf("the condition Ready is %s", cmp.Or(row.Ready, corev1.ConditionUnknown))
 		},
@@ -90,7 +90,7 @@ var workloadChecks = []Check{
 	},
 	{
 		ID: "workload-docker-in-docker", Category: Workloads, Severity: Info, Title: "The pod runs a Docker daemon of its own",
-		Why:    "it goes on to work under containerd, but its storage driver meets another file system below",
+		Why:    "it still works under containerd, but its storage driver finds another file system below",
 		Remedy: "try it on the first node that is switched",
 		pod: container(func(_ *subject, c *corev1.Container) string {
 			privileged := c.SecurityContext != nil && c.SecurityContext.Privileged != nil && *c.SecurityContext.Privileged

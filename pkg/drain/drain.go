@@ -37,7 +37,7 @@ const PodGrace = -1
 
 // Options are kubectl drain's flags, with its meanings. DaemonSet pods always stay.
 type Options struct {
-	// Force also removes pods that no controller will create anew.
+	// Force also removes pods that no controller will recreate.
 	Force bool
 	// GracePeriodSeconds is given to each pod; negative means the pod's own.
 	GracePeriodSeconds int
@@ -57,7 +57,7 @@ type Options struct {
 	Keep map[string]string
 }
 
-// Observer is told how a drain goes on. It is called from several goroutines at once.
+// Observer gets the progress of a drain. It is called from several goroutines at once.
 type Observer interface {
 	// Evicting is called once for a pod, before the first attempt.
 	Evicting(pod *corev1.Pod)
@@ -334,7 +334,7 @@ func (w *blockWatch) finished(pod *corev1.Pod) {
 	}
 }
 
-// evicted is told how each attempt ended.
+// evicted gets the result of each attempt.
 func (w *blockWatch) evicted(block Block) {
 	key := block.Namespace + "/" + block.Pod
 	w.mu.Lock()

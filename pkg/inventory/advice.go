@@ -70,7 +70,7 @@ var managedImages = []struct {
 }{
 	// k8s.io/node.go of github.com/rancher/rke sets this annotation; kubelet and etcd are Docker containers there.
 	{"RKE1", "its kubelet is a Docker container: move to RKE2 or replace the node", hasAnnotation("rke.cattle.io/internal-ip")},
-	// nodeup writes the kubelet's and the runtime's files anew at every boot (nodeup/pkg/model/kubelet.go).
+	// nodeup writes the kubelet's and the runtime's files again at every boot (nodeup/pkg/model/kubelet.go).
 	{"kops", "nodeup rewrites the host at boot: set containerRuntime: containerd in the cluster spec and replace the node", hasLabel("kops.k8s.io/instancegroup")},
 	{"Bottlerocket", "the image is read-only: replace the node with a newer image", hasOSImage("Bottlerocket")},
 	{"Container-Optimized OS", "the image is read-only: replace the node with a containerd image", hasOSImage("Container-Optimized OS")},
@@ -102,13 +102,13 @@ func advise(node *corev1.Node, row Row) Advice {
 		return Advice{AdviceRepair, orDefault(row.Message, "the last switch could not be undone: a person is needed") +
 			"; once the cause is cured, `kubectl runtime rollback NODE` tries again"}
 	case row.Switch == StateRollingBack:
-		text := "a rollback is under way; if nobody runs it, `kubectl runtime rollback NODE` goes on"
+		text := "a rollback is under way; if nobody runs it, `kubectl runtime rollback NODE` resumes it"
 		if row.Message != "" {
 			text += "; it came to this: " + row.Message
 		}
 		return Advice{AdviceResume, text}
 	case row.Switch.Open():
-		return Advice{AdviceResume, "a switch is under way; if nobody runs it, `kubectl runtime switch NODE` goes on and `kubectl runtime rollback NODE` undoes it"}
+		return Advice{AdviceResume, "a switch is under way; if nobody runs it, `kubectl runtime switch NODE` resumes it and `kubectl runtime rollback NODE` undoes it"}
 	}
 	switch row.Runtime {
 	case RuntimeDocker:

@@ -57,7 +57,7 @@ const (
 	StateBroken      SwitchState = "broken"
 )
 
-// Open reports whether a run in this state is not over: it goes on, or waits for somebody to resume it.
+// Open reports whether a run in this state is not over: it runs, or waits for somebody to resume it.
 func (s SwitchState) Open() bool {
 	switch s {
 	case StatePreparing, StatePrepared, StateDraining, StateCutover, StateVerifying, StateRollingBack:

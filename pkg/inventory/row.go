@@ -21,7 +21,7 @@ const (
 // osWindows is nodeInfo.operatingSystem on Windows.
 const osWindows = "windows"
 
-// Row is one node. Strings that the node does not tell are empty; those that it does are one line each, see untrusted.Line.
+// Row is one node. Strings that the node does not report are empty; the others are one line each, see untrusted.Line.
 type Row struct {
 	Name string
 	// Ready is the Ready condition: True, False or Unknown; empty if there is none.

@@ -173,7 +173,7 @@ func Waits(job *batchv1.Job) bool {
 const planSeconds = 900
 
 // onlyLook makes it a Job that looks at the host and changes nothing there. What is mounted below the host's root stays writable for
-// the kernel, and a privileged pod could mount it anew, so that this is a second lock; the first is that the agent's plan writes nothing.
+// the kernel, and a privileged pod could mount it again, so that this is a second lock; the first is that the agent's plan writes nothing.
 func onlyLook(spec *batchv1.JobSpec) {
 	spec.BackoffLimit = ptr.To[int32](2)
 	spec.ActiveDeadlineSeconds = ptr.To[int64](planSeconds)

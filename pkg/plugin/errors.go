@@ -13,10 +13,10 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
-// The exit codes; README.md tells users.
+// The exit codes; README.md lists them.
 const (
 	ExitOK = 0
-	// ExitGeneral is any error that none of the others stands for.
+	// ExitGeneral is any error that has no code of its own.
 	ExitGeneral = 1
 	// ExitRefused: a check failed, nothing was changed.
 	ExitRefused = 2
@@ -28,12 +28,12 @@ const (
 	ExitTimeout = 124
 )
 
-// ExitError is an error that also tells how the program ends and what the user can do. Commands return it; Run prints it,
+// ExitError is an error with the program's exit code and what the user can do. Commands return it; Run prints it,
 // once. The zero Code means ExitGeneral.
 type ExitError struct {
 	Code int
 	Err  error
-	// Detail is captured output of what failed. What tells most of it is printed below the error, see protocol.Excerpt.
+	// Detail is captured output of what failed. The lines that explain most are printed below the error, see protocol.Excerpt.
 	Detail string
 	// Hint is what the user can do, preferably a command that can be pasted: see Factory.Command.
 	Hint string

@@ -20,8 +20,8 @@ import (
 // maxBundles is how many bundles of one run lie side by side before the oldest name is an error.
 const maxBundles = 99
 
-// saveEvidence writes what tells why a run failed to a file where the user stands, or else to the folder for temporary files, and says
-// where it is. Without it the run's own error is still told.
+// saveEvidence writes the evidence of a failed run to the working directory, or else to the folder for temporary files, and says
+// where it is. Without it the run's own error is still reported.
 func saveEvidence(errOut io.Writer, report *rollout.Report) {
 	if len(report.Evidence) == 0 {
 		return

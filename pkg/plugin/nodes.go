@@ -119,7 +119,7 @@ func listNodes(ctx context.Context, f *Factory, client kubernetes.Interface, opt
 	return all, nil
 }
 
-// listChunks lists in chunks, and tells the list's version. A list that grows too old to be continued is begun anew, once in one
+// listChunks lists in chunks, and tells the list's version. A list that grows too old to be continued is started again, once in one
 // piece, as client-go's pager does it. Resource is RBAC's word.
 func listChunks[T any](ctx context.Context, f *Factory, resource string, options metav1.ListOptions,
 	list func(metav1.ListOptions) ([]T, metav1.ListMeta, error),
@@ -207,7 +207,7 @@ func (f *Factory) explain(verb, resource, name string, err error) error {
 	switch {
 	case apierrors.IsForbidden(err):
 		return Exitf(ExitGeneral, "%s: %w", what, err).
-			WithHint("a role with %q on %q is needed; `%s` tells whether you have it", verb, resource, f.Kubectl("auth", "can-i", verb, resource))
+			WithHint("a role with %q on %q is needed; `%s` shows whether you have it", verb, resource, f.Kubectl("auth", "can-i", verb, resource))
 	case apierrors.IsUnauthorized(err):
 		return Exitf(ExitGeneral, "%s: the server does not accept your credentials: %w", what, err).
 			WithHint("log in again, or check --context and --user")

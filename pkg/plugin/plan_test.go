@@ -83,7 +83,7 @@ func TestPlan(t *testing.T) {
 	untouched(t, s)
 }
 
-// TestPlanMayNotLook: who may not create Jobs is told so before any is, and how to do without.
+// TestPlanMayNotLook: a user without the right to create Jobs gets that message before any is created, and the way without.
 func TestPlanMayNotLook(t *testing.T) {
 	s := server.Get(t)
 	s.CreateNodes(t, apiserver.Node("n1", "docker://20.10.24", "v1.23.17"), apiserver.Node("n2", "docker://20.10.24", "v1.23.17"))
@@ -151,7 +151,7 @@ func TestPlanAsksForFewPods(t *testing.T) {
 	}
 }
 
-// TestListChunks: a list that expires between two chunks is begun anew in one piece, and nothing is there twice.
+// TestListChunks: a list that expires between two chunks is started again in one piece, and nothing is there twice.
 func TestListChunks(t *testing.T) {
 	var asked []metav1.ListOptions
 	list := func(options metav1.ListOptions) ([]string, metav1.ListMeta, error) {

@@ -26,13 +26,13 @@ func (p *lazyProgress) Observe(update rollout.Update) {
 	p.current.Observe(update)
 }
 
-// interrupted says that the signal was heard: to end what is under way can take a while. Without it, people press Ctrl-C again.
+// interrupted confirms the signal: the current work can take a while to end. Without it, people press Ctrl-C again.
 func (p *lazyProgress) interrupted() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.current != nil {
 		p.current.Observe(rollout.Update{
-			Node: p.last.Node, Stage: p.last.Stage, Kind: rollout.Info, Text: "interrupted: leaving the node in order; Ctrl-C once more exits at once",
+			Node: p.last.Node, Stage: p.last.Stage, Kind: rollout.Info, Text: "interrupted: cleaning up; press Ctrl-C again to exit at once",
 		})
 	}
 }

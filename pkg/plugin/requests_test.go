@@ -93,7 +93,7 @@ func TestVersionAsksNobody(t *testing.T) {
 	}
 }
 
-// TestStatusWatchOutlivesTheServer cuts the watch and then every connection for a while: the watch goes on where it was.
+// TestStatusWatchOutlivesTheServer cuts the watch and then every connection for a while: the watch continues where it was.
 func TestStatusWatchOutlivesTheServer(t *testing.T) {
 	s := server.Get(t)
 	s.CreateNodes(t, apiserver.Node("cut-1", "docker://20.10.24", "v1.23.17"))

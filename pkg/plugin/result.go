@@ -20,7 +20,7 @@ const (
 	resultDone     = "done"
 	resultSkipped  = "skipped"   // there was nothing to do
 	resultPlanned  = "planned"   // by a dry run
-	resultFailed   = "failed"    // Error says why, and where the node stands
+	resultFailed   = "failed"    // Error says why, and in which state the node is
 	resultNotBegun = "not-begun" // since a node before it failed
 )
 

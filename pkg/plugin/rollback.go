@@ -22,7 +22,7 @@ type RollbackOptions struct{ runOptions }
 const rollbackLong = `Moves nodes back to Docker Engine and to the files from before their switch, one after the other: drains the node, lets the
 host undo by itself what the switch changed, proves the result with a canary pod, and uncordons. It works after a finished
 switch until the cleanup, and also ends one that was interrupted, failed, or could not be undone. A node that was cordoned before
-stays cordoned. After any interruption, run it again: it goes on from where things are.
+stays cordoned. After any interruption, run it again: it resumes the run.
 
 A node on which a check fails afterwards is left cordoned, and is not switched forth again.
 

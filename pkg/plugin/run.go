@@ -56,7 +56,7 @@ type runOptions struct {
 	ignore []string
 	output string
 
-	// flags are those that the user set, for the command line that goes on after a failure.
+	// flags are those that the user set, for the command line that resumes the run after a failure.
 	flags    []string
 	terminal bool
 	client   kubernetes.Interface
@@ -218,7 +218,7 @@ func (o *runOptions) validate() error {
 		return err
 	}
 	if o.dryRun == dryRunNone && !o.yes && !o.terminal {
-		return errors.New("there is no terminal to ask on: use --yes to go on without a question, or --dry-run=client to see what would be done")
+		return errors.New("there is no terminal to ask on: use --yes to skip the question, or --dry-run=client to see what would be done")
 	}
 	return nil
 }
@@ -299,7 +299,7 @@ func (o *runOptions) moveNodes(ctx context.Context, m move, r *rollout.Rollout, 
 			saveEvidence(errOut, report)
 			o.results = append(o.results, nodeResult(report, err))
 			if rest := todo[i+1:]; len(rest) > 0 {
-				fmt.Fprintf(errOut, "not begun: %s\n", names(rest))
+				fmt.Fprintf(errOut, "not started: %s\n", names(rest))
 				for _, finding := range rest {
 					o.results = append(o.results, NodeResult{Node: finding.Node, Result: resultNotBegun})
 				}
@@ -314,7 +314,7 @@ func (o *runOptions) moveNodes(ctx context.Context, m move, r *rollout.Rollout, 
 	return nil
 }
 
-// awaitOthers waits until no other run has any of the nodes, and reads them anew: that run has changed them.
+// awaitOthers waits until no other run has any of the nodes, and reads them again: that run has changed them.
 func (o *runOptions) awaitOthers(ctx context.Context, m move, r *rollout.Rollout, nodes []corev1.Node) ([]corev1.Node, error) {
 	list := make([]string, len(nodes))
 	for i := range nodes {
@@ -407,7 +407,7 @@ func (f *Factory) permissionError(err error) error {
 	var missing *rollout.PermissionError
 	if errors.As(err, &missing) {
 		return (&ExitError{Code: ExitRefused, Err: err}).
-			WithHint("`%s` tells whether you have one", f.Kubectl(append([]string{"auth", "can-i"}, strings.Fields(missing.Missing[0].String())...)...))
+			WithHint("`%s` shows whether you have one", f.Kubectl(append([]string{"auth", "can-i"}, strings.Fields(missing.Missing[0].String())...)...))
 	}
 	return f.explain("check", "permissions", "", err)
 }
@@ -445,7 +445,7 @@ func names(findings []rollout.Finding) string {
 	return strings.Join(list, ", ")
 }
 
-// exitError gives what failed its exit code and the command, named by its name, that goes on.
+// exitError gives what failed its exit code and the command that resumes the run.
 func (o *runOptions) exitError(command, node string, err error) error {
 	var failed *rollout.Error
 	if !errors.As(err, &failed) {
@@ -465,7 +465,7 @@ func (o *runOptions) exitError(command, node string, err error) error {
 		// The signal's code, or the general one.
 	}
 	if failed.Resumable {
-		again := fmt.Sprintf("`%s` goes on from here", o.factory.Command(append([]string{command, node}, o.flags...)...))
+		again := fmt.Sprintf("`%s` resumes the run", o.factory.Command(append([]string{command, node}, o.flags...)...))
 		exit.Hint = strings.TrimSuffix(again+"; "+exit.Hint, "; ") // the node's own words, if there are any, come last
 	}
 	return exit

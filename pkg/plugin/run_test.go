@@ -35,7 +35,7 @@ func TestInterrupted(t *testing.T) {
 	p.Close()
 	p.interrupted()
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	if last := lines[len(lines)-1]; len(lines) != 2 || !strings.Contains(last, "node-1 drain") || !strings.Contains(last, "Ctrl-C once more") {
+	if last := lines[len(lines)-1]; len(lines) != 2 || !strings.Contains(last, "node-1 drain") || !strings.Contains(last, "Ctrl-C again") {
 		t.Errorf("printed\n%s", out.String())
 	}
 }

@@ -22,7 +22,7 @@ func (o *StatusOptions) printNode(ctx context.Context, w io.Writer, row inventor
 	line("state", cell(string(row.Switch), cellNone))
 	run := row.Run
 	if begun, ok := rollout.RunBegun(row.Run); ok {
-		run += ", begun " + begun.Local().Format(time.DateTime)
+		run += ", started " + begun.Local().Format(time.DateTime)
 	}
 	line("run", run)
 	if row.Message != "" {
@@ -53,11 +53,11 @@ func (o *StatusOptions) nextCommands(row inventory.Row, claimed bool) []string {
 	}
 	switch {
 	case row.Switch == inventory.StateRollingBack:
-		return []string{command("rollback", "goes on with the rollback")}
+		return []string{command("rollback", "resumes the rollback")}
 	case row.Switch == inventory.StateBroken:
 		return []string{command("rollback", "tries again, once the cause is cured")}
 	case row.Switch.Open():
-		return []string{command("switch", "goes on"), command("rollback", "undoes it")}
+		return []string{command("switch", "resumes it"), command("rollback", "undoes it")}
 	case row.Switch == inventory.StateDone && row.Runtime == inventory.RuntimeContainerd:
 		return []string{command("rollback", "goes back")}
 	case row.Switch == inventory.StateDone && row.Runtime == inventory.RuntimeDocker:

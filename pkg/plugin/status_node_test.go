@@ -33,9 +33,9 @@ func TestStatusOfOneNode(t *testing.T) {
 		state         inventory.SwitchState
 		want, without []string
 	}{
-		{"node-preparing", docker, inventory.StatePreparing, []string{goesOn("node-preparing", "switch", "goes on"), goesOn("node-preparing", "rollback", "undoes it")}, nil},
-		{"node-cutover", docker, inventory.StateCutover, []string{goesOn("node-cutover", "switch", "goes on"), goesOn("node-cutover", "rollback", "undoes it")}, nil},
-		{"node-going-back", containerd, inventory.StateRollingBack, []string{goesOn("node-going-back", "rollback", "goes on with the rollback")}, []string{"runtime switch node-going-back"}},
+		{"node-preparing", docker, inventory.StatePreparing, []string{goesOn("node-preparing", "switch", "resumes it"), goesOn("node-preparing", "rollback", "undoes it")}, nil},
+		{"node-cutover", docker, inventory.StateCutover, []string{goesOn("node-cutover", "switch", "resumes it"), goesOn("node-cutover", "rollback", "undoes it")}, nil},
+		{"node-going-back", containerd, inventory.StateRollingBack, []string{goesOn("node-going-back", "rollback", "resumes the rollback")}, []string{"runtime switch node-going-back"}},
 		{"node-broken", docker, inventory.StateBroken, []string{goesOn("node-broken", "rollback", "tries again, once")}, []string{"runtime switch node-broken"}},
 		{"node-done", containerd, inventory.StateDone, []string{goesOn("node-done", "rollback", "goes back")}, []string{"runtime switch node-done"}},
 		{"node-by-hand", docker, inventory.StateDone, []string{goesOn("node-by-hand", "rollback", "proves the node, if its agent has undone the run by hand"), goesOn("node-by-hand", "switch", "switches it again")}, nil},

@@ -26,7 +26,7 @@ type NodeRuntimeList struct {
 	Errors []string `json:"errors,omitempty"`
 }
 
-// NodeRuntime is one node. Fields that the node does not tell are left out.
+// NodeRuntime is one node. Fields that the node does not report are left out.
 type NodeRuntime struct {
 	APIVersion string              `json:"apiVersion"`
 	Kind       string              `json:"kind"`

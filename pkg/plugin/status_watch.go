@@ -32,7 +32,7 @@ type statusWatch struct {
 	listed bool
 }
 
-// runWatch lists, watches from there, and lists anew when the watch ends, until ctx does. It prints only what differs from what
+// runWatch lists, watches from there, and lists again when the watch ends, until ctx does. It prints only what differs from what
 // was printed before. Errors before the first list end it; later ones are reported once and outlived.
 func (o *StatusOptions) runWatch(ctx context.Context) error {
 	w := &statusWatch{StatusOptions: o, names: o.selection.NodeNames(), shown: map[string]inventory.Row{}}

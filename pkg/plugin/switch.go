@@ -21,7 +21,7 @@ type SwitchOptions struct {
 
 const switchLong = `Moves nodes from Docker Engine to containerd, one after the other: prepares and rehearses the new runtime while the node
 serves, drains it, lets the host switch by itself, proves the result with a canary pod, and uncordons. What fails is undone.
-A node that was cordoned before stays cordoned. After any interruption, run it again: it goes on from where things are.
+A node that was cordoned before stays cordoned. After any interruption, run it again: it resumes the run.
 
 A node without a containerd that fits its kubelet gets one from its configured package repositories, or from --containerd-archive.
 

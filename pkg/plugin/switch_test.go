@@ -251,7 +251,7 @@ func TestSwitchExitCodes(t *testing.T) {
 		if !errors.As(err, &exit) || exit.Detail != "output" || !strings.Contains(exit.Hint, "look") {
 			t.Errorf("outcome %d: %+v", test.outcome, exit)
 		}
-		if resume := "`kubectl runtime switch node-1 --image=i --yes=true` goes on from here"; strings.Contains(exit.Hint, resume) != test.resumable {
+		if resume := "`kubectl runtime switch node-1 --image=i --yes=true` resumes the run"; strings.Contains(exit.Hint, resume) != test.resumable {
 			t.Errorf("outcome %d: hint %q", test.outcome, exit.Hint)
 		}
 		if want := "node node-1: drain: cause; the node serves"; err.Error() != want {

@@ -60,7 +60,7 @@ func (o *UninstallOptions) Validate() error {
 		return fmt.Errorf("--dry-run=%s: use none or client", o.dryRun)
 	}
 	if o.dryRun == dryRunNone && !o.yes && !o.factory.hasTerminal() {
-		return errors.New("there is no terminal to ask on: use --yes to go on without a question, or --dry-run=client to see what would be removed")
+		return errors.New("there is no terminal to ask on: use --yes to skip the question, or --dry-run=client to see what would be removed")
 	}
 	return nil
 }

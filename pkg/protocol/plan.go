@@ -75,7 +75,7 @@ type FileChange struct {
 	Link string `json:"link,omitempty"`
 	// Diff is a unified diff with secrets taken out. It is empty for a link, and where only what was taken out differs.
 	Diff string `json:"diff,omitempty"`
-	// Continues: Diff goes on in the next event.
+	// Continues: Diff continues in the next event.
 	Continues bool `json:"continues,omitempty"`
 }
 

@@ -20,7 +20,7 @@ import (
 // the operator can set by hand.
 const Version = 1
 
-// Phase is a part of a run that one Job stands for.
+// Phase is a part of a run, done by one Job.
 type Phase string
 
 // The phases. Prepare changes nothing that the node serves with; Cutover and Rollback are carried out by the host unit.
@@ -118,7 +118,7 @@ func (s Spec) Validate() error {
 	return errors.Join(errs...)
 }
 
-// StepState is where a step stands.
+// StepState is the state of a step.
 type StepState string
 
 // The states of a step. A step's last event decides.
@@ -144,7 +144,7 @@ const (
 	OutcomeRefused Outcome = "refused"
 	// OutcomeRolledBack: a step failed and everything was undone; the node is on the old runtime, as it was.
 	OutcomeRolledBack Outcome = "rolled-back"
-	// OutcomeBroken: undoing failed, too; a person is needed. Message says where the node stands.
+	// OutcomeBroken: undoing failed, too; a person is needed. Message says in which state the node is.
 	OutcomeBroken Outcome = "broken"
 )
 

@@ -1,6 +1,6 @@
 package redact
 
-// forms are how secrets stand in files, command lines and logs; %s is the secret.
+// forms are how secrets appear in files, command lines and logs; %s is the secret.
 var forms = []string{
 	// Docker's and Podman's credentials.
 	`{"auths":{"r.example":{"auth":"%s"}}}`,

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// Mark stands where something was taken out.
+// Mark replaces what was taken out.
 const Mark = "REDACTED"
 
 // String is Text for a string.

@@ -1,4 +1,4 @@
-// Package render shows people how a rollout goes on: a live line on a terminal, plain lines with a heartbeat elsewhere, and a
+// Package render shows the progress of a rollout: a live line on a terminal, plain lines with a heartbeat elsewhere, and a
 // report at the end; all that goes to standard error, since it is not the answer of a command. It also lays out the answer of the
 // plan command. It only writes. The switch command makes a Progress and hands it to the rollout as its observer.
 package render
@@ -217,7 +217,7 @@ func (p *Progress) tick() {
 		return
 	}
 	for _, a := range p.active {
-		text := "still at it after " + Duration(now.Sub(a.since))
+		text := "still running after " + Duration(now.Sub(a.since))
 		if a.text != "" {
 			text += ": " + a.text
 		}
@@ -225,7 +225,7 @@ func (p *Progress) tick() {
 	}
 }
 
-// sign stands before a line; a word beside it says the same.
+// sign comes before a line; a word beside it says the same.
 type sign int
 
 const (

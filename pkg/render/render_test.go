@@ -122,7 +122,7 @@ func TestHeartbeat(t *testing.T) {
 	}
 	clock.Step(31 * time.Second)
 	deadline := time.Now().Add(5 * time.Second)
-	for !strings.Contains(out.String(), "still at it after 1m00s: Bring the images") {
+	for !strings.Contains(out.String(), "still running after 1m00s: Bring the images") {
 		if time.Now().After(deadline) {
 			t.Fatalf("no heartbeat after 60 s:\n%s", out.String())
 		}

@@ -199,7 +199,7 @@ type Error struct {
 	// Detail is captured output, Hint what a person can do, beyond running it again.
 	Detail string
 	Hint   string
-	// Resumable: running the command again goes on from here.
+	// Resumable: running the command again resumes the run.
 	Resumable bool
 	Cause     error
 }

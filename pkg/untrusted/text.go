@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 )
 
-// cutMark stands where a text was cut.
+// cutMark replaces what was cut off.
 const cutMark = "…"
 
 // Line makes one line of a text: white space becomes a blank, what is not visible its escape, and what is beyond most bytes is cut.

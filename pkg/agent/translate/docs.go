@@ -7,7 +7,7 @@ func Markdown() string {
 	var b strings.Builder
 	b.WriteString(`# What becomes of Docker's configuration
 
-<!-- Made from pkg/agent/translate by its tests; go test ./pkg/agent/translate -update writes it anew. -->
+<!-- Made from pkg/agent/translate by its tests; go test ./pkg/agent/translate -update rewrites it. -->
 
 Before anything is changed, the agent reads daemon.json, the flags of the running dockerd and its environment. Each setting
 gets one verdict. Warnings are reported with the node; a key that is not in this table is a warning, too. A daemon.json
@@ -32,7 +32,7 @@ version that containerd does not read, and on 2.0 to 2.2 drop-ins of different v
 
 Docker gives each container, from 20.10 on, ports below 1024 and ICMP echos without privileges. So does containerd then.
 
-| key | verdict | what becomes of it |
+| key | verdict | how it is translated |
 |---|---|---|
 `)
 	for _, k := range keys {

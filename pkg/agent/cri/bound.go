@@ -12,8 +12,9 @@ import (
 
 // What a call gets beyond the time that it asks for itself. A runtime whose process was stopped accepts connections and never answers.
 const (
-	askTimeout    = 15 * time.Second
-	createTimeout = time.Minute
+	askTimeout = 15 * time.Second
+	// diskTimeout is for calls that make or remove a container's snapshot and start its shim: a minute on a busy disk. The kubelet waits two.
+	diskTimeout = time.Minute
 	// networkTimeout is for calls in which CNI plugins run.
 	networkTimeout = 90 * time.Second
 )
@@ -25,8 +26,8 @@ func timeout(request any) time.Duration {
 		return time.Duration(r.GetTimeout())*time.Second + askTimeout
 	case *runtimeapi.ExecSyncRequest:
 		return time.Duration(r.GetTimeout())*time.Second + askTimeout
-	case *runtimeapi.CreateContainerRequest, *runtimeapi.StartContainerRequest:
-		return createTimeout
+	case *runtimeapi.CreateContainerRequest, *runtimeapi.StartContainerRequest, *runtimeapi.RemoveContainerRequest:
+		return diskTimeout
 	case *runtimeapi.RunPodSandboxRequest, *runtimeapi.StopPodSandboxRequest, *runtimeapi.RemovePodSandboxRequest:
 		return networkTimeout
 	}
@@ -40,7 +41,8 @@ func bounded(limit func(request any) time.Duration) grpc.UnaryClientInterceptor 
 		call, cancel := context.WithTimeout(ctx, most)
 		defer cancel()
 		err := invoke(call, method, request, reply, conn, options...)
-		if err != nil && call.Err() != nil && ctx.Err() == nil {
+		// The server's own DeadlineExceeded may arrive before that of this side.
+		if late := call.Err() != nil || status.Code(err) == codes.DeadlineExceeded; err != nil && late && ctx.Err() == nil {
 			return status.Errorf(codes.DeadlineExceeded, "no answer within %s", most)
 		}
 		return err

@@ -18,7 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 var update = flag.Bool("update", false, "rewrite docs/checks.md")
@@ -160,11 +160,11 @@ func TestPodChecks(t *testing.T) {
 func TestNodeChecks(t *testing.T) {
 	windows := dockerNode("win", func(n *corev1.Node) { n.Status.NodeInfo.OperatingSystem = "windows" })
 	down := dockerNode("down", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown })
-	phase := func(phase inventory.SwitchState) func(*corev1.Node) {
-		return func(n *corev1.Node) { n.Annotations = map[string]string{inventory.AnnotationPhase: string(phase)} }
+	phase := func(phase nodestate.State) func(*corev1.Node) {
+		return func(n *corev1.Node) { n.Annotations = map[string]string{nodestate.AnnotationPhase: string(phase)} }
 	}
-	broken := dockerNode("stuck", phase(inventory.StateBroken))
-	midway := dockerNode("midway", phase(inventory.StateCutover), func(n *corev1.Node) { n.Status.Conditions = nil })
+	broken := dockerNode("stuck", phase(nodestate.StateBroken))
+	midway := dockerNode("midway", phase(nodestate.StateCutover), func(n *corev1.Node) { n.Status.Conditions = nil })
 	got := ids(Run(Input{Nodes: []corev1.Node{windows, down, broken, midway, dockerNode("n")}}))
 	if want := []string{"node-not-switchable", "node-not-ready", "node-unfinished"}; !slices.Equal(got, want) {
 		t.Errorf("found %v, want %v", got, want)

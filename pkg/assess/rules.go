@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 // checkOnlyNode is about the cluster more than about the node: Run leaves it out unless Input.Alone.
@@ -28,7 +29,7 @@ var nodeChecks = []Check{
 		Remedy: "repair the node first",
 		node: func(node *corev1.Node) string {
 			row := inventory.FromNode(node)
-			if row.Ready == corev1.ConditionTrue || row.Switch == inventory.StateCutover || row.Switch == inventory.StateVerifying {
+			if row.Ready == corev1.ConditionTrue || row.Switch == nodestate.StateCutover || row.Switch == nodestate.StateVerifying {
 				return "" // a switch that was interrupted there is resumed
 			}
 			return fmt.Sprintf("the condition Ready is %s", cmp.Or(row.Ready, corev1.ConditionUnknown))
@@ -39,7 +40,7 @@ var nodeChecks = []Check{
 		Why:    "the host is between two runtimes, and what a new switch would find there is not known",
 		Remedy: "see what `kubectl runtime status` says on the node, and docs/recovery.md",
 		node: func(node *corev1.Node) string {
-			if row := inventory.FromNode(node); row.Switch == inventory.StateBroken || row.Switch == inventory.StateRollingBack {
+			if row := inventory.FromNode(node); row.Switch == nodestate.StateBroken || row.Switch == nodestate.StateRollingBack {
 				return fmt.Sprintf("the state is %s", row.Switch)
 			}
 			return ""

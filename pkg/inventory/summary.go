@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 // Summary counts rows in one line: "5 nodes: 3 docker, 2 containerd; 1 switching, 1 failed". The most frequent runtime is first.
@@ -16,11 +18,11 @@ func Summary(rows []Row) string {
 		switch {
 		case row.Switch.Open():
 			switching++
-		case row.Switch == StateRolledBack:
+		case row.Switch == nodestate.StateRolledBack:
 			rolledBack++
-		case row.Switch == StateFailed:
+		case row.Switch == nodestate.StateFailed:
 			failed++
-		case row.Switch == StateBroken:
+		case row.Switch == nodestate.StateBroken:
 			broken++
 		}
 	}

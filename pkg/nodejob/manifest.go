@@ -17,7 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -29,12 +29,12 @@ const (
 	LabelName      = "app.kubernetes.io/name"
 	LabelManagedBy = "app.kubernetes.io/managed-by"
 	// LabelNode holds a hash of the node's name, which may be longer than a label's value.
-	LabelNode  = inventory.Prefix + "node"
-	LabelRun   = inventory.Prefix + "run"
-	LabelPhase = inventory.Prefix + "phase"
+	LabelNode  = nodestate.Prefix + "node"
+	LabelRun   = nodestate.Prefix + "run"
+	LabelPhase = nodestate.Prefix + "phase"
 
 	// annotationImage is the image that a Job was made with. The cluster may have changed that in the Job.
-	annotationImage = inventory.Prefix + "image"
+	annotationImage = nodestate.Prefix + "image"
 
 	appName      = "kubectl-runtime"
 	agentName    = "runtime-agent"

@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
@@ -31,7 +31,7 @@ func TestSwitchChecks(t *testing.T) {
 	s := server.Get(t)
 	s.CreateNodes(t, apiserver.Node("free", "docker://20.10.24", "v1.23.17"), apiserver.Node("held", "docker://20.10.24", "v1.23.17"),
 		apiserver.Node("resumed", "docker://20.10.24", "v1.23.17", func(n *corev1.Node) {
-			n.Annotations = map[string]string{inventory.AnnotationPhase: string(inventory.StateVerifying), inventory.AnnotationRun: "20260101-000000-abcde"}
+			n.Annotations = map[string]string{nodestate.AnnotationPhase: string(nodestate.StateVerifying), nodestate.AnnotationRun: "20260101-000000-abcde"}
 		}))
 	blockedFor(t, s, "all")
 	needed := func(p *corev1.Pod) { p.Labels = map[string]string{"app": "all"} }

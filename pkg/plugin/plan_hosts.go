@@ -15,6 +15,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
@@ -74,11 +75,11 @@ func passedOver(node *corev1.Node) string {
 	switch {
 	case inventory.Refusal(node).ID != inventory.AdviceNone:
 		return "the node cannot be switched in place"
-	case row.Switch == inventory.StateCutover || row.Switch == inventory.StateVerifying || row.Switch == inventory.StateRollingBack:
+	case row.Switch == nodestate.StateCutover || row.Switch == nodestate.StateVerifying || row.Switch == nodestate.StateRollingBack:
 		return fmt.Sprintf("a run is %s there", row.Switch)
 	case row.BadRun:
 		return inventory.BadRun
-	case row.Switch == inventory.StateBroken:
+	case row.Switch == nodestate.StateBroken:
 		return "an earlier run has left it broken"
 	case row.Ready != corev1.ConditionTrue:
 		return "the node is not Ready"

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
 
@@ -84,7 +85,7 @@ func (o *RollbackOptions) Run(ctx context.Context) error {
 		do:        (*rollout.Rollout).Rollback,
 		would: func(finding rollout.Finding) string {
 			state := string(finding.State)
-			if finding.State == inventory.StateDone {
+			if finding.State == nodestate.StateDone {
 				state = "switched"
 			}
 			return fmt.Sprintf("rolled back from %s (%s) to docker", finding.Runtime, state)

@@ -6,24 +6,24 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
-func ranTo(state inventory.SwitchState) func(*corev1.Node) {
+func ranTo(state nodestate.State) func(*corev1.Node) {
 	return func(node *corev1.Node) {
-		node.Annotations[inventory.AnnotationRun] = "r1"
-		node.Annotations[inventory.AnnotationPhase] = string(state)
+		node.Annotations[nodestate.AnnotationRun] = "r1"
+		node.Annotations[nodestate.AnnotationPhase] = string(state)
 	}
 }
 
 func rollbackNodes(t *testing.T, s *apiserver.Server) {
 	t.Helper()
 	s.CreateNodes(t,
-		apiserver.Node("done-1", "containerd://1.6.20", "v1.23.17", ranTo(inventory.StateDone)),
-		apiserver.Node("done-2", "containerd://1.6.20", "v1.23.17", ranTo(inventory.StateDone), func(n *corev1.Node) { n.Spec.Unschedulable = true }),
-		apiserver.Node("prepared-1", "docker://20.10.24", "v1.23.17", ranTo(inventory.StatePrepared)),
-		apiserver.Node("back-1", "docker://20.10.24", "v1.23.17", ranTo(inventory.StateRolledBack)),
+		apiserver.Node("done-1", "containerd://1.6.20", "v1.23.17", ranTo(nodestate.StateDone)),
+		apiserver.Node("done-2", "containerd://1.6.20", "v1.23.17", ranTo(nodestate.StateDone), func(n *corev1.Node) { n.Spec.Unschedulable = true }),
+		apiserver.Node("prepared-1", "docker://20.10.24", "v1.23.17", ranTo(nodestate.StatePrepared)),
+		apiserver.Node("back-1", "docker://20.10.24", "v1.23.17", ranTo(nodestate.StateRolledBack)),
 		apiserver.Node("never-1", "containerd://1.6.20", "v1.23.17"),
 	)
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
@@ -52,17 +53,17 @@ func (o *StatusOptions) nextCommands(row inventory.Row, claimed bool) []string {
 		return "`" + o.factory.Command(args...) + "` " + does
 	}
 	switch {
-	case row.Switch == inventory.StateRollingBack:
+	case row.Switch == nodestate.StateRollingBack:
 		return []string{command("rollback", "resumes the rollback")}
-	case row.Switch == inventory.StateBroken:
+	case row.Switch == nodestate.StateBroken:
 		return []string{command("rollback", "tries again, once the cause is cured")}
 	case row.Switch.Open():
 		return []string{command("switch", "resumes it"), command("rollback", "undoes it")}
-	case row.Switch == inventory.StateDone && row.Runtime == inventory.RuntimeContainerd:
+	case row.Switch == nodestate.StateDone && row.Runtime == inventory.RuntimeContainerd:
 		return []string{command("rollback", "goes back")}
-	case row.Switch == inventory.StateDone && row.Runtime == inventory.RuntimeDocker:
+	case row.Switch == nodestate.StateDone && row.Runtime == inventory.RuntimeDocker:
 		return []string{command("rollback", "proves the node, if its agent has undone the run by hand"), command("switch", "switches it again")}
-	case row.Runtime == inventory.RuntimeDocker && (row.Switch == inventory.StateFailed || row.Switch == inventory.StateRolledBack):
+	case row.Runtime == inventory.RuntimeDocker && (row.Switch == nodestate.StateFailed || row.Switch == nodestate.StateRolledBack):
 		return []string{command("switch", "tries again")}
 	default:
 		return nil

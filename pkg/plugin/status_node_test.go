@@ -8,18 +8,18 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
 // TestStatusOfOneNode has a row for each state that a run can leave.
 func TestStatusOfOneNode(t *testing.T) {
 	s := server.Get(t)
-	ran := func(state inventory.SwitchState) func(*corev1.Node) {
+	ran := func(state nodestate.State) func(*corev1.Node) {
 		return func(n *corev1.Node) {
-			n.Annotations[inventory.AnnotationPhase] = string(state)
-			n.Annotations[inventory.AnnotationRun] = "20261124-053000-abcde"
-			n.Annotations[inventory.AnnotationMessage] = "drain: it\x1b[31m says so"
+			n.Annotations[nodestate.AnnotationPhase] = string(state)
+			n.Annotations[nodestate.AnnotationRun] = "20261124-053000-abcde"
+			n.Annotations[nodestate.AnnotationMessage] = "drain: it\x1b[31m says so"
 		}
 	}
 	const docker, containerd = "docker://20.10.24", "containerd://1.7.24"
@@ -30,17 +30,17 @@ func TestStatusOfOneNode(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name, runtime string
-		state         inventory.SwitchState
+		state         nodestate.State
 		want, without []string
 	}{
-		{"node-preparing", docker, inventory.StatePreparing, []string{goesOn("node-preparing", "switch", "resumes it"), goesOn("node-preparing", "rollback", "undoes it")}, nil},
-		{"node-cutover", docker, inventory.StateCutover, []string{goesOn("node-cutover", "switch", "resumes it"), goesOn("node-cutover", "rollback", "undoes it")}, nil},
-		{"node-going-back", containerd, inventory.StateRollingBack, []string{goesOn("node-going-back", "rollback", "resumes the rollback")}, []string{"runtime switch node-going-back"}},
-		{"node-broken", docker, inventory.StateBroken, []string{goesOn("node-broken", "rollback", "tries again, once")}, []string{"runtime switch node-broken"}},
-		{"node-done", containerd, inventory.StateDone, []string{goesOn("node-done", "rollback", "goes back")}, []string{"runtime switch node-done"}},
-		{"node-by-hand", docker, inventory.StateDone, []string{goesOn("node-by-hand", "rollback", "proves the node, if its agent has undone the run by hand"), goesOn("node-by-hand", "switch", "switches it again")}, nil},
-		{"node-back", docker, inventory.StateRolledBack, []string{goesOn("node-back", "switch", "tries again")}, []string{"runtime rollback node-back"}},
-		{"node-failed", docker, inventory.StateFailed, []string{goesOn("node-failed", "switch", "tries again")}, nil},
+		{"node-preparing", docker, nodestate.StatePreparing, []string{goesOn("node-preparing", "switch", "resumes it"), goesOn("node-preparing", "rollback", "undoes it")}, nil},
+		{"node-cutover", docker, nodestate.StateCutover, []string{goesOn("node-cutover", "switch", "resumes it"), goesOn("node-cutover", "rollback", "undoes it")}, nil},
+		{"node-going-back", containerd, nodestate.StateRollingBack, []string{goesOn("node-going-back", "rollback", "resumes the rollback")}, []string{"runtime switch node-going-back"}},
+		{"node-broken", docker, nodestate.StateBroken, []string{goesOn("node-broken", "rollback", "tries again, once")}, []string{"runtime switch node-broken"}},
+		{"node-done", containerd, nodestate.StateDone, []string{goesOn("node-done", "rollback", "goes back")}, []string{"runtime switch node-done"}},
+		{"node-by-hand", docker, nodestate.StateDone, []string{goesOn("node-by-hand", "rollback", "proves the node, if its agent has undone the run by hand"), goesOn("node-by-hand", "switch", "switches it again")}, nil},
+		{"node-back", docker, nodestate.StateRolledBack, []string{goesOn("node-back", "switch", "tries again")}, []string{"runtime rollback node-back"}},
+		{"node-failed", docker, nodestate.StateFailed, []string{goesOn("node-failed", "switch", "tries again")}, nil},
 	} {
 		s.CreateNodes(t, apiserver.Node(test.name, test.runtime, "v1.23.17", ran(test.state)))
 		r := call(t.Context(), "status", test.name, "--kubeconfig="+admin)

@@ -12,6 +12,7 @@ import (
 	"k8s.io/kubectl/pkg/cmd/get"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 // statusPrintFlags are kubectl's output flags that make sense for a list of nodes.
@@ -151,7 +152,7 @@ func statusColumns(wide bool) []column {
 		{"RUNTIME", func(r inventory.Row) string { return cell(r.Runtime, cellUnknown) }, len(inventory.RuntimeContainerd)},
 		{"VERSION", func(r inventory.Row) string { return shortVersion(r.RuntimeVersion) }, 0},
 		{"KUBELET", func(r inventory.Row) string { return cell(r.KubeletVersion, cellUnknown) }, 0},
-		{"SWITCH", func(r inventory.Row) string { return cell(string(r.Switch), cellNone) }, len(inventory.StateRollingBack)},
+		{"SWITCH", func(r inventory.Row) string { return cell(string(r.Switch), cellNone) }, len(nodestate.StateRollingBack)},
 		{"NOTE", func(r inventory.Row) string { return cell(string(r.Advice.ID), "-") }, 0},
 	}
 	if !wide {

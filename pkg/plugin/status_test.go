@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
@@ -33,18 +33,18 @@ func fleet() []*corev1.Node {
 		return func(n *corev1.Node) { n.Labels[key] = value }
 	}
 	return []*corev1.Node{
-		apiserver.Node("blue-1", "docker://20.10.24+dfsg1", "v1.23.17", label("pool", "blue"), annotate(inventory.AnnotationCRISocket, "/var/run/dockershim.sock")),
+		apiserver.Node("blue-1", "docker://20.10.24+dfsg1", "v1.23.17", label("pool", "blue"), annotate(nodestate.AnnotationCRISocket, "/var/run/dockershim.sock")),
 		apiserver.Node("blue-2", "docker://20.10.24+dfsg1", "v1.23.17", label("pool", "blue"), cordoned,
-			annotate(inventory.AnnotationPhase, "draining", inventory.AnnotationFrom, "docker://20.10.24", inventory.AnnotationTo, "containerd", inventory.AnnotationRun, "r1")),
+			annotate(nodestate.AnnotationPhase, "draining", nodestate.AnnotationFrom, "docker://20.10.24", nodestate.AnnotationTo, "containerd", nodestate.AnnotationRun, "r1")),
 		apiserver.Node("blue-3", "docker://Unknown", "v1.23.17", label("pool", "blue"), func(n *corev1.Node) {
 			n.Status.Conditions[0].Status = corev1.ConditionUnknown
 		}),
 		apiserver.Node("broken", "docker://20.10.24", "v1.23.17", cordoned,
-			annotate(inventory.AnnotationPhase, "broken", inventory.AnnotationMessage, "kubelet does not start:\x1b[31m see journalctl")),
+			annotate(nodestate.AnnotationPhase, "broken", nodestate.AnnotationMessage, "kubelet does not start:\x1b[31m see journalctl")),
 		apiserver.Node("dockerd", "docker://26.1.5", "v1.37.2"),
-		apiserver.Node("moved", "containerd://1.6.20~ds1", "v1.23.17", annotate(inventory.AnnotationPhase, "done", inventory.AnnotationRun, "r0")),
+		apiserver.Node("moved", "containerd://1.6.20~ds1", "v1.23.17", annotate(nodestate.AnnotationPhase, "done", nodestate.AnnotationRun, "r0")),
 		apiserver.Node("old", "containerd://1.7.24", "v1.37.2"),
-		apiserver.Node("retry", "docker://20.10.24", "v1.23.17", annotate(inventory.AnnotationPhase, "rolled-back", inventory.AnnotationMessage, "smoke-test: no CNI config")),
+		apiserver.Node("retry", "docker://20.10.24", "v1.23.17", annotate(nodestate.AnnotationPhase, "rolled-back", nodestate.AnnotationMessage, "smoke-test: no CNI config")),
 		{ObjectMeta: metav1.ObjectMeta{Name: "silent"}},
 		apiserver.Node("win", "docker://20.10.9", "v1.23.17", func(n *corev1.Node) {
 			// kubelets set both

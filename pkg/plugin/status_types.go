@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 // The version and kinds of the machine-readable status. They are no API of the server: nothing can be created of them.
@@ -78,7 +79,7 @@ func newNodeRuntime(row inventory.Row) NodeRuntime {
 		Runtime: row.Runtime, RuntimeVersion: row.RuntimeVersion, CRISocket: row.CRISocket, KubeletVersion: row.KubeletVersion,
 		OperatingSystem: row.OS, Architecture: row.Architecture, OSImage: row.OSImage, KernelVersion: row.Kernel, InternalIP: row.InternalIP,
 	}
-	if row.Switch != inventory.StateNone {
+	if row.Switch != nodestate.StateNone {
 		node.Switch = &NodeRuntimeSwitch{Phase: string(row.Switch), From: row.From, To: row.To, Run: row.Run, Message: row.Message}
 	}
 	if row.Advice.ID != inventory.AdviceNone {

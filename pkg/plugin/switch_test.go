@@ -13,7 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
@@ -169,7 +169,7 @@ func untouched(t *testing.T, s *apiserver.Server) {
 		t.Fatal(err)
 	}
 	for _, node := range nodes.Items {
-		if node.Spec.Unschedulable || node.Annotations[inventory.AnnotationPhase] != "" {
+		if node.Spec.Unschedulable || node.Annotations[nodestate.AnnotationPhase] != "" {
 			t.Errorf("node %s was touched: unschedulable %t, annotations %v", node.Name, node.Spec.Unschedulable, node.Annotations)
 		}
 	}
@@ -216,7 +216,7 @@ func TestSwitchDryRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, node := range nodes.Items {
-		if node.Annotations[inventory.AnnotationPhase] != "" {
+		if node.Annotations[nodestate.AnnotationPhase] != "" {
 			t.Errorf("node %s was annotated", node.Name)
 		}
 	}

@@ -11,8 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
@@ -37,7 +37,7 @@ func claimNode(t *testing.T, s *apiserver.Server, node string) (release func()) 
 	})
 	now := time.Now()
 	_, err = leases.Create(ctx, &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Name: node, Annotations: map[string]string{inventory.Prefix + "operation": "switch"}},
+		ObjectMeta: metav1.ObjectMeta{Name: node, Annotations: map[string]string{nodestate.Prefix + "operation": "switch"}},
 		Spec: coordinationv1.LeaseSpec{
 			HolderIdentity: ptr.To("alice@laptop/123-abc"), LeaseDurationSeconds: ptr.To[int32](60),
 			AcquireTime: ptr.To(metav1.NewMicroTime(now.Add(-time.Hour))), RenewTime: ptr.To(metav1.NewMicroTime(now)),

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 // tryAdmission asks the API server by dry runs whether the cluster lets in what a run needs, before anything is changed: a policy, a quota or a
@@ -77,35 +77,11 @@ func (s *session) proveBefore(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("canary before the drain: %w", err)
 	}
-	s.unproven = nil
+	var names []string
 	for _, check := range failed {
 		s.tell(Warning, "the canary's check %s fails on %s already, so that it will not count after the cutover: %s", check.Name, s.from, check.Message)
-		if name := word(check.Name); name != "" && len(s.unproven) < maxUnproven {
-			s.unproven = append(s.unproven, name)
-		}
+		names = append(names, check.Name)
 	}
+	s.unproven = nodestate.Names(names)
 	return nil
-}
-
-// maxUnproven and maxCheckName bound annotationUnproven.
-const (
-	maxUnproven  = 20
-	maxCheckName = 40
-)
-
-// parseUnproven reads annotationUnproven. The node can write it, about itself.
-func parseUnproven(text string) []string {
-	var names []string
-	for name := range strings.SplitSeq(text, ",") {
-		if name = word(name); name != "" && len(names) < maxUnproven {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
-}
-
-// word is a check's name as an annotation holds it.
-func word(name string) string {
-	return strings.ReplaceAll(untrusted.Line(name, maxCheckName), ",", "")
 }

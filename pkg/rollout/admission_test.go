@@ -23,8 +23,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/ptr"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
@@ -43,7 +43,7 @@ func wantUntouched(t *testing.T, s *apiserver.Server, h *hollow, err error, text
 	}
 	node := getNode(t, s, h.name)
 	for key := range node.Annotations {
-		if strings.HasPrefix(key, inventory.Prefix) {
+		if strings.HasPrefix(key, nodestate.Prefix) {
 			t.Errorf("annotation %s was made", key)
 		}
 	}

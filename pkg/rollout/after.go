@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -28,16 +29,16 @@ var errNoAnswer = errors.New("no result came from the node in time")
 
 // cutover has the host switch by itself, and waits for what it came to.
 func (s *session) cutover(ctx context.Context) error {
-	resumed := s.state == inventory.StateCutover
-	node, err := s.annotate(ctx, annotations{inventory.AnnotationPhase: string(inventory.StateCutover)})
+	resumed := s.state == nodestate.StateCutover
+	node, err := s.node.Annotate(ctx, nodestate.Set{nodestate.AnnotationPhase: string(nodestate.StateCutover)})
 	if err != nil && !resumed {
-		return s.retreat(ctx, StageCutover, err, inventory.StatePrepared, s.failedOrInterrupted(ctx))
+		return s.retreat(ctx, StageCutover, err, nodestate.StatePrepared, s.failedOrInterrupted(ctx))
 	}
 	spec := s.spec(protocol.PhaseCutover)
 	ahead := func() {}
 	if !resumed {
 		if err := s.keepEmpty(ctx, node); err != nil {
-			failed := s.retreat(ctx, StageCutover, err, inventory.StatePrepared, s.drainOutcome(ctx, err))
+			failed := s.retreat(ctx, StageCutover, err, nodestate.StatePrepared, s.drainOutcome(ctx, err))
 			failed.Resumable = true
 			return failed
 		}
@@ -51,12 +52,12 @@ func (s *session) cutover(ctx context.Context) error {
 	}
 	switch result.Outcome {
 	case protocol.OutcomeSucceeded:
-		_, err := s.annotate(ctx, annotations{inventory.AnnotationPhase: string(inventory.StateVerifying)})
+		_, err := s.node.Annotate(ctx, nodestate.Set{nodestate.AnnotationPhase: string(nodestate.StateVerifying)})
 		return err
 	case protocol.OutcomeRolledBack:
 		return s.rolledBack(ctx, StageCutover, resultError(result), result)
 	case protocol.OutcomeRefused:
-		failed := s.retreat(ctx, StageCutover, resultError(result), inventory.StateFailed, OutcomeRefused)
+		failed := s.retreat(ctx, StageCutover, resultError(result), nodestate.StateFailed, OutcomeRefused)
 		failed.Detail, failed.Hint = result.Detail, resultHint(result)
 		return failed
 	default:
@@ -94,7 +95,7 @@ func (s *session) runUnattended(ctx context.Context, stage Stage, spec protocol.
 		if s.back != nil {
 			return nil, s.notStarted(ctx, err)
 		}
-		return nil, s.retreat(ctx, stage, err, inventory.StatePrepared, OutcomeFailed)
+		return nil, s.retreat(ctx, stage, err, nodestate.StatePrepared, OutcomeFailed)
 	}
 	failed := &Error{Node: s.name, Stage: stage, Outcome: OutcomeStuck, State: s.whereabouts(ctx), Resumable: true, Cause: err}
 	if ctx.Err() != nil {
@@ -408,9 +409,7 @@ func (s *session) rolledBack(ctx context.Context, stage Stage, cause error, resu
 	if err := s.remove(undo); err != nil {
 		s.tell(Warning, "%s", err)
 	}
-	cordoned, err := s.uncordon(undo, annotations{
-		inventory.AnnotationPhase: string(inventory.StateRolledBack), inventory.AnnotationMessage: message(stage, cause),
-	}, restoreCRISocket)
+	cordoned, err := s.node.Uncordon(undo, nodestate.At(nodestate.StateRolledBack, message(stage, cause)), nodestate.RestoreCRISocket)
 	if err != nil {
 		return stuck(err)
 	}
@@ -425,13 +424,13 @@ func (s *session) rolledBack(ctx context.Context, stage Stage, cause error, resu
 
 // giveBack uncordons the node and marks it as done.
 func (s *session) giveBack(ctx context.Context) error {
-	set := annotations{
-		inventory.AnnotationPhase: string(inventory.StateDone), inventory.AnnotationTo: s.report.To, inventory.AnnotationMessage: "",
+	set := nodestate.Set{
+		nodestate.AnnotationPhase: string(nodestate.StateDone), nodestate.AnnotationTo: s.report.To, nodestate.AnnotationMessage: "",
 	}
 	if times, ok := timesOf(s.report.Stages); ok && !s.report.Resumed {
-		set[inventory.AnnotationTook] = times.String()
+		set[nodestate.AnnotationTook] = times.String()
 	}
-	cordoned, err := s.uncordon(ctx, set, switchCRISocket(s.endpoint))
+	cordoned, err := s.node.Uncordon(ctx, set, nodestate.SwitchCRISocket(s.endpoint))
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -61,19 +62,19 @@ func (s *session) markBack(ctx context.Context) error {
 	s.watch.Start(ctx, node)
 	row := inventory.FromNode(node)
 	s.run, s.state, s.from = row.Run, row.Switch, row.Reported
-	s.report.Run, s.report.From, s.report.Resumed = s.run, s.from, s.state == inventory.StateRollingBack
+	s.report.Run, s.report.From, s.report.Resumed = s.run, s.from, s.state == nodestate.StateRollingBack
 	s.back.unready = row.Ready != corev1.ConditionTrue
 	s.back.message = row.Message
-	_, cordonedByRun := node.Annotations[inventory.AnnotationWasUnschedulable]
-	s.back.inService = !cordonedByRun || s.state == inventory.StateDone || isPreparedOnly(s.state, s.from)
-	s.unproven = parseUnproven(node.Annotations[annotationUnproven])
+	marked := nodestate.Read(node)
+	s.back.inService = !marked.Cordoning || s.state == nodestate.StateDone || isPreparedOnly(s.state, s.from)
+	s.unproven = marked.FailedBefore
 	if s.back.inService {
 		if err := s.tryAdmission(ctx, protocol.PhaseRollback); err != nil {
 			return err
 		}
 	}
 	stale := []protocol.Phase{protocol.PhasePrepare, protocol.PhaseCutover, protocol.PhaseVerify, nodejob.PhaseCanary}
-	if s.state == inventory.StateBroken {
+	if s.state == nodestate.StateBroken {
 		stale = append(stale, protocol.PhaseRollback) // it holds the result of the attempt that failed
 	}
 	return s.remove(ctx, stale...)
@@ -91,9 +92,9 @@ func (s *session) goBack(ctx context.Context) error {
 }
 
 // isPreparedOnly reports whether a run has not come to its cutover.
-func isPreparedOnly(state inventory.SwitchState, runtimeVersion string) bool {
+func isPreparedOnly(state nodestate.State, runtimeVersion string) bool {
 	switch state {
-	case inventory.StatePreparing, inventory.StatePrepared, inventory.StateDraining:
+	case nodestate.StatePreparing, nodestate.StatePrepared, nodestate.StateDraining:
 		return strings.HasPrefix(runtimeVersion, inventory.RuntimeDocker+"://")
 	default:
 		return false
@@ -103,7 +104,7 @@ func isPreparedOnly(state inventory.SwitchState, runtimeVersion string) bool {
 // askBack has the host undo the run, and waits for what it came to.
 func (s *session) askBack(ctx context.Context) error {
 	// In a cutover that nobody follows, the kubelet may be down for a while: the Job's pod then starts late.
-	begun := s.state == inventory.StateRollingBack || s.state == inventory.StateCutover
+	begun := s.state == nodestate.StateRollingBack || s.state == nodestate.StateCutover
 	if !begun && !isPreparedOnly(s.state, s.from) {
 		if err := s.keepEmpty(ctx, nil); err != nil {
 			failed := s.forsake(ctx, StageRollback, err, s.drainOutcome(ctx, err))
@@ -111,9 +112,7 @@ func (s *session) askBack(ctx context.Context) error {
 			return failed
 		}
 	}
-	_, err := s.annotate(ctx, annotations{
-		inventory.AnnotationPhase: string(inventory.StateRollingBack), inventory.AnnotationMessage: "",
-	})
+	_, err := s.node.Annotate(ctx, nodestate.At(nodestate.StateRollingBack, ""))
 	if err != nil {
 		return s.forsake(ctx, StageRollback, err, s.failedOrInterrupted(ctx))
 	}
@@ -139,7 +138,7 @@ func (s *session) askBack(ctx context.Context) error {
 // forsake gives up before the host has begun: the node is left as this rollback found it, also cordoned if an earlier run had
 // cordoned it for good reason.
 func (s *session) forsake(ctx context.Context, stage Stage, cause error, outcome Outcome) *Error {
-	was := annotations{inventory.AnnotationPhase: string(s.state), inventory.AnnotationMessage: s.back.message}
+	was := nodestate.Set{nodestate.AnnotationPhase: string(s.state), nodestate.AnnotationMessage: s.back.message}
 	if s.back.inService {
 		failed := s.stepBack(ctx, stage, cause, outcome, was)
 		if s.back.unready {
@@ -159,7 +158,7 @@ func (s *session) forsake(ctx context.Context, stage Stage, cause error, outcome
 	if err := s.remove(undo, protocol.PhaseRollback); err != nil {
 		s.tell(Warning, "%s", err)
 	}
-	if _, err := s.annotate(undo, was); err != nil {
+	if _, err := s.node.Annotate(undo, was); err != nil {
 		s.tell(Warning, "%s", err)
 	}
 	failed.State = s.whereabouts(ctx)
@@ -184,7 +183,7 @@ func (s *session) verifyBack(ctx context.Context) error {
 	}
 	undo, cancel := s.undoContext(ctx)
 	defer cancel()
-	if _, err := s.annotate(undo, annotations{inventory.AnnotationMessage: message(StageVerify, s.disproved)}); err != nil {
+	if _, err := s.node.Annotate(undo, nodestate.Set{nodestate.AnnotationMessage: message(StageVerify, s.disproved)}); err != nil {
 		s.tell(Warning, "%s", err)
 	}
 	return &Error{
@@ -196,9 +195,7 @@ func (s *session) verifyBack(ctx context.Context) error {
 
 // giveBackOld uncordons the node and marks it as rolled back.
 func (s *session) giveBackOld(ctx context.Context) error {
-	cordoned, err := s.uncordon(ctx, annotations{
-		inventory.AnnotationPhase: string(inventory.StateRolledBack), inventory.AnnotationMessage: "it was rolled back on request",
-	}, restoreCRISocket)
+	cordoned, err := s.node.Uncordon(ctx, nodestate.At(nodestate.StateRolledBack, "it was rolled back on request"), nodestate.RestoreCRISocket)
 	if err != nil {
 		return err
 	}

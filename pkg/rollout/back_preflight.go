@@ -3,12 +3,12 @@ package rollout
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 // judgeBack looks at a Node alone and says whether it can be rolled back. Force tries it on a node whose kubelet is silent.
@@ -19,38 +19,31 @@ func judgeBack(node *corev1.Node, force bool) Finding {
 		finding.Verdict, finding.Unfit, finding.Reason = Refuse, true, fmt.Sprintf(format, args...)
 		return finding
 	}
-	undone := row.Switch == inventory.StateRolledBack || row.Switch == inventory.StateFailed
+	undone := row.Switch == nodestate.StateRolledBack || row.Switch == nodestate.StateFailed
 	kubelet, _ := inventory.ParseVersion(row.KubeletVersion)
 	switch {
 	case row.BadRun:
 		return refuse("%s", inventory.BadRun)
 	case row.Run == "":
-		return refuse("it was never switched by this program (no annotation %s), so that there is nothing to go back to", inventory.AnnotationRun)
+		return refuse("it was never switched by this program (no annotation %s), so that there is nothing to go back to", nodestate.AnnotationRun)
 	case undone && row.Runtime == inventory.RuntimeDocker:
 		finding.Verdict, finding.Reason = Skip, fmt.Sprintf("already on %s: its last switch was undone", finding.Runtime)
 		return finding
 	case undone:
 		return refuse("its last switch was undone, and that it runs %s now is not that switch's doing", finding.Runtime)
-	case !row.Switch.Open() && row.Switch != inventory.StateDone && row.Switch != inventory.StateBroken:
-		return refuse("annotation %s is %q, which does not tell how far its switch came", inventory.AnnotationPhase, row.Switch)
+	case !row.Switch.Open() && row.Switch != nodestate.StateDone && row.Switch != nodestate.StateBroken:
+		return refuse("annotation %s is %q, which does not tell how far its switch came", nodestate.AnnotationPhase, row.Switch)
 	case row.Runtime != inventory.RuntimeContainerd && row.Runtime != inventory.RuntimeDocker && row.Runtime != "":
 		return refuse("it runs %s, which is not what its switch left there", finding.Runtime)
-	case kubelet.AtLeast(1, 24) && cameFromDockershim(node):
+	case kubelet.AtLeast(1, 24) && nodestate.Read(node).FromDockershim:
 		return refuse("its kubelet is %s by now, and the dockershim that it came from is gone from Kubernetes 1.24: there is nothing to go back to", row.KubeletVersion)
 	case row.Ready != corev1.ConditionTrue && row.Ready != corev1.ConditionFalse && !force:
 		return refuse("its kubelet does not report, so that no Job can be expected to start: go back %s; or use --force to try it nevertheless", byHand)
 	}
-	if row.Switch == inventory.StateRollingBack {
+	if row.Switch == nodestate.StateRollingBack {
 		finding.Verdict, finding.Reason = Resume, "an earlier rollback is not over"
 	}
 	return finding
-}
-
-// cameFromDockershim reports whether Docker was reached through the kubelet itself. The kubeadm annotation stands in for runs that did
-// not come to note the endpoint.
-func cameFromDockershim(node *corev1.Node) bool {
-	return strings.Contains(node.Annotations[annotationFromEndpoint], "dockershim") ||
-		strings.Contains(node.Annotations[annotationOldCRISocket], "dockershim")
 }
 
 // PreflightRollback is like Preflight, for Rollback.

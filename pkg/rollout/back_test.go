@@ -13,20 +13,20 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
 // left puts a node where an earlier run left it.
-func left(state inventory.SwitchState, cordonedByRun bool) func(*corev1.Node) {
+func left(state nodestate.State, cordonedByRun bool) func(*corev1.Node) {
 	return func(node *corev1.Node) {
-		annotated(inventory.AnnotationPhase, string(state), inventory.AnnotationRun, "r1", inventory.AnnotationFrom, dockerVersion,
-			inventory.AnnotationCRISocket, kubeadmContainerd, annotationOldCRISocket, "/var/run/dockershim.sock")(node)
+		annotated(nodestate.AnnotationPhase, string(state), nodestate.AnnotationRun, "r1", nodestate.AnnotationFrom, dockerVersion,
+			nodestate.AnnotationCRISocket, "unix:///var/run/containerd/containerd.sock", nodestate.AnnotationOldCRISocket, "/var/run/dockershim.sock")(node)
 		if cordonedByRun {
 			node.Spec.Unschedulable = true
-			node.Annotations[inventory.AnnotationWasUnschedulable] = "false"
+			node.Annotations[nodestate.AnnotationWasUnschedulable] = "false"
 		}
 	}
 }
@@ -47,13 +47,13 @@ func TestRollback(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
 	h := newHollow(t, s, "back", func(node *corev1.Node) {
-		node.Annotations[inventory.AnnotationCRISocket] = "/var/run/dockershim.sock"
+		node.Annotations[nodestate.AnnotationCRISocket] = "/var/run/dockershim.sock"
 	})
 	report, err := newRollout(s, &recorder{}).Switch(t.Context(), "back")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := getNode(t, s, "back").Annotations[annotationFromEndpoint]; got != "dockershim" {
+	if got := getNode(t, s, "back").Annotations[nodestate.AnnotationFromEndpoint]; got != "dockershim" {
 		t.Errorf("the old endpoint is not remembered: %q", got)
 	}
 	run := report.Run
@@ -77,11 +77,11 @@ func TestRollback(t *testing.T) {
 		t.Error("steps of the switch were told as if they were done now")
 	}
 	node := getNode(t, s, "back")
-	if node.Spec.Unschedulable || node.Annotations[inventory.AnnotationPhase] != string(inventory.StateRolledBack) ||
-		node.Annotations[inventory.AnnotationCRISocket] != "/var/run/dockershim.sock" {
+	if node.Spec.Unschedulable || node.Annotations[nodestate.AnnotationPhase] != string(nodestate.StateRolledBack) ||
+		node.Annotations[nodestate.AnnotationCRISocket] != "/var/run/dockershim.sock" {
 		t.Errorf("unschedulable %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
 	}
-	for _, key := range []string{inventory.AnnotationWasUnschedulable, annotationOldCRISocket} {
+	for _, key := range []string{nodestate.AnnotationWasUnschedulable, nodestate.AnnotationOldCRISocket} {
 		if _, ok := node.Annotations[key]; ok {
 			t.Errorf("annotation %s is left", key)
 		}
@@ -118,26 +118,26 @@ func TestRollbackFrom(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name     string
-		state    inventory.SwitchState
+		state    nodestate.State
 		cordoned bool // by the run
 		onDocker bool
 		set      func(*hollow)
 		outcome  Outcome
 		text     string // empty: it succeeds
-		after    inventory.SwitchState
+		after    nodestate.State
 		stages   string
 		isLeft   bool // cordoned
 	}{
-		{name: "back-prepared", state: inventory.StatePrepared, onDocker: true, after: inventory.StateRolledBack, stages: "claim rollback verify uncordon"},
-		{name: "back-verifying", state: inventory.StateVerifying, cordoned: true, after: inventory.StateRolledBack, stages: "claim drain rollback verify uncordon"},
-		{name: "back-broken", state: inventory.StateBroken, cordoned: true, after: inventory.StateRolledBack, stages: "claim drain rollback verify uncordon"},
-		{name: "back-resumed", state: inventory.StateRollingBack, cordoned: true, after: inventory.StateRolledBack, stages: "claim drain rollback verify uncordon"},
-		{name: "back-fails", state: inventory.StateDone, set: ends(protocol.OutcomeBroken), outcome: OutcomeStuck, text: "so it is", after: inventory.StateBroken, stages: "claim drain rollback", isLeft: true},
-		{name: "back-no-journal", state: inventory.StateDone, set: ends(protocol.OutcomeRefused), outcome: OutcomeRefused, text: "so it is", after: inventory.StateDone, stages: "claim drain rollback"},
-		{name: "back-no-journal-broken", state: inventory.StateBroken, cordoned: true, set: ends(protocol.OutcomeRefused), outcome: OutcomeStuck, text: "so it is", after: inventory.StateBroken, stages: "claim drain rollback", isLeft: true},
-		{name: "back-no-pod", state: inventory.StateDone, set: pulls, outcome: OutcomeFailed, text: "manifest unknown", after: inventory.StateDone, stages: "claim drain rollback"},
+		{name: "back-prepared", state: nodestate.StatePrepared, onDocker: true, after: nodestate.StateRolledBack, stages: "claim rollback verify uncordon"},
+		{name: "back-verifying", state: nodestate.StateVerifying, cordoned: true, after: nodestate.StateRolledBack, stages: "claim drain rollback verify uncordon"},
+		{name: "back-broken", state: nodestate.StateBroken, cordoned: true, after: nodestate.StateRolledBack, stages: "claim drain rollback verify uncordon"},
+		{name: "back-resumed", state: nodestate.StateRollingBack, cordoned: true, after: nodestate.StateRolledBack, stages: "claim drain rollback verify uncordon"},
+		{name: "back-fails", state: nodestate.StateDone, set: ends(protocol.OutcomeBroken), outcome: OutcomeStuck, text: "so it is", after: nodestate.StateBroken, stages: "claim drain rollback", isLeft: true},
+		{name: "back-no-journal", state: nodestate.StateDone, set: ends(protocol.OutcomeRefused), outcome: OutcomeRefused, text: "so it is", after: nodestate.StateDone, stages: "claim drain rollback"},
+		{name: "back-no-journal-broken", state: nodestate.StateBroken, cordoned: true, set: ends(protocol.OutcomeRefused), outcome: OutcomeStuck, text: "so it is", after: nodestate.StateBroken, stages: "claim drain rollback", isLeft: true},
+		{name: "back-no-pod", state: nodestate.StateDone, set: pulls, outcome: OutcomeFailed, text: "manifest unknown", after: nodestate.StateDone, stages: "claim drain rollback"},
 		{
-			name: "back-canary", state: inventory.StateDone, outcome: OutcomeStuck, text: "volume: read-only", after: inventory.StateRollingBack, isLeft: true,
+			name: "back-canary", state: nodestate.StateDone, outcome: OutcomeStuck, text: "volume: read-only", after: nodestate.StateRollingBack, isLeft: true,
 			set: func(h *hollow) { h.checks[1] = nodejob.CanaryCheck{Name: "volume", Message: "read-only"} }, stages: "claim drain rollback verify",
 		},
 	} {
@@ -166,10 +166,10 @@ func TestRollbackFrom(t *testing.T) {
 				t.Errorf("stages %q, want %q", got, test.stages)
 			}
 			node := getNode(t, s, test.name)
-			if got := inventory.SwitchState(node.Annotations[inventory.AnnotationPhase]); got != test.after || node.Spec.Unschedulable != test.isLeft {
+			if got := nodestate.State(node.Annotations[nodestate.AnnotationPhase]); got != test.after || node.Spec.Unschedulable != test.isLeft {
 				t.Errorf("state %q, unschedulable %t", got, node.Spec.Unschedulable)
 			}
-			if message := node.Annotations[inventory.AnnotationMessage]; test.text == "so it is" && !strings.Contains(message, test.text) {
+			if message := node.Annotations[nodestate.AnnotationMessage]; test.text == "so it is" && !strings.Contains(message, test.text) {
 				t.Errorf("status would say %q", message)
 			}
 			h.mu.Lock()
@@ -195,18 +195,18 @@ func TestRollbackInterrupted(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		stage    Stage
-		state    inventory.SwitchState
+		state    nodestate.State
 		cordoned bool
 	}{
-		{StageDrain, inventory.StateDone, false},
-		{StageRollback, inventory.StateRollingBack, true},
-		{StageVerify, inventory.StateRollingBack, true},
+		{StageDrain, nodestate.StateDone, false},
+		{StageRollback, nodestate.StateRollingBack, true},
+		{StageVerify, nodestate.StateRollingBack, true},
 	} {
 		name := "back-interrupt-" + string(test.stage)
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := server.Get(t)
-			h := newSwitched(t, s, name, left(inventory.StateDone, false))
+			h := newSwitched(t, s, name, left(nodestate.StateDone, false))
 			h.script[protocol.PhaseRollback] = func(h *hollow, spec protocol.Spec) {
 				time.Sleep(1500 * time.Millisecond)
 				h.succeed(spec)
@@ -227,7 +227,7 @@ func TestRollbackInterrupted(t *testing.T) {
 				t.Error("it is not resumable")
 			}
 			node := getNode(t, s, name)
-			if got := inventory.SwitchState(node.Annotations[inventory.AnnotationPhase]); got != test.state || node.Spec.Unschedulable != test.cordoned {
+			if got := nodestate.State(node.Annotations[nodestate.AnnotationPhase]); got != test.state || node.Spec.Unschedulable != test.cordoned {
 				t.Errorf("state %q, unschedulable %t", got, node.Spec.Unschedulable)
 			}
 			if test.stage == StageRollback {
@@ -240,7 +240,7 @@ func TestRollbackInterrupted(t *testing.T) {
 			if _, err := newRollout(s, &recorder{}).Rollback(t.Context(), name); err != nil {
 				t.Fatalf("the next run: %v", err)
 			}
-			if node := getNode(t, s, name); node.Spec.Unschedulable || node.Annotations[inventory.AnnotationPhase] != string(inventory.StateRolledBack) {
+			if node := getNode(t, s, name); node.Spec.Unschedulable || node.Annotations[nodestate.AnnotationPhase] != string(nodestate.StateRolledBack) {
 				t.Errorf("unschedulable %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
 			}
 			nothingLeft(t, s, name)
@@ -275,7 +275,7 @@ func TestJudgeBack(t *testing.T) {
 		{name: "no-dockershim", runtime: containerdVersion, change: []func(*corev1.Node){left("done", false), upgraded}, verdict: Refuse, reason: "gone from Kubernetes 1.24"},
 		{
 			name: "cri-dockerd", runtime: containerdVersion, verdict: Go,
-			change: []func(*corev1.Node){left("done", false), upgraded, annotated(annotationOldCRISocket, "", annotationFromEndpoint, "unix:///run/cri-dockerd.sock")},
+			change: []func(*corev1.Node){left("done", false), upgraded, annotated(nodestate.AnnotationOldCRISocket, "", nodestate.AnnotationFromEndpoint, "unix:///run/cri-dockerd.sock")},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {

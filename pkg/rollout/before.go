@@ -13,6 +13,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -27,12 +28,12 @@ const prepareTimeout = 45 * time.Minute
 func (s *session) prepare(ctx context.Context) error {
 	pods, err := s.podsOn(ctx)
 	if err != nil {
-		return s.retreat(ctx, StagePrepare, err, inventory.StateFailed, OutcomeFailed)
+		return s.retreat(ctx, StagePrepare, err, nodestate.StateFailed, OutcomeFailed)
 	}
 	s.images = s.imagesToBring(ctx, pods)
 	spec := s.spec(protocol.PhasePrepare)
 	if err := s.ensureJob(ctx, spec); err != nil {
-		return s.retreat(ctx, StagePrepare, err, inventory.StateFailed, OutcomeRefused)
+		return s.retreat(ctx, StagePrepare, err, nodestate.StateFailed, OutcomeRefused)
 	}
 	waitCtx, cancel := context.WithTimeoutCause(ctx, s.prepareTimeout, fmt.Errorf("%w: waited %s", errNoAnswer, s.prepareTimeout))
 	defer cancel()
@@ -45,13 +46,13 @@ func (s *session) prepare(ctx context.Context) error {
 	case protocol.OutcomeBroken:
 		return s.broken(ctx, StagePrepare, result)
 	default:
-		failed := s.retreat(ctx, StagePrepare, resultError(result), inventory.StateFailed, OutcomeRefused)
+		failed := s.retreat(ctx, StagePrepare, resultError(result), nodestate.StateFailed, OutcomeRefused)
 		failed.Detail, failed.Hint = result.Detail, resultHint(result)
 		return failed
 	}
-	_, err = s.annotate(ctx, annotations{inventory.AnnotationPhase: string(inventory.StatePrepared), annotationFromEndpoint: s.oldEnd})
+	_, err = s.node.Annotate(ctx, nodestate.Set{nodestate.AnnotationPhase: string(nodestate.StatePrepared), nodestate.AnnotationFromEndpoint: s.oldEnd})
 	if err != nil {
-		return s.retreat(ctx, StagePrepare, err, inventory.StatePrepared, OutcomeFailed)
+		return s.retreat(ctx, StagePrepare, err, nodestate.StatePrepared, OutcomeFailed)
 	}
 	if err := s.removeJob(ctx, protocol.PhasePrepare); err != nil {
 		s.tell(Warning, "%s", err)
@@ -73,14 +74,14 @@ func (s *session) notPrepared(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		// The host goes on preparing; the same run finds its result.
-		failed = s.retreat(ctx, StagePrepare, cause, inventory.StatePreparing, OutcomeInterrupted)
+		failed = s.retreat(ctx, StagePrepare, cause, nodestate.StatePreparing, OutcomeInterrupted)
 		failed.Resumable = true
 	case errors.As(err, &start) && !begun:
-		failed = s.retreat(ctx, StagePrepare, cause, inventory.StateFailed, OutcomeRefused)
+		failed = s.retreat(ctx, StagePrepare, cause, nodestate.StateFailed, OutcomeRefused)
 		failed.Hint = admissionHint(err)
 	default:
 		// Also a pod that ended again and again: the host may have been asked before, and then prepares all the same.
-		failed = s.retreat(ctx, StagePrepare, cause, inventory.StatePreparing, OutcomeFailed)
+		failed = s.retreat(ctx, StagePrepare, cause, nodestate.StatePreparing, OutcomeFailed)
 		failed.Resumable = true
 	}
 	failed.Detail = strings.Join(log, "\n")
@@ -94,7 +95,7 @@ func (s *session) drain(ctx context.Context) error {
 		if s.back != nil {
 			failed = s.forsake(ctx, StageDrain, cause, outcome)
 		} else {
-			failed = s.retreat(ctx, StageDrain, cause, inventory.StatePrepared, outcome)
+			failed = s.retreat(ctx, StageDrain, cause, nodestate.StatePrepared, outcome)
 		}
 		failed.Resumable = true
 		return failed
@@ -114,9 +115,9 @@ func (s *session) drain(ctx context.Context) error {
 	if err := s.rememberBefore(ctx); err != nil {
 		return giveUp(err, s.failedOrInterrupted(ctx))
 	}
-	var more annotations
+	var more nodestate.Set
 	if s.back == nil {
-		more = annotations{inventory.AnnotationPhase: string(inventory.StateDraining), annotationUnproven: strings.Join(s.unproven, ",")}
+		more = nodestate.Set{nodestate.AnnotationPhase: string(nodestate.StateDraining), nodestate.AnnotationFailedBefore: strings.Join(s.unproven, ",")}
 	}
 	err := s.empty(ctx, more)
 	if err == nil {
@@ -201,14 +202,12 @@ func (d *drainReport) Blocked(block drain.Block) {
 }
 
 // retreat gives up before the cutover: what the plugin did to the node in the cluster is undone, and state and message are noted.
-func (s *session) retreat(ctx context.Context, stage Stage, cause error, state inventory.SwitchState, outcome Outcome) *Error {
-	return s.stepBack(ctx, stage, cause, outcome, annotations{
-		inventory.AnnotationPhase: string(state), inventory.AnnotationMessage: message(stage, cause),
-	})
+func (s *session) retreat(ctx context.Context, stage Stage, cause error, state nodestate.State, outcome Outcome) *Error {
+	return s.stepBack(ctx, stage, cause, outcome, nodestate.At(state, message(stage, cause)))
 }
 
-// stepBack removes the Jobs and undoes our cordon, with more annotations in the same request.
-func (s *session) stepBack(ctx context.Context, stage Stage, cause error, outcome Outcome, more annotations) *Error {
+// stepBack removes the Jobs and undoes our cordon, with more nodestate.Set in the same request.
+func (s *session) stepBack(ctx context.Context, stage Stage, cause error, outcome Outcome, more nodestate.Set) *Error {
 	failed := &Error{Node: s.name, Stage: stage, Outcome: outcome, Cause: cause}
 	undo, cancel := s.undoContext(ctx)
 	defer cancel()
@@ -218,7 +217,7 @@ func (s *session) stepBack(ctx context.Context, stage Stage, cause error, outcom
 	if err := s.remove(undo); err != nil {
 		s.tell(Warning, "%s", err)
 	}
-	cordoned, err := s.uncordon(undo, more)
+	cordoned, err := s.node.Uncordon(undo, more)
 	if err != nil {
 		failed.Outcome, failed.Cause = OutcomeStuck, errors.Join(cause, err)
 		failed.State = s.whereabouts(ctx)
@@ -236,9 +235,7 @@ func (s *session) broken(ctx context.Context, stage Stage, result *protocol.Resu
 	cause := resultError(result)
 	undo, cancel := s.undoContext(ctx)
 	defer cancel()
-	_, err := s.annotate(undo, annotations{
-		inventory.AnnotationPhase: string(inventory.StateBroken), inventory.AnnotationMessage: message(stage, cause),
-	})
+	_, err := s.node.Annotate(undo, nodestate.At(nodestate.StateBroken, message(stage, cause)))
 	return &Error{
 		Node: s.name, Stage: stage, Outcome: OutcomeStuck, State: s.whereabouts(ctx),
 		Detail: result.Detail, Hint: resultHint(result), Cause: errors.Join(cause, err),

@@ -40,7 +40,7 @@ func (s *session) canaryAhead(ctx context.Context) (end func()) {
 			// Not cut off in the middle: whether there is a pod should be known.
 			request, done := context.WithTimeout(context.WithoutCancel(ctx), canaryRequest)
 			defer done()
-			err = s.held.keep(request)
+			err = s.held.Keep(request)
 			if err == nil {
 				err = s.runner.StartCanary(request, s.canaryParams())
 			}

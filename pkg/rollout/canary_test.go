@@ -8,8 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -91,7 +91,7 @@ func TestCanaryAheadOfFailures(t *testing.T) {
 	_, err := newRollout(s, &recorder{}).Switch(t.Context(), "ahead-undone")
 	wantError(t, err, OutcomeRolledBack, "containerd is silent")
 	node := getNode(t, s, "ahead-undone")
-	if node.Spec.Unschedulable || node.Annotations[inventory.AnnotationPhase] != string(inventory.StateRolledBack) {
+	if node.Spec.Unschedulable || node.Annotations[nodestate.AnnotationPhase] != string(nodestate.StateRolledBack) {
 		t.Errorf("unschedulable %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
 	}
 	nothingLeft(t, s, "ahead-undone")

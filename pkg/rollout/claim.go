@@ -16,15 +16,15 @@ import (
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 // A claim holds for claimDuration after its last renewal. Its time is on its holder's clock, so that another run takes it over only after it has also
 // seen it without a renewal for expiryProof, on its own clock. So within expiryProof of a renewal nobody can have taken it, and what is written within
-// renewInterval has as long again to arrive: no renewal is needed for it. One that is older is renewed before anything is written (keep), and in any
-// case every renewInterval, which leaves room for a second try. What cannot be taken back needs a renewal of now (prove).
+// renewInterval has as long again to arrive: no renewal is needed for it. One that is older is renewed before anything is written (Keep), and in any
+// case every renewInterval, which leaves room for a second try. What cannot be taken back needs a renewal of now (Prove).
 const (
 	claimDuration = time.Minute
 	renewInterval = 15 * time.Second
@@ -32,11 +32,11 @@ const (
 )
 
 // annotationRun on the Lease names the run that the claim is for.
-const annotationRun = inventory.AnnotationRun
+const annotationRun = nodestate.AnnotationRun
 
 // annotationOperation on the Lease says what the claim is for: operationSwitch or operationRollback.
 const (
-	annotationOperation = inventory.Prefix + "operation"
+	annotationOperation = nodestate.Prefix + "operation"
 	operationSwitch     = "switch"
 	operationRollback   = "rollback"
 )
@@ -239,12 +239,12 @@ func (c *claim) renew(ctx context.Context) {
 	}
 }
 
-// keep makes sure that nobody can have taken the claim over, or says errClaimLost. Each write that another run could suffer from comes right after
+// Keep makes sure that nobody can have taken the claim over, or says errClaimLost. Each write that another run could suffer from comes right after
 // it: a process that slept for longer than its claim wakes in the middle of something, and others have gone on with the node.
-func (c *claim) keep(ctx context.Context) error { return c.refresh(ctx, renewInterval) }
+func (c *claim) Keep(ctx context.Context) error { return c.refresh(ctx, renewInterval) }
 
-// prove is keep with a renewal of now: the API server itself says that the claim is this process's.
-func (c *claim) prove(ctx context.Context) error { return c.refresh(ctx, 0) }
+// Prove is Keep with a renewal of now: the API server itself says that the claim is this process's.
+func (c *claim) Prove(ctx context.Context) error { return c.refresh(ctx, 0) }
 
 // refresh renews the claim if its last renewal is older than age.
 func (c *claim) refresh(ctx context.Context, age time.Duration) error {

@@ -18,8 +18,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
@@ -54,7 +54,7 @@ func TestForeignClaim(t *testing.T) {
 	if strings.Contains(err.Error(), "123-abc") {
 		t.Errorf("the error shows what is not for people: %v", err)
 	}
-	if node := getNode(t, s, "claimed"); node.Annotations[inventory.AnnotationPhase] != "" || len(h.phases) > 0 {
+	if node := getNode(t, s, "claimed"); node.Annotations[nodestate.AnnotationPhase] != "" || len(h.phases) > 0 {
 		t.Errorf("the node was touched: %v, phases %v", node.Annotations, h.phases)
 	}
 	lease, err := s.Client().CoordinationV1().Leases(nodejob.Namespace).Get(t.Context(), "claimed", metav1.GetOptions{})

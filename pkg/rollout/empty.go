@@ -9,18 +9,19 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 // maxDrains bounds how often a node is drained in one run: something that brings pods back each time is for a person.
 const maxDrains = 3
 
 // empty cordons the node, with other annotations in the same request, and removes its pods as kubectl drain does.
-func (s *session) empty(ctx context.Context, more annotations) error {
+func (s *session) empty(ctx context.Context, more nodestate.Set) error {
 	options := s.options.Drain
 	if s.back != nil && s.back.unready && options.SkipWaitForDeleteTimeoutSeconds == 0 {
 		options.SkipWaitForDeleteTimeoutSeconds = deadPodSeconds
 	}
-	wasCordoned, err := s.cordon(ctx, more)
+	wasCordoned, err := s.node.Cordon(ctx, more)
 	if err != nil {
 		return err
 	}

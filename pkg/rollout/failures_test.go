@@ -11,8 +11,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -29,7 +29,7 @@ func TestFailures(t *testing.T) {
 		set     func(*hollow)
 		outcome Outcome
 		text    string
-		state   inventory.SwitchState
+		state   nodestate.State
 		stages  string
 		// cordoned is how the node is left, everCordoned whether it ever was.
 		cordoned, everCordoned bool
@@ -38,46 +38,46 @@ func TestFailures(t *testing.T) {
 		{
 			name:    "prepare-refused",
 			set:     func(h *hollow) { h.script[protocol.PhasePrepare] = ends(protocol.OutcomeRefused, "no systemd") },
-			outcome: OutcomeRefused, text: "some-step: no systemd", state: inventory.StateFailed, stages: "claim prepare", runtime: dockerVersion,
+			outcome: OutcomeRefused, text: "some-step: no systemd", state: nodestate.StateFailed, stages: "claim prepare", runtime: dockerVersion,
 		},
 		{
 			name:    "rehearsal-undone",
 			set:     func(h *hollow) { h.script[protocol.PhasePrepare] = ends(protocol.OutcomeRolledBack, "no-such-plugin") },
-			outcome: OutcomeRefused, text: "no-such-plugin", state: inventory.StateFailed, stages: "claim prepare", runtime: dockerVersion,
+			outcome: OutcomeRefused, text: "no-such-plugin", state: nodestate.StateFailed, stages: "claim prepare", runtime: dockerVersion,
 		},
 		{
 			name: "prepare-broken",
 			set: func(h *hollow) {
 				h.script[protocol.PhasePrepare] = ends(protocol.OutcomeBroken, "containerd does not start")
 			},
-			outcome: OutcomeStuck, text: "containerd does not start", state: inventory.StateBroken, stages: "claim prepare", runtime: dockerVersion,
+			outcome: OutcomeStuck, text: "containerd does not start", state: nodestate.StateBroken, stages: "claim prepare", runtime: dockerVersion,
 		},
 		{
 			name:    "cutover-undone",
 			set:     func(h *hollow) { h.script[protocol.PhaseCutover] = ends(protocol.OutcomeRolledBack, "kubelet refuses") },
-			outcome: OutcomeRolledBack, text: "kubelet refuses", state: inventory.StateRolledBack, stages: "claim prepare drain cutover", everCordoned: true, runtime: dockerVersion,
+			outcome: OutcomeRolledBack, text: "kubelet refuses", state: nodestate.StateRolledBack, stages: "claim prepare drain cutover", everCordoned: true, runtime: dockerVersion,
 		},
 		{
 			name:    "cutover-refused",
 			set:     func(h *hollow) { h.script[protocol.PhaseCutover] = ends(protocol.OutcomeRefused, "another run") },
-			outcome: OutcomeRefused, text: "another run", state: inventory.StateFailed, stages: "claim prepare drain cutover", everCordoned: true, runtime: dockerVersion,
+			outcome: OutcomeRefused, text: "another run", state: nodestate.StateFailed, stages: "claim prepare drain cutover", everCordoned: true, runtime: dockerVersion,
 		},
 		{
 			name:    "cutover-broken",
 			set:     func(h *hollow) { h.script[protocol.PhaseCutover] = ends(protocol.OutcomeBroken, "neither runtime") },
-			outcome: OutcomeStuck, text: "neither runtime", state: inventory.StateBroken, stages: "claim prepare drain cutover", cordoned: true, everCordoned: true, runtime: dockerVersion,
+			outcome: OutcomeStuck, text: "neither runtime", state: nodestate.StateBroken, stages: "claim prepare drain cutover", cordoned: true, everCordoned: true, runtime: dockerVersion,
 		},
 		{
 			name:    "canary-fails",
 			set:     func(h *hollow) { h.checks[1] = nodejob.CanaryCheck{Name: "volume", Message: "read-only"} },
-			outcome: OutcomeRolledBack, text: "volume: read-only", state: inventory.StateRolledBack, stages: "claim prepare drain cutover verify rollback", everCordoned: true, runtime: dockerVersion,
+			outcome: OutcomeRolledBack, text: "volume: read-only", state: nodestate.StateRolledBack, stages: "claim prepare drain cutover verify rollback", everCordoned: true, runtime: dockerVersion,
 		},
 		{
 			name: "host-disproves",
 			set: func(h *hollow) {
 				h.script[protocol.PhaseVerify] = ends(protocol.OutcomeRefused, "docker.service is active")
 			},
-			outcome: OutcomeRolledBack, text: "some-step: docker.service is active", state: inventory.StateRolledBack, stages: "claim prepare drain cutover verify rollback", everCordoned: true, runtime: dockerVersion,
+			outcome: OutcomeRolledBack, text: "some-step: docker.service is active", state: nodestate.StateRolledBack, stages: "claim prepare drain cutover verify rollback", everCordoned: true, runtime: dockerVersion,
 		},
 		{
 			name: "way-back-fails",
@@ -85,21 +85,21 @@ func TestFailures(t *testing.T) {
 				h.checks[1] = nodejob.CanaryCheck{Name: "volume", Message: "read-only"}
 				h.script[protocol.PhaseRollback] = ends(protocol.OutcomeBroken, "docker is gone")
 			},
-			outcome: OutcomeStuck, text: "docker is gone", state: inventory.StateBroken, stages: "claim prepare drain cutover verify rollback", cordoned: true, everCordoned: true, runtime: containerdVersion,
+			outcome: OutcomeStuck, text: "docker is gone", state: nodestate.StateBroken, stages: "claim prepare drain cutover verify rollback", cordoned: true, everCordoned: true, runtime: containerdVersion,
 		},
 		{
 			name: "image-pull",
 			set: func(h *hollow) {
 				h.podStatus = &corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "manifest unknown"}}}
 			},
-			outcome: OutcomeRefused, text: agentImage + " cannot be pulled: ErrImagePull: manifest unknown", state: inventory.StateFailed, stages: "claim prepare", runtime: dockerVersion,
+			outcome: OutcomeRefused, text: agentImage + " cannot be pulled: ErrImagePull: manifest unknown", state: nodestate.StateFailed, stages: "claim prepare", runtime: dockerVersion,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			s := server.Get(t)
 			h := newHollow(t, s, test.name, func(node *corev1.Node) {
-				node.Annotations[inventory.AnnotationCRISocket] = "/var/run/dockershim.sock"
+				node.Annotations[nodestate.AnnotationCRISocket] = "/var/run/dockershim.sock"
 				node.Annotations["example.com/registry-password"] = "hunter2hunter2"
 			})
 			test.set(h)
@@ -122,13 +122,13 @@ func TestFailures(t *testing.T) {
 			if node.Spec.Unschedulable != test.cordoned || node.Status.NodeInfo.ContainerRuntimeVersion != test.runtime {
 				t.Errorf("cordoned %t, runtime %s", node.Spec.Unschedulable, node.Status.NodeInfo.ContainerRuntimeVersion)
 			}
-			if got := inventory.SwitchState(node.Annotations[inventory.AnnotationPhase]); got != test.state {
+			if got := nodestate.State(node.Annotations[nodestate.AnnotationPhase]); got != test.state {
 				t.Errorf("state %q, want %q", got, test.state)
 			}
-			if !strings.Contains(node.Annotations[inventory.AnnotationMessage], strings.Split(test.text, ": ")[1%len(strings.Split(test.text, ": "))]) {
-				t.Errorf("message %q does not say why", node.Annotations[inventory.AnnotationMessage])
+			if !strings.Contains(node.Annotations[nodestate.AnnotationMessage], strings.Split(test.text, ": ")[1%len(strings.Split(test.text, ": "))]) {
+				t.Errorf("message %q does not say why", node.Annotations[nodestate.AnnotationMessage])
 			}
-			if got := node.Annotations[inventory.AnnotationCRISocket]; got != "/var/run/dockershim.sock" {
+			if got := node.Annotations[nodestate.AnnotationCRISocket]; got != "/var/run/dockershim.sock" {
 				t.Errorf("cri-socket is %q", got)
 			}
 			h.mu.Lock()
@@ -170,7 +170,7 @@ func TestCrashesInPrepare(t *testing.T) {
 	if failed := wantError(t, err, OutcomeFailed, "CrashLoopBackOff"); !failed.Resumable {
 		t.Error("it is not resumable")
 	}
-	if state := getNode(t, s, "crashes").Annotations[inventory.AnnotationPhase]; state != string(inventory.StatePreparing) {
+	if state := getNode(t, s, "crashes").Annotations[nodestate.AnnotationPhase]; state != string(nodestate.StatePreparing) {
 		t.Errorf("state %q", state)
 	}
 	nothingLeft(t, s, "crashes")
@@ -249,7 +249,7 @@ func TestDiesInPrepare(t *testing.T) {
 	if failed := wantError(t, err, OutcomeFailed, "no result came from the node in time: waited 3s"); !failed.Resumable {
 		t.Error("it is not resumable")
 	}
-	if node := getNode(t, s, "dies"); node.Spec.Unschedulable || node.Annotations[inventory.AnnotationPhase] != string(inventory.StatePreparing) {
+	if node := getNode(t, s, "dies"); node.Spec.Unschedulable || node.Annotations[nodestate.AnnotationPhase] != string(nodestate.StatePreparing) {
 		t.Errorf("cordoned %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
 	}
 	nothingLeft(t, s, "dies")

@@ -9,7 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -45,7 +45,7 @@ func TestNodeIsGoneOnceTheContainerRuns(t *testing.T) {
 	h := newHollow(t, s, "gone")
 	h.silent = func(h *hollow) {
 		time.Sleep(7 * time.Second) // 70 s for the plugin
-		if node := getNode(t, s, "gone"); !node.Spec.Unschedulable || node.Annotations[inventory.AnnotationPhase] != string(inventory.StateCutover) {
+		if node := getNode(t, s, "gone"); !node.Spec.Unschedulable || node.Annotations[nodestate.AnnotationPhase] != string(nodestate.StateCutover) {
 			t.Errorf("given up while the host is at work: cordoned %t, %v", node.Spec.Unschedulable, node.Annotations)
 		}
 		h.switchTo(containerdVersion)
@@ -81,7 +81,7 @@ func TestSoakFails(t *testing.T) {
 	_, err := newRollout(s, observer, soaking).Switch(t.Context(), "soaked")
 	_ = wantError(t, err, OutcomeStuck, "no longer Ready")
 	node := getNode(t, s, "soaked")
-	if !node.Spec.Unschedulable || node.Annotations[inventory.AnnotationPhase] != string(inventory.StateVerifying) || node.Annotations[inventory.AnnotationMessage] == "" {
+	if !node.Spec.Unschedulable || node.Annotations[nodestate.AnnotationPhase] != string(nodestate.StateVerifying) || node.Annotations[nodestate.AnnotationMessage] == "" {
 		t.Errorf("cordoned %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
 	}
 	h.updateNode(func(node *corev1.Node) { node.Status.Conditions[0].Status = corev1.ConditionTrue })
@@ -89,7 +89,7 @@ func TestSoakFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	node = getNode(t, s, "soaked")
-	if node.Spec.Unschedulable || node.Annotations[inventory.AnnotationPhase] != string(inventory.StateDone) {
+	if node.Spec.Unschedulable || node.Annotations[nodestate.AnnotationPhase] != string(nodestate.StateDone) {
 		t.Errorf("after a second run: cordoned %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
 	}
 	h.mu.Lock()

@@ -17,8 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 // podSecurityLabels let privileged pods into the namespace (k8s.io/pod-security-admission v0.37.2 api/constants.go).
@@ -32,10 +32,10 @@ const privileged, restricted = "privileged", "restricted"
 // Annotations of the namespace.
 const (
 	// annotationBefore is what podSecurityLabels were before the first of the runs that are open, in JSON; null for a label that was not set.
-	annotationBefore = inventory.Prefix + "pod-security-before"
+	annotationBefore = nodestate.Prefix + "pod-security-before"
 	// annotationOpen, and a hash behind it, is there for each run that is open. Its value names the node; for a look at a host, it is when
 	// that look ends at the latest.
-	annotationOpen = inventory.Prefix + "open-"
+	annotationOpen = nodestate.Prefix + "open-"
 )
 
 // lookExpiry bounds how long a look that was killed keeps the namespace open: its time, and what the clocks of two machines may differ.
@@ -199,14 +199,8 @@ func (r *Rollout) hasOpenRun(ctx context.Context, namespace *corev1.Namespace, b
 			return true
 		}
 		node, err := r.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
-		return err != nil && !apierrors.IsNotFound(err) || err == nil && isRunOpen(node)
+		return err != nil && !apierrors.IsNotFound(err) || err == nil && nodestate.Read(node).IsRunOpen()
 	})
-}
-
-// isRunOpen reports whether a node's annotations say that its run has not ended.
-func isRunOpen(node *corev1.Node) bool {
-	state := inventory.FromNode(node).Switch
-	return state.Open() || state == inventory.StateBroken || state == inventory.StateRollingBack
 }
 
 // levelsBefore are the labels that annotationBefore has; restricted where it cannot be read.

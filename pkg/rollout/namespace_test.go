@@ -16,8 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
@@ -102,7 +102,7 @@ func TestNamespaceIsOpenForRuns(t *testing.T) {
 	a, b := openKey("a"), openKey("b")
 	for _, name := range []string{"a", "b"} {
 		s.CreateNodes(t, apiserver.Node(name, dockerVersion, "v1.23.17", func(node *corev1.Node) {
-			node.Annotations[inventory.AnnotationPhase], node.Annotations[inventory.AnnotationRun] = string(inventory.StatePreparing), "r1"
+			node.Annotations[nodestate.AnnotationPhase], node.Annotations[nodestate.AnnotationRun] = string(nodestate.StatePreparing), "r1"
 		}))
 	}
 	if _, err := r.ensureNamespace(ctx); err != nil {
@@ -210,7 +210,7 @@ func TestNamespaceIsOpenForRuns(t *testing.T) {
 	}
 
 	for _, name := range []string{"a", "b"} {
-		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:null,%q:null}}}`, inventory.AnnotationPhase, inventory.AnnotationRun)
+		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:null,%q:null}}}`, nodestate.AnnotationPhase, nodestate.AnnotationRun)
 		if _, err := s.Client().CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
 			t.Fatal(err)
 		}

@@ -9,7 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 // controlPlaneLabels are those by which kubeadm and others mark nodes of the control plane; the first is from before Kubernetes 1.20.
@@ -71,7 +71,7 @@ func timesOf(stages []StageTime) (t Times, ok bool) {
 	return t, true
 }
 
-// String is as inventory.AnnotationTook holds it: "prepare=41s,drain=3s,cutover=21s,verify=12s".
+// String is as nodestate.AnnotationTook holds it: "prepare=41s,drain=3s,cutover=21s,verify=12s".
 func (t Times) String() string {
 	var parts []string
 	for _, field := range t.fields() {
@@ -108,7 +108,7 @@ func parseTimes(text string) (t Times, ok bool) {
 func Measured(nodes []corev1.Node) (Times, int) {
 	var all []Times
 	for i := range nodes {
-		if t, ok := parseTimes(nodes[i].Annotations[inventory.AnnotationTook]); ok {
+		if t, ok := parseTimes(nodestate.Read(&nodes[i]).Took); ok {
 			all = append(all, t)
 		}
 	}

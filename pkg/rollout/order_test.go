@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 func TestOrder(t *testing.T) {
@@ -59,7 +59,7 @@ func TestTimes(t *testing.T) {
 
 func TestMeasured(t *testing.T) {
 	took := func(text string) corev1.Node {
-		return corev1.Node{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{inventory.AnnotationTook: text}}}
+		return corev1.Node{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{nodestate.AnnotationTook: text}}}
 	}
 	got, n := Measured([]corev1.Node{
 		{}, took("nonsense"), took("prepare=9s,drain=1s,cutover=30s,verify=5s"), took("prepare=1s,drain=2s,cutover=10s,verify=5s"), took("prepare=2s,drain=600s,cutover=20s,verify=5s"),

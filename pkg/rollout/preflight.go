@@ -13,6 +13,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 // Verdict is what the preflight thinks of a node.
@@ -40,7 +41,7 @@ type Finding struct {
 	Unfit bool
 	// Runtime is what the node reports; State how far an earlier run came.
 	Runtime string
-	State   inventory.SwitchState
+	State   nodestate.State
 	// Cordoned: the node is cordoned, and stays so. Evict are the pods that a drain would evict, "namespace/name".
 	Cordoned bool
 	Evict    []string
@@ -51,15 +52,15 @@ func judge(node *corev1.Node) Finding {
 	row := inventory.FromNode(node)
 	finding := Finding{Node: row.Name, Runtime: row.Reported, State: row.Switch, Cordoned: row.Unschedulable}
 	refusal := inventory.Refusal(node)
-	late := row.Switch == inventory.StateCutover || row.Switch == inventory.StateVerifying
+	late := row.Switch == nodestate.StateCutover || row.Switch == nodestate.StateVerifying
 	switch {
 	case row.BadRun:
 		finding.Verdict, finding.Reason = Refuse, inventory.BadRun
-	case row.Switch == inventory.StateBroken:
+	case row.Switch == nodestate.StateBroken:
 		finding.Verdict = Refuse
 		finding.Reason = fmt.Sprintf("the last switch could not be undone and a person has to repair the node, then `kubectl runtime rollback %s` tries again: %s",
 			row.Name, orUnknown(row.Message))
-	case row.Switch == inventory.StateRollingBack:
+	case row.Switch == nodestate.StateRollingBack:
 		finding.Verdict, finding.Reason = Refuse, rollingBack
 	case row.Switch.Open() && row.Run != "" && (late || row.Ready == corev1.ConditionTrue && row.Runtime == inventory.RuntimeDocker):
 		finding.Verdict = Resume
@@ -123,7 +124,7 @@ func (r *Rollout) Preflight(ctx context.Context, nodes []corev1.Node, alone bool
 			}
 		}
 		if finding.Verdict == Go || finding.Verdict == Resume {
-			late := finding.State == inventory.StateCutover || finding.State == inventory.StateVerifying
+			late := finding.State == nodestate.StateCutover || finding.State == nodestate.StateVerifying
 			if err := r.inspect(ctx, &finding, alone, !late); err != nil {
 				return nil, err
 			}
@@ -171,9 +172,9 @@ func (r *Rollout) inspect(ctx context.Context, finding *Finding, alone, drains b
 func (r *Rollout) Plan(finding Finding) []string {
 	var plan []string
 	add := func(format string, args ...any) { plan = append(plan, fmt.Sprintf(format, args...)) }
-	add("claim: create namespace %s if it is missing, lease %s and the node's %s* annotations", nodejob.Namespace, finding.Node, inventory.Prefix)
+	add("claim: create namespace %s if it is missing, lease %s and the node's %s* annotations", nodejob.Namespace, finding.Node, nodestate.Prefix)
 	switch finding.State {
-	case inventory.StateCutover, inventory.StateVerifying:
+	case nodestate.StateCutover, nodestate.StateVerifying:
 		add("go on where the earlier run is: %s", finding.State)
 	default:
 		add("prepare: run the agent %s in a privileged Job: configure containerd, bring the images, run a pod sandbox through CRI; the node stays in service", r.options.Image)
@@ -183,7 +184,7 @@ func (r *Rollout) Plan(finding Finding) []string {
 			add("drain: cordon, evict %s, for at most %s", podsPhrase(finding.Evict), r.options.Drain.Timeout)
 		}
 	}
-	if finding.State != inventory.StateVerifying {
+	if finding.State != nodestate.StateVerifying {
 		add("cutover: the host stops kubelet and Docker, switches the kubelet to containerd and starts it; undone by itself after %s", r.options.CutoverTimeout)
 	}
 	add("verify: node Ready on containerd, the Job's pod and DaemonSet pods back, a canary pod with network, DNS, API, limits, volume, logs and exec, which has run on the old runtime first; else roll back")

@@ -15,7 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
@@ -55,14 +55,14 @@ func TestJudge(t *testing.T) {
 		{name: "autoscaled", runtime: dockerVersion, change: []func(*corev1.Node){tainted("ToBeDeletedByClusterAutoscaler")}, verdict: Refuse, reason: "autoscaler"},
 		{name: "karpenter", runtime: dockerVersion, change: []func(*corev1.Node){tainted("karpenter.sh/disrupted")}, verdict: Refuse, reason: "karpenter.sh/disrupted"},
 		{name: "candidate", runtime: dockerVersion, change: []func(*corev1.Node){tainted("DeletionCandidateOfClusterAutoscaler")}, verdict: Go},
-		{name: "deleted-in-cutover", runtime: dockerVersion, change: []func(*corev1.Node){tainted("karpenter.sh/disrupted"), annotated(inventory.AnnotationPhase, "cutover", inventory.AnnotationRun, "r")}, verdict: Resume},
-		{name: "prepared", runtime: dockerVersion, change: []func(*corev1.Node){annotated(inventory.AnnotationPhase, "prepared", inventory.AnnotationRun, "r")}, verdict: Resume, reason: "prepared"},
-		{name: "prepared-not-ready", runtime: dockerVersion, change: []func(*corev1.Node){notReady, annotated(inventory.AnnotationPhase, "prepared", inventory.AnnotationRun, "r")}, verdict: Refuse, reason: "not Ready"},
-		{name: "cutover-not-ready", runtime: dockerVersion, change: []func(*corev1.Node){notReady, annotated(inventory.AnnotationPhase, "cutover", inventory.AnnotationRun, "r")}, verdict: Resume},
-		{name: "verifying-on-containerd", runtime: containerdVersion, change: []func(*corev1.Node){annotated(inventory.AnnotationPhase, "verifying", inventory.AnnotationRun, "r")}, verdict: Resume},
-		{name: "done", runtime: containerdVersion, change: []func(*corev1.Node){annotated(inventory.AnnotationPhase, "done", inventory.AnnotationRun, "r")}, verdict: Skip},
-		{name: "rolled-back", runtime: dockerVersion, change: []func(*corev1.Node){annotated(inventory.AnnotationPhase, "rolled-back", inventory.AnnotationRun, "r")}, verdict: Go},
-		{name: "broken", runtime: dockerVersion, change: []func(*corev1.Node){annotated(inventory.AnnotationPhase, "broken", inventory.AnnotationMessage, "no runtime starts")}, verdict: Refuse, reason: "no runtime starts"},
+		{name: "deleted-in-cutover", runtime: dockerVersion, change: []func(*corev1.Node){tainted("karpenter.sh/disrupted"), annotated(nodestate.AnnotationPhase, "cutover", nodestate.AnnotationRun, "r")}, verdict: Resume},
+		{name: "prepared", runtime: dockerVersion, change: []func(*corev1.Node){annotated(nodestate.AnnotationPhase, "prepared", nodestate.AnnotationRun, "r")}, verdict: Resume, reason: "prepared"},
+		{name: "prepared-not-ready", runtime: dockerVersion, change: []func(*corev1.Node){notReady, annotated(nodestate.AnnotationPhase, "prepared", nodestate.AnnotationRun, "r")}, verdict: Refuse, reason: "not Ready"},
+		{name: "cutover-not-ready", runtime: dockerVersion, change: []func(*corev1.Node){notReady, annotated(nodestate.AnnotationPhase, "cutover", nodestate.AnnotationRun, "r")}, verdict: Resume},
+		{name: "verifying-on-containerd", runtime: containerdVersion, change: []func(*corev1.Node){annotated(nodestate.AnnotationPhase, "verifying", nodestate.AnnotationRun, "r")}, verdict: Resume},
+		{name: "done", runtime: containerdVersion, change: []func(*corev1.Node){annotated(nodestate.AnnotationPhase, "done", nodestate.AnnotationRun, "r")}, verdict: Skip},
+		{name: "rolled-back", runtime: dockerVersion, change: []func(*corev1.Node){annotated(nodestate.AnnotationPhase, "rolled-back", nodestate.AnnotationRun, "r")}, verdict: Go},
+		{name: "broken", runtime: dockerVersion, change: []func(*corev1.Node){annotated(nodestate.AnnotationPhase, "broken", nodestate.AnnotationMessage, "no runtime starts")}, verdict: Refuse, reason: "no runtime starts"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			finding := judge(apiserver.Node(test.name, test.runtime, "v1.23.17", test.change...))
@@ -174,7 +174,7 @@ func TestPlan(t *testing.T) {
 	for _, finding := range []Finding{
 		{Node: "plain", Evict: []string{"default/a", "default/b"}},
 		{Node: "cordoned", Cordoned: true},
-		{Node: "resumed", Verdict: Resume, State: inventory.StateCutover},
+		{Node: "resumed", Verdict: Resume, State: nodestate.StateCutover},
 	} {
 		fmt.Fprintf(&text, "%s\n", finding.Node)
 		for i, step := range r.Plan(finding) {
@@ -184,20 +184,6 @@ func TestPlan(t *testing.T) {
 	want, err := os.ReadFile("testdata/plan.txt")
 	if err != nil || text.String() != string(want) {
 		t.Errorf("error %v, got:\n%s", err, text.String())
-	}
-}
-
-func TestKubeadmEndpoint(t *testing.T) {
-	for endpoint, want := range map[string]string{
-		"":                                       kubeadmContainerd,
-		"unix:///run/containerd/containerd.sock": kubeadmContainerd,
-		"/run/containerd/containerd.sock":        kubeadmContainerd,
-		"unix:///var/run/containerd/c.sock":      "unix:///var/run/containerd/c.sock",
-		"unix:///opt/containerd/containerd.sock": "unix:///opt/containerd/containerd.sock",
-	} {
-		if got := kubeadmEndpoint(endpoint); got != want {
-			t.Errorf("%q: %q, want %q", endpoint, got, want)
-		}
 	}
 }
 

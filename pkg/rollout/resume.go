@@ -11,8 +11,8 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 // rehearsalAge is how long what was prepared and rehearsed is good for: kubelet, containerd and the node's images change meanwhile.
@@ -23,11 +23,11 @@ const rehearsalAge = time.Hour
 func (r *Rollout) whyAnew(ctx context.Context, node *corev1.Node) (string, error) {
 	row := inventory.FromNode(node)
 	switch row.Switch {
-	case inventory.StatePreparing, inventory.StatePrepared, inventory.StateDraining:
+	case nodestate.StatePreparing, nodestate.StatePrepared, nodestate.StateDraining:
 		return r.whyPrepareAnew(node, row.Run), nil
 	default:
 	}
-	if row.Switch != inventory.StateCutover || row.Runtime != inventory.RuntimeDocker || row.Ready != corev1.ConditionTrue {
+	if row.Switch != nodestate.StateCutover || row.Runtime != inventory.RuntimeDocker || row.Ready != corev1.ConditionTrue {
 		return "", nil
 	}
 	// The host is asked for the cutover by a Job. A node that serves on Docker without one may have been given back by a person since, with
@@ -57,9 +57,9 @@ func (r *Rollout) whyPrepareAnew(node *corev1.Node, run string) string {
 	switch {
 	case !known || age > rehearsalAge || age < -rehearsalAge:
 		return fmt.Sprintf("what run %s has prepared is older than %s", run, rehearsalAge)
-	case node.Annotations[annotationAgentImage] != r.options.Image:
+	case nodestate.Read(node).AgentImage != r.options.Image:
 		// The cutover's pod, and its smoke test, need the image that was brought to the new runtime.
-		return fmt.Sprintf("run %s was begun with another image of the agent, %s", run, untrusted.Line(node.Annotations[annotationAgentImage], maxMessage))
+		return fmt.Sprintf("run %s was begun with another image of the agent, %s", run, nodestate.Read(node).AgentImage)
 	}
 	return ""
 }

@@ -15,7 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 // TestResumeAnew goes on with runs that it must not go on with: pods that came to the node since would be stopped without a drain.
@@ -28,30 +28,30 @@ func TestResumeAnew(t *testing.T) {
 		cordoned bool // in the end
 	}{
 		{name: "anew-given-back", change: func(node *corev1.Node) {
-			left(inventory.StateCutover, true)(node)
+			left(nodestate.StateCutover, true)(node)
 			node.Spec.Unschedulable = false
 		}, why: "nothing is left of the cutover of run r1"},
-		{name: "anew-cordoned", change: left(inventory.StateCutover, true), why: "nothing is left of the cutover of run r1"},
+		{name: "anew-cordoned", change: left(nodestate.StateCutover, true), why: "nothing is left of the cutover of run r1"},
 		{name: "anew-cordoned-before", change: func(node *corev1.Node) {
-			left(inventory.StateCutover, true)(node)
-			node.Annotations[inventory.AnnotationWasUnschedulable] = "true"
+			left(nodestate.StateCutover, true)(node)
+			node.Annotations[nodestate.AnnotationWasUnschedulable] = "true"
 		}, why: "nothing is left of the cutover of run r1", cordoned: true},
 		{name: "anew-old", change: func(node *corev1.Node) {
-			left(inventory.StatePrepared, false)(node)
-			node.Annotations[inventory.AnnotationRun] = newRun(time.Now().Add(-2 * time.Hour))
-			node.Annotations[annotationAgentImage] = agentImage
+			left(nodestate.StatePrepared, false)(node)
+			node.Annotations[nodestate.AnnotationRun] = newRun(time.Now().Add(-2 * time.Hour))
+			node.Annotations[nodestate.AnnotationAgentImage] = agentImage
 		}, why: "is older than 1h0m0s"},
 		{name: "anew-other-image", change: func(node *corev1.Node) {
-			left(inventory.StateDraining, true)(node)
-			node.Annotations[inventory.AnnotationRun] = newRun(time.Now())
-			node.Annotations[annotationAgentImage] = "registry.example/agent:0"
+			left(nodestate.StateDraining, true)(node)
+			node.Annotations[nodestate.AnnotationRun] = newRun(time.Now())
+			node.Annotations[nodestate.AnnotationAgentImage] = "registry.example/agent:0"
 		}, why: "another image of the agent, registry.example/agent:0"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			s := server.Get(t)
 			newHollow(t, s, test.name, test.change)
-			before := getNode(t, s, test.name).Annotations[inventory.AnnotationRun]
+			before := getNode(t, s, test.name).Annotations[nodestate.AnnotationRun]
 			createPod(t, s, test.name, test.name)
 			observer := &recorder{}
 			findings, err := newRollout(s, observer).Preflight(t.Context(), []corev1.Node{*getNode(t, s, test.name)}, false)

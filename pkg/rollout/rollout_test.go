@@ -26,8 +26,8 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
@@ -124,7 +124,7 @@ func nothingLeft(t *testing.T, s *apiserver.Server, node string) {
 		_, leaseErr := s.Client().CoordinationV1().Leases(nodejob.Namespace).Get(ctx, node, metav1.GetOptions{})
 		if len(jobs.Items)+len(pods.Items) == 0 && apierrors.IsNotFound(leaseErr) {
 			// A run that can be resumed is open.
-			if isOpenFor(t, s, node) && !isRunOpen(getNode(t, s, node)) {
+			if isOpenFor(t, s, node) && !nodestate.Read(getNode(t, s, node)).IsRunOpen() {
 				t.Errorf("namespace %s is still open for node %s", nodejob.Namespace, node)
 			}
 			return
@@ -211,7 +211,7 @@ func TestSwitch(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
 	h := newHollow(t, s, "good", func(node *corev1.Node) {
-		node.Annotations[inventory.AnnotationCRISocket] = "/var/run/dockershim.sock"
+		node.Annotations[nodestate.AnnotationCRISocket] = "/var/run/dockershim.sock"
 	})
 	createPod(t, s, "good", "web")
 	createDaemonPod(t, s, "good", "proxy")
@@ -237,18 +237,18 @@ func TestSwitch(t *testing.T) {
 		t.Error("the node is cordoned")
 	}
 	for key, want := range map[string]string{
-		inventory.AnnotationPhase: string(inventory.StateDone), inventory.AnnotationFrom: dockerVersion, inventory.AnnotationTo: containerdVersion,
-		inventory.AnnotationRun: report.Run, inventory.AnnotationCRISocket: kubeadmContainerd, annotationOldCRISocket: "/var/run/dockershim.sock",
+		nodestate.AnnotationPhase: string(nodestate.StateDone), nodestate.AnnotationFrom: dockerVersion, nodestate.AnnotationTo: containerdVersion,
+		nodestate.AnnotationRun: report.Run, nodestate.AnnotationCRISocket: "unix:///var/run/containerd/containerd.sock", nodestate.AnnotationOldCRISocket: "/var/run/dockershim.sock",
 	} {
 		if got := node.Annotations[key]; got != want {
 			t.Errorf("annotation %s is %q, want %q", key, got, want)
 		}
 	}
-	if _, ok := node.Annotations[inventory.AnnotationWasUnschedulable]; ok {
+	if _, ok := node.Annotations[nodestate.AnnotationWasUnschedulable]; ok {
 		t.Error("was-unschedulable is left")
 	}
 	if times, measured := Measured([]corev1.Node{*node}); measured != 1 || times.Total() <= 0 {
-		t.Errorf("the node says that its switch took %q", node.Annotations[inventory.AnnotationTook])
+		t.Errorf("the node says that its switch took %q", node.Annotations[nodestate.AnnotationTook])
 	}
 	if _, err := s.Client().CoreV1().Pods("default").Get(t.Context(), "web", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("the pod was not evicted: %v", err)
@@ -286,10 +286,10 @@ func TestCordonedStaysCordoned(t *testing.T) {
 		t.Errorf("report %+v", report)
 	}
 	node := getNode(t, s, "cordoned")
-	if _, ok := node.Annotations[annotationOldCRISocket]; !node.Spec.Unschedulable || ok {
+	if _, ok := node.Annotations[nodestate.AnnotationOldCRISocket]; !node.Spec.Unschedulable || ok {
 		t.Errorf("unschedulable %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
 	}
-	if _, ok := node.Annotations[inventory.AnnotationCRISocket]; ok {
+	if _, ok := node.Annotations[nodestate.AnnotationCRISocket]; ok {
 		t.Error("the cri-socket annotation was created")
 	}
 	nothingLeft(t, s, "cordoned")
@@ -339,7 +339,7 @@ func TestDrainedAgain(t *testing.T) {
 func TestAutoscalersAreKeptOff(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	ours, theirs := inventory.AutoscalerAnnotations()[0], inventory.AutoscalerAnnotations()[1]
+	ours, theirs := nodestate.AutoscalerAnnotations()[0], nodestate.AutoscalerAnnotations()[1]
 	for _, test := range []struct {
 		name    string
 		outcome func(*hollow, protocol.Spec)
@@ -361,7 +361,7 @@ func TestAutoscalersAreKeptOff(t *testing.T) {
 				t.Errorf("during the cutover the node's annotations are %v", during)
 			}
 			after := getNode(t, s, test.name)
-			if _, there := after.Annotations[ours]; there || after.Annotations[theirs] != "true" || after.Annotations[inventory.AnnotationProtected] != "" || after.Spec.Unschedulable {
+			if _, there := after.Annotations[ours]; there || after.Annotations[theirs] != "true" || after.Annotations[nodestate.AnnotationProtected] != "" || after.Spec.Unschedulable {
 				t.Errorf("afterwards: unschedulable %t, annotations %v", after.Spec.Unschedulable, after.Annotations)
 			}
 		})
@@ -385,13 +385,13 @@ func TestDrainTimeoutUncordons(t *testing.T) {
 		t.Error("the budget was not told while the drain went on")
 	}
 	node := getNode(t, s, "budget")
-	if node.Spec.Unschedulable || node.Annotations[inventory.AnnotationPhase] != string(inventory.StatePrepared) {
+	if node.Spec.Unschedulable || node.Annotations[nodestate.AnnotationPhase] != string(nodestate.StatePrepared) {
 		t.Errorf("unschedulable %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
 	}
 	nothingLeft(t, s, "budget")
 
 	// The next run takes up where this one was, and does not prepare anew.
-	run := node.Annotations[inventory.AnnotationRun]
+	run := node.Annotations[nodestate.AnnotationRun]
 	s.RemoveBudget(t, "default", "guard")
 	report, err := newRollout(s, &recorder{}).Switch(t.Context(), "budget")
 	if err != nil {
@@ -429,13 +429,13 @@ func TestInterrupt(t *testing.T) {
 	for _, test := range []struct {
 		stage    Stage
 		cordoned bool
-		state    inventory.SwitchState
+		state    nodestate.State
 	}{
-		{StagePrepare, false, inventory.StatePreparing},
-		{StageDrain, false, inventory.StatePrepared},
-		{StageCutover, true, inventory.StateCutover},
-		{StageVerify, true, inventory.StateVerifying},
-		{StageUncordon, true, inventory.StateVerifying},
+		{StagePrepare, false, nodestate.StatePreparing},
+		{StageDrain, false, nodestate.StatePrepared},
+		{StageCutover, true, nodestate.StateCutover},
+		{StageVerify, true, nodestate.StateVerifying},
+		{StageUncordon, true, nodestate.StateVerifying},
 	} {
 		name := "interrupt-" + string(test.stage)
 		t.Run(string(test.stage), func(t *testing.T) {
@@ -468,7 +468,7 @@ func TestInterrupt(t *testing.T) {
 				t.Errorf("stage %s, resumable %t: %v", failed.Stage, failed.Resumable, err)
 			}
 			node := getNode(t, s, name)
-			if got := inventory.SwitchState(node.Annotations[inventory.AnnotationPhase]); got != test.state || node.Spec.Unschedulable != test.cordoned {
+			if got := nodestate.State(node.Annotations[nodestate.AnnotationPhase]); got != test.state || node.Spec.Unschedulable != test.cordoned {
 				t.Errorf("state %q, unschedulable %t", got, node.Spec.Unschedulable)
 			}
 			if _, err := s.Client().CoordinationV1().Leases(nodejob.Namespace).Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
@@ -481,7 +481,7 @@ func TestInterrupt(t *testing.T) {
 			if err != nil {
 				t.Fatalf("the next run: %v", err)
 			}
-			if node := getNode(t, s, name); !report.Resumed || node.Spec.Unschedulable || node.Annotations[inventory.AnnotationPhase] != string(inventory.StateDone) {
+			if node := getNode(t, s, name); !report.Resumed || node.Spec.Unschedulable || node.Annotations[nodestate.AnnotationPhase] != string(nodestate.StateDone) {
 				t.Errorf("resumed %t, unschedulable %t, annotations %v", report.Resumed, node.Spec.Unschedulable, node.Annotations)
 			}
 			nothingLeft(t, s, name)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodewatch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -33,7 +34,7 @@ type session struct {
 	name   string
 	run    string
 	from   string
-	state  inventory.SwitchState // where the run was when this session took it up
+	state  nodestate.State // where the run was when this session took it up
 	report *Report
 	// target is the runtime to be on in the end, and proof the phase that brings the node there.
 	target string
@@ -42,6 +43,8 @@ type session struct {
 	back *wayBack
 
 	held *claim
+	// node changes the node's state.
+	node *nodestate.Editor
 	// watch knows node and pods, and runner looks there.
 	watch    *nodewatch.Watch
 	runner   *nodejob.Runner
@@ -156,11 +159,11 @@ func (s *session) walk(ctx context.Context, stages []stageWork) error {
 
 // switchNode walks through the stages that are left.
 func (s *session) switchNode(ctx context.Context) error {
-	late := s.state == inventory.StateCutover || s.state == inventory.StateVerifying
+	late := s.state == nodestate.StateCutover || s.state == nodestate.StateVerifying
 	err := s.walk(ctx, []stageWork{
 		{StagePrepare, s.prepare, late},
 		{StageDrain, s.drain, late},
-		{StageCutover, s.cutover, s.state == inventory.StateVerifying},
+		{StageCutover, s.cutover, s.state == nodestate.StateVerifying},
 		{StageVerify, s.verify, false},
 		{StageUncordon, s.giveBack, false},
 		{StageSoak, s.soak, s.options.Soak <= 0},
@@ -302,6 +305,7 @@ func (s *session) takeAndMark(ctx context.Context, mark func(context.Context) er
 		return nil, err
 	}
 	s.held = held
+	s.node = &nodestate.Editor{Client: s.client, Node: s.name, Claim: held, Seen: s.watch.Node, Retry: s.retry}
 	if held.dead != nil {
 		s.tell(Info, "took the node over: %s, but nobody has renewed that claim, which ended at %s", held.dead, held.dead.Until.Local().Format("15:04:05"))
 	}
@@ -344,13 +348,13 @@ func (s *session) mark(ctx context.Context) error {
 		}
 		if resumes = why == ""; !resumes {
 			s.tell(Info, "beginning anew: %s", why)
-			wasUnschedulable = node.Annotations[inventory.AnnotationWasUnschedulable] // a cordon of that run is ours to undo
+			wasUnschedulable = nodestate.Read(node).WasUnschedulable // a cordon of that run is ours to undo
 		}
 	}
 	if resumes {
 		s.run, s.state, s.from = row.Run, row.Switch, row.From
 		s.report.Resumed = true
-		s.unproven = parseUnproven(node.Annotations[annotationUnproven])
+		s.unproven = nodestate.Read(node).FailedBefore
 		s.tell(Info, "going on with run %s, whose state is %s", s.run, s.state)
 	} else {
 		s.from = row.Reported
@@ -363,19 +367,7 @@ func (s *session) mark(ctx context.Context) error {
 		if err := s.remove(ctx); err != nil {
 			return err
 		}
-		_, err := s.annotate(ctx, annotations{
-			inventory.AnnotationPhase:            string(inventory.StatePreparing),
-			inventory.AnnotationFrom:             s.from,
-			inventory.AnnotationTo:               inventory.RuntimeContainerd,
-			inventory.AnnotationRun:              s.run,
-			inventory.AnnotationMessage:          "",
-			inventory.AnnotationTook:             "",
-			inventory.AnnotationWasUnschedulable: wasUnschedulable,
-			annotationOldCRISocket:               "",
-			annotationFromEndpoint:               "",
-			annotationUnproven:                   "",
-			annotationAgentImage:                 s.options.Image,
-		})
+		_, err := s.node.Annotate(ctx, nodestate.Begun(s.run, s.from, inventory.RuntimeContainerd, s.options.Image, wasUnschedulable))
 		if err != nil {
 			return err
 		}
@@ -417,18 +409,18 @@ func (s *session) ensure(ctx context.Context, params nodejob.Params) error {
 
 // keepClaim makes sure that the claim is still this session's.
 func (s *session) keepClaim(ctx context.Context) error {
-	return s.retry(ctx, func() error { return s.held.keep(ctx) })
+	return s.retry(ctx, func() error { return s.held.Keep(ctx) })
 }
 
 // proveClaim has the API server say so now.
 func (s *session) proveClaim(ctx context.Context) error {
-	return s.retry(ctx, func() error { return s.held.prove(ctx) })
+	return s.retry(ctx, func() error { return s.held.Prove(ctx) })
 }
 
 // remove deletes the node's Jobs and canaries, or only those of some phases.
 func (s *session) remove(ctx context.Context, phases ...protocol.Phase) error {
 	return s.retry(ctx, func() error {
-		if err := s.held.keep(ctx); err != nil {
+		if err := s.held.Keep(ctx); err != nil {
 			return err
 		}
 		return s.runner.Remove(ctx, s.name, phases...)
@@ -438,7 +430,7 @@ func (s *session) remove(ctx context.Context, phases ...protocol.Phase) error {
 // removeJob deletes one Job of the run.
 func (s *session) removeJob(ctx context.Context, phase protocol.Phase) error {
 	return s.retry(ctx, func() error {
-		if err := s.held.keep(ctx); err != nil {
+		if err := s.held.Keep(ctx); err != nil {
 			return err
 		}
 		return s.runner.RemoveJob(ctx, s.spec(phase))

@@ -12,8 +12,8 @@ import (
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
@@ -42,8 +42,8 @@ func takeOver(t *testing.T, s *apiserver.Server, node, run string) {
 			return
 		}
 		object.Spec.Unschedulable = true
-		object.Annotations[inventory.AnnotationPhase] = string(inventory.StateCutover)
-		object.Annotations[inventory.AnnotationWasUnschedulable] = "false"
+		object.Annotations[nodestate.AnnotationPhase] = string(nodestate.StateCutover)
+		object.Annotations[nodestate.AnnotationWasUnschedulable] = "false"
 		if _, err := nodes.Update(ctx, object, metav1.UpdateOptions{}); err == nil {
 			break
 		}
@@ -115,7 +115,7 @@ func TestSleeperLeavesTheNode(t *testing.T) {
 			}
 			h := create(t, s, test.name, func(node *corev1.Node) {
 				if test.back {
-					left(inventory.StateDone, false)(node)
+					left(nodestate.StateDone, false)(node)
 				}
 			})
 			ctx, cancel := context.WithCancelCause(t.Context())
@@ -150,7 +150,7 @@ func TestSleeperLeavesTheNode(t *testing.T) {
 				t.Errorf("stage %s, resumable %t", failed.Stage, failed.Resumable)
 			}
 			node := getNode(t, s, test.name)
-			if !node.Spec.Unschedulable || node.Annotations[inventory.AnnotationPhase] != string(inventory.StateCutover) || node.Annotations[inventory.AnnotationWasUnschedulable] != "false" {
+			if !node.Spec.Unschedulable || node.Annotations[nodestate.AnnotationPhase] != string(nodestate.StateCutover) || node.Annotations[nodestate.AnnotationWasUnschedulable] != "false" {
 				t.Errorf("cordoned %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
 			}
 			job := nodejob.JobName(test.name, "bobs", protocol.PhaseVerify)

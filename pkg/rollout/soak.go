@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 // soak watches the node while pods come back.
@@ -34,13 +34,11 @@ func (s *session) soak(ctx context.Context) error {
 func (s *session) takeBack(ctx context.Context, cause error) error {
 	undo, cancel := s.undoContext(ctx)
 	defer cancel()
-	state := inventory.StateVerifying
+	state := nodestate.StateVerifying
 	if s.back != nil {
-		state = inventory.StateRollingBack
+		state = nodestate.StateRollingBack
 	}
-	_, err := s.cordon(undo, annotations{
-		inventory.AnnotationPhase: string(state), inventory.AnnotationMessage: message(StageSoak, cause),
-	})
+	_, err := s.node.Cordon(undo, nodestate.At(state, message(StageSoak, cause)))
 	return s.leave(ctx, StageSoak, OutcomeStuck, errors.Join(cause, err))
 }
 

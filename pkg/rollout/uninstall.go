@@ -2,21 +2,18 @@ package rollout
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
 const rbacGroup = "rbac.authorization.k8s.io"
@@ -97,28 +94,16 @@ func (r *Rollout) findNodes(ctx context.Context, found *Inventory) error {
 		}
 		for i := range nodes.Items {
 			node := &nodes.Items[i]
-			own := map[string]any{}
-			for name := range node.Annotations {
-				if strings.HasPrefix(name, inventory.Prefix) {
-					own[name] = nil
-				}
-			}
+			own := nodestate.Own(node)
 			if len(own) == 0 {
 				continue
 			}
-			if isRunOpen(node) {
-				found.Open = append(found.Open, fmt.Sprintf("node %s: its run is %s", node.Name, inventory.FromNode(node).Switch))
-			}
-			patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": own}})
-			if err != nil {
-				return fmt.Errorf("encode annotations: %w", err)
+			if nodestate.Read(node).IsRunOpen() {
+				found.Open = append(found.Open, fmt.Sprintf("node %s: its run is %s", node.Name, nodestate.Read(node).State))
 			}
 			found.Objects = append(found.Objects, Installed{
 				Name: "node/" + node.Name, What: fmt.Sprintf("%d annotations", len(own)),
-				remove: func(ctx context.Context) error {
-					_, err := r.client.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-					return err
-				},
+				remove: func(ctx context.Context) error { return nodestate.Forget(ctx, r.client, node.Name, own) },
 			})
 		}
 		if options.Continue = nodes.Continue; options.Continue == "" {

@@ -14,6 +14,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/pods"
 )
 
 const (
@@ -51,7 +52,7 @@ func containerdConfig(h *node.Host) engine.Step {
 			if err != nil || !unit.Running() {
 				return err
 			}
-			return restartContainerdBack(ctx, h, report)
+			return pods.RestartContainerdForUndo(ctx, h, report)
 		},
 	}
 }
@@ -135,7 +136,7 @@ func containerdService(h *node.Host) engine.Step {
 				}
 			}
 			// Also where the config was right already: nobody knows whether the daemon has read it.
-			if err := restartContainerd(ctx, h, report); err != nil {
+			if err := pods.RestartContainerd(ctx, h, report); err != nil {
 				return err
 			}
 			report.Progress("wait for CRI", 0, 0, "")

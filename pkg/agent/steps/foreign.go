@@ -7,9 +7,10 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/inspect"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/pods"
 )
 
-// lookForForeign looks again, when nothing of the cutover is done yet, for containers that went down with Docker: prepare looked
+// refuseForeignNow looks again, when nothing of the cutover is done yet, for containers that went down with Docker: prepare looked
 // before the drain, which may have taken hours.
 func refuseForeignNow(ctx context.Context, h *node.Host) error {
 	if h.Spec.KeepDocker {
@@ -20,7 +21,7 @@ func refuseForeignNow(ctx context.Context, h *node.Host) error {
 		return err
 	}
 	return docker.With(found.DockerSocket, func(d *docker.Client) error {
-		containers, err := listContainers(ctx, d)
+		containers, err := pods.DockerContainers(ctx, d)
 		if err != nil {
 			return err
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images/adopt"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/pods"
 )
 
 type importMemo struct {
@@ -53,7 +54,7 @@ func importImages(h *node.Host) engine.Step {
 			if err != nil {
 				return importMemo{}, err
 			}
-			err = host.Within(ctx, silence, func(ctx context.Context) error {
+			err = host.Within(ctx, pods.Silence, func(ctx context.Context) error {
 				return containerd.With(found.ContainerdAddress, func(c *client.Client) error {
 					memo.Before, err = imageNames(ctx, c)
 					return err
@@ -66,7 +67,7 @@ func importImages(h *node.Host) engine.Step {
 			if err != nil {
 				return err
 			}
-			return whileAnswering(ctx, h, found, func(ctx context.Context) error {
+			return pods.WhileAnswering(ctx, h, found, func(ctx context.Context) error {
 				return docker.With(found.DockerSocket, func(d *docker.Client) error {
 					return containerd.With(found.ContainerdAddress, func(c *client.Client) error {
 						if err := undoLost(ctx, h, memo, c); err != nil {
@@ -82,7 +83,7 @@ func importImages(h *node.Host) engine.Step {
 			if err != nil {
 				return err
 			}
-			if err := wakeContainerd(ctx, h, report); err != nil {
+			if err := pods.WakeContainerd(ctx, h, report); err != nil {
 				return err
 			}
 			return containerd.With(found.ContainerdAddress, func(c *client.Client) error {

@@ -16,6 +16,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/packages"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/pods"
 )
 
 // installed is what containerd-install has to know to undo itself, beside what inspect found.
@@ -254,7 +255,7 @@ func uninstall(ctx context.Context, h *node.Host, n facts.Installation, memo ins
 		if err := h.Systemd.Unhold(ctx, was); err != nil {
 			return err
 		}
-	} else if err := restartContainerdBack(ctx, h, report); err != nil {
+	} else if err := pods.RestartContainerdForUndo(ctx, h, report); err != nil {
 		return err
 	}
 	if n.Dir == "" {

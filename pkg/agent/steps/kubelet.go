@@ -15,6 +15,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/pods"
 )
 
 const (
@@ -169,13 +170,13 @@ func kubeletStop(h *node.Host) engine.Step {
 			}
 			// Before its files were touched the kubelet can only be the one on Docker, and to stop it would need space for nothing.
 			if _, touched := engine.LastMemo(h.Records(), kubeletConfigID); touched {
-				if err := newPodStopper(h, found).endStray(ctx, func(ctx context.Context) error { return holdKubelet(ctx, h) }, report); err != nil {
+				if err := pods.NewStopper(h, found).EndStray(ctx, func(ctx context.Context) error { return holdKubelet(ctx, h) }, report); err != nil {
 					return err
 				}
 			}
 			// Undoing goes on where containerd's pods could not be stopped: then nobody may start the same ones on Docker.
 			if _, stands := engine.Memo(h.Records(), kubeletStartID); stands {
-				if err := newPodStopper(h, found).end(ctx, true); err != nil {
+				if err := pods.NewStopper(h, found).End(ctx, true); err != nil {
 					return fmt.Errorf("the kubelet stays down: %w", err)
 				}
 			}
@@ -285,7 +286,7 @@ func kubeletStart(h *node.Host) engine.Step {
 			}
 			end := answerForDocker(setup.Version, cadvisorSocket, report)
 			defer end()
-			return whileAnswering(ctx, h, found, func(ctx context.Context) error { return releaseKubelet(ctx, h, found, lasting, report) })
+			return pods.WhileAnswering(ctx, h, found, func(ctx context.Context) error { return releaseKubelet(ctx, h, found, lasting, report) })
 		},
 		revert: func(ctx context.Context, _ startMemo, report engine.Report) error {
 			found, err := facts.Of(h)
@@ -295,7 +296,7 @@ func kubeletStart(h *node.Host) engine.Step {
 			if err := holdKubelet(ctx, h); err != nil {
 				return err
 			}
-			return newPodStopper(h, found).stop(ctx, report)
+			return pods.NewStopper(h, found).Stop(ctx, report)
 		},
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/pods"
 )
 
 func nodeReady(h *node.Host) engine.Step {
@@ -40,7 +41,7 @@ func nodeReady(h *node.Host) engine.Step {
 			wait := readyWait{runtime: "containerd://", startAgain: func(ctx context.Context) error {
 				return startAgain(ctx, h, found, report)
 			}}
-			return whileAnswering(ctx, h, found, func(ctx context.Context) error {
+			return pods.WhileAnswering(ctx, h, found, func(ctx context.Context) error {
 				if err := waitReady(ctx, h, found, wait, report); err != nil {
 					return &host.UnitError{Unit: kubelet.Unit, Err: err, Log: h.Systemd.Log(ctx, kubelet.Unit)}
 				}

@@ -21,6 +21,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/pods"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/redact"
 )
 
@@ -138,12 +139,12 @@ func hostOf(endpoint string) string {
 
 // findRegistries asks Docker what the node's pods use now.
 func findRegistries(ctx context.Context, h *node.Host, d *docker.Client, found facts.Found) ([]desired.Registry, error) {
-	containers, err := listContainers(ctx, d)
+	containers, err := pods.DockerContainers(ctx, d)
 	if err != nil {
 		return nil, err
 	}
 	var images []docker.Image
-	err = host.Within(ctx, listTimeout, func(ctx context.Context) error {
+	err = host.Within(ctx, pods.ListTimeout, func(ctx context.Context) error {
 		images, err = d.Images(ctx)
 		return err
 	})

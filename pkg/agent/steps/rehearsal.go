@@ -10,6 +10,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/pods"
 )
 
 // rehearsal runs a sandbox and a container on the new runtime and removes them, before the drain, which has time for all images.
@@ -75,7 +76,7 @@ func smokeOptions(h *node.Host, found facts.Found, id string, report engine.Repo
 func runSmoke(ctx context.Context, h *node.Host, found facts.Found, options cri.SmokeOptions,
 	images func(context.Context, *node.Host, *cri.Client) ([]string, error), report engine.Report,
 ) error {
-	return whileAnswering(ctx, h, found, func(ctx context.Context) error {
+	return pods.WhileAnswering(ctx, h, found, func(ctx context.Context) error {
 		dial, cancelDial := context.WithTimeout(ctx, time.Minute)
 		defer cancelDial()
 		return cri.With(dial, found.Facts.NewEndpoint, func(c *cri.Client) (err error) {

@@ -1,4 +1,4 @@
-package steps
+package pods
 
 import (
 	"context"
@@ -17,9 +17,9 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
-// podStopper stops the pods that containerd runs, with containerd or, if it hangs, without. Docker is about to start the same pods, so
-// it ends either with none of their processes left or with an error.
-type podStopper struct {
+// Stopper stops the pods that containerd runs, with containerd or, if it hangs, without. Docker is about to start the same pods, so it
+// ends either with none of their processes left or with an error.
+type Stopper struct {
 	h        *node.Host
 	endpoint string
 	pods     *podProcesses
@@ -40,8 +40,9 @@ type stopLimits struct {
 // backGrace is the longest grace on the way back: pods on the host's network get theirs after the others.
 const backGrace = 25 * time.Second
 
-func newPodStopper(h *node.Host, found facts.Found) podStopper {
-	return podStopper{
+// NewStopper is for the pods of the containerd that was found.
+func NewStopper(h *node.Host, found facts.Found) Stopper {
+	return Stopper{
 		h: h, endpoint: found.Facts.NewEndpoint,
 		pods: &podProcesses{
 			proc: node.Proc, address: found.ContainerdAddress, namespace: podNamespace,
@@ -51,7 +52,8 @@ func newPodStopper(h *node.Host, found facts.Found) podStopper {
 	}
 }
 
-func (p podStopper) stop(ctx context.Context, report engine.Report) error {
+// Stop stops all pods.
+func (p Stopper) Stop(ctx context.Context, report engine.Report) error {
 	state, err := p.h.Systemd.State(ctx, node.ContainerdUnit)
 	if err != nil {
 		return err
@@ -60,7 +62,7 @@ func (p podStopper) stop(ctx context.Context, report engine.Report) error {
 	if state.Running() {
 		left = p.byCRI(ctx, report)
 	}
-	if err := p.end(ctx, left != nil); err != nil {
+	if err := p.End(ctx, left != nil); err != nil {
 		return errors.Join(err, left)
 	}
 	if left == nil {
@@ -71,7 +73,7 @@ func (p podStopper) stop(ctx context.Context, report engine.Report) error {
 
 // endNetworks does what it can of CNI DEL where that did not run or failed, which it does where the network's own agent does not run on the
 // node. A network namespace outlives its pod's processes: it goes first, since its address is given to another pod next.
-func (p podStopper) endNetworks(ctx context.Context, left error, report engine.Report) error {
+func (p Stopper) endNetworks(ctx context.Context, left error, report engine.Report) error {
 	namespaces := map[string]string{}
 	maps.Copy(namespaces, p.pods.sandboxes)
 	asked := p.ask(ctx, func(c *cri.Client) error {
@@ -104,7 +106,7 @@ func (p podStopper) endNetworks(ctx context.Context, left error, report engine.R
 }
 
 // byCRI stops all pods through containerd, which is killed and started again if it does not answer: pods outlive that.
-func (p podStopper) byCRI(ctx context.Context, report engine.Report) error {
+func (p Stopper) byCRI(ctx context.Context, report engine.Report) error {
 	err := p.stopAll(ctx, p.limits.stop, backGrace)
 	if err == nil {
 		return nil
@@ -131,26 +133,26 @@ func (p podStopper) byCRI(ctx context.Context, report engine.Report) error {
 	return p.stopAll(ctx, p.limits.again, time.Second)
 }
 
-func (p podStopper) stopAll(ctx context.Context, limit, grace time.Duration) error {
+func (p Stopper) stopAll(ctx context.Context, limit, grace time.Duration) error {
 	return p.ask(ctx, func(c *cri.Client) error {
 		return host.Within(ctx, limit, func(ctx context.Context) error { return c.StopAll(ctx, grace, detachTime(ctx)) })
 	})
 }
 
-func (p podStopper) ask(ctx context.Context, do func(*cri.Client) error) error {
+func (p Stopper) ask(ctx context.Context, do func(*cri.Client) error) error {
 	dial, cancel := context.WithTimeout(ctx, p.limits.ask)
 	defer cancel()
 	return cri.With(dial, p.endpoint, do)
 }
 
-// end kills what is left of containerd's pods, with their shims where containerd did not stop them itself.
-func (p podStopper) end(ctx context.Context, shims bool) error {
+// End kills what is left of containerd's pods, with their shims where containerd did not stop them itself.
+func (p Stopper) End(ctx context.Context, shims bool) error {
 	return host.Within(ctx, p.limits.kill, func(ctx context.Context) error { return p.pods.end(ctx, shims) })
 }
 
-// endStray stops a kubelet that runs although it is only about to be started again, and then the pods of containerd: somebody else
+// EndStray stops a kubelet that runs although it is only about to be started again, and then the pods of containerd: somebody else
 // started it in the middle of the cutover, such as Rescue, and it keeps to the runtime that its files named then.
-func (p podStopper) endStray(ctx context.Context, hold func(context.Context) error, report engine.Report) error {
+func (p Stopper) EndStray(ctx context.Context, hold func(context.Context) error, report engine.Report) error {
 	state, err := p.h.Systemd.State(ctx, kubelet.Unit)
 	if err != nil || !state.Running() {
 		return err
@@ -158,5 +160,5 @@ func (p podStopper) endStray(ctx context.Context, hold func(context.Context) err
 	if err := hold(ctx); err != nil {
 		return err
 	}
-	return p.stop(ctx, report)
+	return p.Stop(ctx, report)
 }

@@ -1,4 +1,4 @@
-package steps
+package pods
 
 import (
 	"context"
@@ -18,10 +18,10 @@ const (
 	restartTime = 30 * time.Second
 )
 
-// wakeContainerd starts a containerd anew that runs and does not answer, and whose process ignores all but SIGKILL: Docker's daemon runs
+// WakeContainerd starts a containerd anew that runs and does not answer, and whose process ignores all but SIGKILL: Docker's daemon runs
 // its containers with it and would wait for it for ever. Containers outlive that. A containerd that cannot be asked, since the host was
 // not inspected, is left alone.
-func wakeContainerd(ctx context.Context, h *node.Host, report engine.Report) error {
+func WakeContainerd(ctx context.Context, h *node.Host, report engine.Report) error {
 	found, err := facts.Of(h)
 	if err != nil {
 		return nil //nolint:nilerr // there is nothing to ask, and Docker's start will tell

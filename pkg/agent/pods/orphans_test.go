@@ -1,4 +1,4 @@
-package steps
+package pods
 
 import (
 	"context"
@@ -30,10 +30,10 @@ func TestNoRestart(t *testing.T) {
 	systemd, report := &restarts{}, &warned{}
 	h := &node.Host{Systemd: host.Systemd{Run: systemd}}
 	var refused *node.Refusal
-	if err := restartContainerd(t.Context(), h, report); !errors.As(err, &refused) || len(report.warnings) > 0 {
+	if err := RestartContainerd(t.Context(), h, report); !errors.As(err, &refused) || len(report.warnings) > 0 {
 		t.Errorf("%v, %q", err, report.warnings)
 	}
-	if err := restartContainerdBack(t.Context(), h, report); err != nil || len(report.warnings) != 1 || !strings.Contains(report.warnings[0], "KillMode=none") {
+	if err := RestartContainerdForUndo(t.Context(), h, report); err != nil || len(report.warnings) != 1 || !strings.Contains(report.warnings[0], "KillMode=none") {
 		t.Errorf("%v, %q", err, report.warnings)
 	}
 	if systemd.count > 0 {

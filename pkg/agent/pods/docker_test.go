@@ -1,8 +1,7 @@
-package steps
+package pods
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 // warned keeps the warnings.
@@ -66,10 +64,8 @@ func TestDockershimPodsInOrder(t *testing.T) {
 	}
 	found := facts.Found{DockerSocket: "unix://" + d.Socket, CNIConfDir: confDir, CNIBinDir: dir}
 	found.Facts.OldEndpoint = kubelet.Dockershim
-	h := nodetest.HostWith(t, found, protocol.Spec{})
-	h.Systemd = nodetest.NewUnits(t, "docker.service").Systemd
 	report := &warned{}
-	if err := dockerPods(h).Apply(t.Context(), json.RawMessage("{}"), report); err != nil || len(report.warnings) > 0 {
+	if err := StopDockers(t.Context(), found, report); err != nil || len(report.warnings) > 0 {
 		t.Fatalf("%v, warnings %q", err, report.warnings)
 	}
 	text, err := os.ReadFile(log)
@@ -112,12 +108,10 @@ func TestDockershimPodsWithoutAgent(t *testing.T) {
 			d := nodetest.StartDocker(t, containers...)
 			found := facts.Found{DockerSocket: "unix://" + d.Socket, CNIConfDir: confDir, CNIBinDir: dir}
 			found.Facts.OldEndpoint = kubelet.Dockershim
-			h := nodetest.HostWith(t, found, protocol.Spec{})
-			h.Systemd = nodetest.NewUnits(t, "docker.service").Systemd
 			ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second) // for all of the cutover
 			defer cancel()
 			heard := &warned{}
-			if err := dockerPods(h).Apply(ctx, json.RawMessage("{}"), heard); err != nil {
+			if err := StopDockers(ctx, found, heard); err != nil {
 				t.Error(err)
 			}
 			for _, c := range containers {

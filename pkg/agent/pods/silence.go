@@ -1,4 +1,4 @@
-package steps
+package pods
 
 import (
 	"context"
@@ -12,16 +12,16 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
-// silence is how long containerd may answer nothing: longer than a restart of its takes, and far less than the cutover may take,
+// Silence is how long containerd may answer nothing: longer than a restart of its takes, and far less than the cutover may take,
 // whose rest is for the undoing.
-const silence = 45 * time.Second
+const Silence = 45 * time.Second
 
-// whileAnswering does what may wait for a containerd that hangs: when that has been silent too long, that is the failure.
-func whileAnswering(ctx context.Context, h *node.Host, found facts.Found, do func(ctx context.Context) error) error {
+// WhileAnswering does what may wait for a containerd that hangs: when that has been silent too long, that is the failure.
+func WhileAnswering(ctx context.Context, h *node.Host, found facts.Found, do func(ctx context.Context) error) error {
 	ask := func(ctx context.Context) error {
 		return cri.With(ctx, found.Facts.NewEndpoint, func(*cri.Client) error { return nil })
 	}
-	silent, err := watched(ctx, ask, silence, do)
+	silent, err := watched(ctx, ask, Silence, do)
 	if silent {
 		err = &host.UnitError{Unit: node.ContainerdUnit, Err: err, Log: h.Systemd.Log(ctx, node.ContainerdUnit)}
 	}

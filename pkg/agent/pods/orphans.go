@@ -1,7 +1,8 @@
-package steps
+package pods
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -20,10 +21,10 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
-// restartContainerd restarts containerd. Docker's containers outlive it, but one that Docker was just starting may run on without Docker's
+// RestartContainerd restarts containerd. Docker's containers outlive it, but one that Docker was just starting may run on without Docker's
 // knowledge: Docker takes the start for failed ("transport is closing") and cannot delete what runs (moby 20.10 to 28,
 // daemon/start.go). The kubelet starts the pod's container once more, beside one that has its port or its lock. Such are ended here.
-func restartContainerd(ctx context.Context, h *node.Host, report engine.Report) error {
+func RestartContainerd(ctx context.Context, h *node.Host, report engine.Report) error {
 	// The host was inspected a while ago: see lookAtKillMode.
 	mode, err := node.ContainerdKillMode(ctx, h, node.Proc)
 	if err != nil {
@@ -167,4 +168,15 @@ func endTask(ctx context.Context, c *client.Client, id string) error {
 		return fmt.Errorf("end container %s, which Docker does not know: %w", id, err)
 	}
 	return nil
+}
+
+// RestartContainerdForUndo is restartContainerd for an undo. A containerd that cannot be restarted safely runs on with what it has read.
+func RestartContainerdForUndo(ctx context.Context, h *node.Host, report engine.Report) error {
+	err := RestartContainerd(ctx, h, report)
+	var refused *node.Refusal
+	if errors.As(err, &refused) {
+		report.Warn("containerd was not restarted and still has the configuration of the switch: " + err.Error() + "; " + refused.Hint() + ", then restart it")
+		return nil
+	}
+	return err
 }

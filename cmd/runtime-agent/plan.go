@@ -16,7 +16,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/steps"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/preview"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -127,7 +127,7 @@ func plan(ctx context.Context, spec protocol.Spec, out io.Writer) error {
 		Records: func() []journal.Record { return nil },
 	}
 	quiet := sayAlive(spec, out)
-	survey, err := steps.Look(ctx, h)
+	survey, err := preview.Look(ctx, h)
 	quiet()
 	events := survey.Events(spec, time.Now())
 	if err != nil {

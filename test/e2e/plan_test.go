@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/steps"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/preview"
 )
 
 // planned is what `kubectl runtime plan -o json` says of one node, and its files before the switch.
@@ -92,7 +92,7 @@ func (c *cluster) testPlanHeld(t *testing.T) {
 		if file.Link != "" {
 			continue
 		}
-		if diff := steps.Diff(file.Path, c.plan.contents[file.Path], c.content(t, "node-1", file.Path)); diff != file.Diff {
+		if diff := preview.Diff(file.Path, c.plan.contents[file.Path], c.content(t, "node-1", file.Path)); diff != file.Diff {
 			t.Errorf("%s was planned\n%sand became\n%s", file.Path, file.Diff, diff)
 		}
 	}

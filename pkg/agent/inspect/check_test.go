@@ -9,19 +9,19 @@ import (
 )
 
 // helpers are the files that declare no check.
-var helpers = []string{"check.go", "inspect.go", "containerd_install.go"}
+var helpers = []string{"check.go", "inspect.go", "containerdinstall.go"}
 
 // testedElsewhere are the tests of checks whose work another package does, by the check's file.
 var testedElsewhere = map[string]string{
-	"cni":                  "../cni TestDetect",
-	"containerd_kill_mode": "../node TestKillMode",
-	"file_system":          "../host TestTellsTypes",
-	"kubelet":              "../kubelet TestEndpoint",
-	"kubelet_files":        "../kubelet TestPlan",
-	"limits":               "../desired TestLimitsCarried",
-	"registry":             "../desired TestRegistriesInUse",
-	"space":                "../facts TestSpaces",
-	"swarm":                ". TestLookForForeign",
+	"cni":                "../cni TestDetect",
+	"containerdkillmode": "../node TestKillMode",
+	"filesystem":         "../host TestTellsTypes",
+	"kubelet":            "../kubelet TestEndpoint",
+	"kubeletfiles":       "../kubelet TestPlan",
+	"limits":             "../desired TestLimitsCarried",
+	"registry":           "../desired TestRegistriesInUse",
+	"space":              "../facts TestSpaces",
+	"swarm":              ". TestLookForForeign",
 }
 
 // TestEveryCheckHasItsPlace: a check's file, its row in docs/checks.md and its test are found from its ID.
@@ -32,7 +32,7 @@ func TestEveryCheckHasItsPlace(t *testing.T) {
 	}
 	known := slices.Clone(helpers)
 	for _, c := range checks() {
-		name := strings.ReplaceAll(strings.TrimPrefix(c.id, "host-"), "-", "_")
+		name := strings.ReplaceAll(strings.TrimPrefix(c.id, "host-"), "-", "")
 		known = append(known, name+".go")
 		if source, err := os.ReadFile(name + ".go"); err != nil || !strings.Contains(string(source), "Check = check{id: protocol.Check") {
 			t.Errorf("%s is not declared in pkg/agent/inspect/%s.go (%v)", c.id, name, err)

@@ -1,5 +1,5 @@
 // Package inspect looks at everything before anything is changed, and refuses what cannot be switched safely. Each check is declared in the file
-// that its ID names, without "host-": host-docker-unit in docker_unit.go. What a check finds is in facts.Found, which later checks and all steps
+// that its ID names, without "host-" and dashes: host-docker-unit in dockerunit.go. What a check finds is in facts.Found, which later checks and all steps
 // go by. A switch stops at the first refusal, a plan runs all checks; neither changes the host.
 package inspect
 

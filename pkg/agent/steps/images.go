@@ -217,29 +217,6 @@ func verifyImages(ctx context.Context, h *node.Host, found facts.Found, info doc
 	return fmt.Sprintf(", %d layers verified", layers), nil
 }
 
-// createdFrom are the images that the rehearsal makes a container from: those that Docker had, and that containerd therefore has.
-func createdFrom(ctx context.Context, h *node.Host, c *cri.Client) ([]string, error) {
-	var memo importMemo
-	raw, ok := engine.LastMemo(h.Records(), imagesID)
-	if !ok {
-		return nil, nil
-	}
-	if err := with(imagesID, raw, func(m importMemo) error { memo = m; return nil }); err != nil {
-		return nil, err
-	}
-	var refs []string
-	for _, ref := range memo.Refs {
-		there, err := c.HasImage(ctx, ref)
-		if err != nil {
-			return nil, err
-		}
-		if there {
-			refs = append(refs, ref)
-		}
-	}
-	return refs, nil
-}
-
 func imageNames(ctx context.Context, c *client.Client) ([]string, error) {
 	list, err := c.ImageService().List(ctx)
 	if err != nil {

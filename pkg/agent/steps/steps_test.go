@@ -1,11 +1,17 @@
 package steps
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/journal"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -31,23 +37,63 @@ func TestList(t *testing.T) {
 	}
 }
 
-func TestRemoveDockerLogLinks(t *testing.T) {
-	dir := t.TempDir()
-	logs := filepath.Join(dir, "ns_pod_uid", "app")
-	if err := os.MkdirAll(logs, 0o700); err != nil {
+// helpers are the files that several steps use.
+var helpers = []string{
+	"steps.go", "step.go", "finish.go", "rescue.go", // the list, the type, and what is done after all steps
+	"files.go",                      // records changes of files, and undoes them
+	"cri.go",                        // waits for the new runtime
+	"kubelet.go",                    // holds, stops, releases and starts the kubelet
+	"nodestatus.go", "freshness.go", // wait for the node's status in the API
+	"cadvisor.go",               // answers an old kubelet in Docker's place
+	"smoke.go", "registries.go", // what the rehearsal and the smoke test run
+}
+
+// TestEveryStepHasItsFile: the file of a step is its ID without dashes, and every other file is one of a short list.
+func TestEveryStepHasItsFile(t *testing.T) {
+	known := slices.Clone(helpers)
+	for _, list := range List(&node.Host{}) {
+		for _, s := range list {
+			name := strings.ReplaceAll(s.ID(), "-", "") + ".go"
+			known = append(known, name)
+			source, err := os.ReadFile(name)
+			if err != nil {
+				t.Errorf("step %s: %v", s.ID(), err)
+			} else if !strings.Contains(string(source), ") engine.Step {") {
+				t.Errorf("step %s is not defined in pkg/agent/steps/%s", s.ID(), name)
+			}
+		}
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink("/var/lib/docker/containers/x/x-json.log", filepath.Join(logs, "0.log")); err != nil {
-		t.Fatal(err)
+	for _, file := range files {
+		if !strings.HasSuffix(file, "_test.go") && !slices.Contains(known, file) {
+			t.Errorf("pkg/agent/steps/%s is no step's file", file)
+		}
 	}
-	if err := os.WriteFile(filepath.Join(logs, "1.log"), nil, 0o600); err != nil {
-		t.Fatal(err)
+}
+
+// TestChangedFiles: a phase's result lists the files of the steps that were done and not undone.
+func TestChangedFiles(t *testing.T) {
+	h := nodetest.HostWith(t, facts.Found{}, protocol.Spec{})
+	h.Systemd.Dir = t.TempDir()
+	records := h.Records()
+	did := func(id string, memo any) {
+		raw, err := json.Marshal(memo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		records = append(records, journal.Record{Kind: journal.KindIntent, Phase: protocol.PhaseCutover, Step: id, Memo: raw},
+			journal.Record{Kind: journal.KindDone, Phase: protocol.PhaseCutover, Step: id})
 	}
-	if err := removeDockerLogLinks(dir); err != nil {
-		t.Fatal(err)
-	}
-	left, err := os.ReadDir(logs)
-	if err != nil || len(left) != 1 || left[0].Name() != "1.log" {
-		t.Errorf("%v %v", left, err)
+	did(kubeletConfigID, []host.Change{{Path: "/etc/a"}, {Path: "/etc/b"}})
+	did(dockerStopID, []host.UnitState{{Name: "docker.service"}})
+	did(containerdConfigID, []host.Change{{Path: "/etc/undone"}})
+	records = append(records, journal.Record{Kind: journal.KindReverted, Phase: protocol.PhaseCutover, Step: containerdConfigID})
+	h.Records = func() []journal.Record { return records }
+	got := slices.DeleteFunc(changedFiles(h), func(path string) bool { return path == linkFile }) // this machine may have one
+	if want := []string{h.Systemd.HoldPath("docker.service"), "/etc/a", "/etc/b"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

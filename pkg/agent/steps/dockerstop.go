@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
@@ -16,44 +18,6 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/pods"
 )
-
-// dockerPods stops Docker's pods.
-func dockerPods(h *node.Host) engine.Step {
-	return step[nothing]{
-		id: "docker-pods", title: "Stop Docker's pods", record: recordNothing,
-		apply: func(ctx context.Context, _ nothing, report engine.Report) error {
-			found, err := facts.Of(h)
-			if err != nil {
-				return err
-			}
-			if err := wakeDocker(ctx, h, found); err != nil {
-				return err
-			}
-			return pods.StopDockers(ctx, found, report)
-		},
-		// The kubelet starts its pods again.
-	}
-}
-
-// wakeDocker starts Docker where a reboot came in between; normally it runs.
-func wakeDocker(ctx context.Context, h *node.Host, found facts.Found) error {
-	units := []string{"docker.service"}
-	if !found.Dockershim() {
-		units = append(units, node.CriDockerUnits[1], node.CriDockerUnits[3])
-	}
-	for _, unit := range units {
-		state, err := h.Systemd.State(ctx, unit)
-		if err != nil {
-			return err
-		}
-		if state.Exists() && state.Active != "active" {
-			if err := h.Systemd.Start(ctx, unit); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
 
 const dockerStopID = "docker-stop"
 
@@ -116,6 +80,16 @@ func dockerStop(h *node.Host) engine.Step {
 			report.Progress("stopped and disabled", 0, 0, "")
 			return nil
 		},
+		changed: func(units []host.UnitState) []string {
+			var paths []string
+			for _, unit := range units {
+				paths = append(paths, h.Systemd.HoldPath(unit.Name))
+			}
+			if !host.Absent(linkFile) {
+				paths = append(paths, linkFile)
+			}
+			return paths
+		},
 		revertible: func(ctx context.Context, units []host.UnitState) error { return dockerThere(ctx, h, units) },
 		revert: func(ctx context.Context, units []host.UnitState, report engine.Report) error {
 			if err := pods.WakeContainerd(ctx, h, report); err != nil {
@@ -177,4 +151,75 @@ func afterDockerStop(ctx context.Context, h *node.Host, units []host.UnitState) 
 		return err
 	}
 	return h.Systemd.Start(ctx, node.ContainerdUnit)
+}
+
+// A Docker that was not told of a containerd (--containerd) runs one of its own as its child, unless there is a file at containerd's usual
+// address when it starts: then it takes that one, whoever runs it (moby 20.10 to 28, cmd/dockerd/daemon.go, systemContainerdRunning). It would lose sight
+// of every container that it left running, the kubelet would start them a second time, and with that containerd they would all go down.
+// So beside such a Docker the containerd of the kubelet's has another address. When Docker is stopped and held, a link takes the usual
+// one, for what else looks there; it goes before Docker may start.
+const (
+	// linkFile has systemd-tmpfiles make the link at each boot, since /run is empty then.
+	linkFile = "/etc/tmpfiles.d/kubectl-runtime-containerd.conf"
+)
+
+// linkSocket gives containerd its usual address, too. Nothing of the agent's depends on it.
+func linkSocket(h *node.Host, report engine.Report) {
+	found, err := facts.Of(h)
+	if err != nil || found.ContainerdAddress != facts.ApartAddress || h.Spec.KeepDocker {
+		return
+	}
+	target := filepath.Base(facts.ApartAddress)
+	err = host.Replace(linkFile, []byte("# Written by kubectl-runtime: Docker may not see this while it runs a containerd of its own.\n"+
+		"L "+containerd.DefaultAddress+" - - - - "+target+"\n"), 0o644)
+	if err == nil {
+		err = host.Link(containerd.DefaultAddress, target)
+	}
+	if err != nil {
+		report.Warn("containerd cannot be reached at its usual address as well: " + err.Error())
+	}
+}
+
+// unlinkSocket takes back what linkSocket did.
+func unlinkSocket() error {
+	if err := host.Remove(linkFile); err != nil {
+		return err
+	}
+	return host.Unlink(containerd.DefaultAddress, filepath.Base(facts.ApartAddress))
+}
+
+// dockerThere checks that what a way back starts has not been removed since: units, their programs, Docker's data.
+func dockerThere(ctx context.Context, h *node.Host, units []host.UnitState) error {
+	const hint = "install what is missing again, or leave the node on containerd"
+	for _, unit := range units {
+		now, err := h.Systemd.State(ctx, unit.Name)
+		if err != nil {
+			return err
+		}
+		if !now.Exists() {
+			return node.Refuse(hint, "%s is not there any more", unit.Name)
+		}
+		p, err := h.Systemd.Show(ctx, unit.Name, "ExecStart")
+		if err != nil {
+			return err
+		}
+		if program := execPath(p["ExecStart"]); program != "" && host.Absent(program) {
+			return node.Refuse(hint, "%s, which %s starts, is not there any more", program, unit.Name)
+		}
+	}
+	found, err := facts.Of(h)
+	if err != nil {
+		return err
+	}
+	if root := found.Facts.DockerRoot; root != "" && host.Absent(root) {
+		return node.Refuse("leave the node on containerd", "Docker's data in %s is not there any more", root)
+	}
+	return nil
+}
+
+// execPath is the program of a unit's ExecStart as `systemctl show` prints it: "{ path=/usr/bin/dockerd ; argv[]=… }".
+func execPath(text string) string {
+	_, rest, _ := strings.Cut(text, "path=")
+	path, _, _ := strings.Cut(rest, " ;")
+	return strings.TrimSpace(path)
 }

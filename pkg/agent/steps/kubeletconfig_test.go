@@ -1,8 +1,6 @@
 package steps
 
 import (
-	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,50 +11,6 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
-
-// fakeUnits is systemctl show over what it prints for each unit; kubelet --version and its like are there by program.
-type fakeUnits map[string]string
-
-func (f fakeUnits) Run(_ context.Context, name string, args ...string) (string, error) {
-	if name == "systemctl" {
-		name = args[len(args)-1]
-	}
-	out, ok := f[name]
-	if !ok {
-		return "", fmt.Errorf("%s %q: not expected", name, args)
-	}
-	return out, nil
-}
-
-func TestDockerThere(t *testing.T) {
-	dir := t.TempDir()
-	program, root := filepath.Join(dir, "dockerd"), filepath.Join(dir, "docker")
-	for _, test := range []struct{ name, load, program, root, want string }{
-		{"all there", "loaded", program, root, ""},
-		{"the package was removed", "not-found", program, root, "docker.service is not there any more"},
-		{"the unit was left", "loaded", program + ".gone", root, "dockerd.gone, which docker.service starts, is not there any more"},
-		{"the data was removed", "loaded", program, root + ".gone", "docker.gone is not there any more"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			if err := os.MkdirAll(root, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(program, nil, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			units := fakeUnits{
-				"docker.service": "LoadState=" + test.load + "\nExecStart={ path=" + test.program + " ; argv[]=" + test.program + " -H fd:// ; ignore_errors=no }\n",
-				"docker.socket":  "LoadState=loaded\nExecStart=\n",
-			}
-			h := nodetest.HostWith(t, facts.Found{Facts: protocol.Facts{DockerRoot: test.root}}, protocol.Spec{})
-			h.Systemd = host.Systemd{Run: units, Dir: t.TempDir()}
-			err := dockerThere(t.Context(), h, []host.UnitState{{Name: "docker.socket"}, {Name: "docker.service"}})
-			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
-				t.Errorf("%v, want %q", err, test.want)
-			}
-		})
-	}
-}
 
 // TestSameKubelet: an upgrade of the kubelet rewrites the files that the switch had changed.
 func TestSameKubelet(t *testing.T) {

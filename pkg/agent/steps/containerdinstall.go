@@ -81,6 +81,7 @@ func containerdInstall(h *node.Host) engine.Step {
 			}
 			return uninstall(ctx, h, *found.Install, memo, report)
 		},
+		changed: func(memo installed) []string { return pathsOf(memo.Changes) },
 		revertible: func(ctx context.Context, memo installed) error {
 			found, err := facts.Of(h)
 			if err != nil || found.Install == nil {
@@ -363,3 +364,6 @@ func uninstallPackages(ctx context.Context, h *node.Host, n facts.Installation, 
 	}
 	return nil
 }
+
+// errNoManager is for a host on which a package manager was found when it was inspected.
+var errNoManager = errors.New("the host's package manager is not there any more")

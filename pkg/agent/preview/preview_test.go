@@ -1,17 +1,10 @@
-package steps
+package preview
 
 import (
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -67,51 +60,5 @@ func TestSurveyEvents(t *testing.T) {
 	}
 	if diffs["/long"] != long || diffs["/short"] != "x" || last.Result == nil || last.Result.Outcome != protocol.OutcomeSucceeded {
 		t.Errorf("%d bytes, %+v", len(diffs["/long"]), last.Result)
-	}
-}
-
-// TestDockerStopFiles: what is planned is what Hold and RemoveLinks do.
-func TestDockerStopFiles(t *testing.T) {
-	dir := t.TempDir()
-	wants := filepath.Join(dir, "multi-user.target.wants")
-	if err := os.Mkdir(wants, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("/lib/systemd/system/docker.service", filepath.Join(wants, "docker.service")); err != nil {
-		t.Fatal(err)
-	}
-	systemd := host.Systemd{Dir: dir, Run: nodetest.Says{
-		"docker.service":     "LoadState=loaded\nUnitFileState=enabled\nActiveState=active\n",
-		"docker.socket":      "LoadState=loaded\nUnitFileState=disabled\nActiveState=active\n",
-		"cri-docker.service": "LoadState=not-found\n",
-	}}
-	h := &node.Host{Systemd: systemd}
-	planned, err := dockerStop(h).(step[[]host.UnitState]).planFiles(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, file := range planned {
-		c := fileChange(file, "docker-stop")
-		got = append(got, string(c.Action)+" "+strings.TrimPrefix(c.Path, dir)+" "+c.Link)
-	}
-	want := []string{"create /docker.socket.d/zz-kubectl-runtime.conf ", "create /docker.service.d/zz-kubectl-runtime.conf ", "remove /multi-user.target.wants/docker.service /lib/systemd/system/docker.service"}
-	if !slices.Equal(got, want) {
-		t.Errorf("%q", got)
-	}
-	if err := systemd.Hold(t.Context(), desired.HoldDocker, "docker.socket", "docker.service"); err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range planned[:2] {
-		if now, err := os.ReadFile(file.Path); err != nil || string(now) != string(file.New) {
-			t.Errorf("%s: %q, %v", file.Path, now, err)
-		}
-	}
-	if again, err := dockerStop(h).(step[[]host.UnitState]).planFiles(t.Context()); err != nil || !again[0].Unchanged() {
-		t.Errorf("%+v, %v", again, err)
-	}
-	h.Spec.KeepDocker = true
-	if kept, err := dockerStop(h).(step[[]host.UnitState]).planFiles(t.Context()); err != nil || len(kept) != 0 {
-		t.Errorf("with --keep-docker: %+v, %v", kept, err)
 	}
 }

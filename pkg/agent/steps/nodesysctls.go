@@ -40,9 +40,10 @@ func nodeSysctls(h *node.Host) engine.Step {
 				return err
 			}
 			setKernel(ctx, h, settings, report)
-			report.Progress(pathsOf(changes), 0, 0, "")
+			report.Progress(strings.Join(pathsOf(changes), ", "), 0, 0, "")
 			return nil
 		},
+		changed:    pathsOf,
 		revertible: func(_ context.Context, changes []host.Change) error { return undoable(h, changes) },
 		revert: func(_ context.Context, changes []host.Change, report engine.Report) error {
 			return undoFiles(h, changes, report)
@@ -68,12 +69,4 @@ func setKernel(ctx context.Context, h *node.Host, settings facts.KernelSettings,
 		}
 		report.Info(name + " is on again: Docker had set it, and has not been started since the node was rebooted")
 	}
-}
-
-func pathsOf(changes []host.Change) string {
-	var paths []string
-	for _, change := range changes {
-		paths = append(paths, change.Path)
-	}
-	return strings.Join(paths, ", ")
 }

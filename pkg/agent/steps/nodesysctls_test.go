@@ -60,8 +60,8 @@ func keptSysctls(t *testing.T, found facts.Found) string {
 			continue
 		}
 		files, err := step.(interface {
-			planFiles(ctx context.Context) ([]desired.File, error)
-		}).planFiles(t.Context())
+			PlanFiles(ctx context.Context) ([]desired.File, error)
+		}).PlanFiles(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

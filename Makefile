@@ -79,6 +79,29 @@ bench: build lab ## measure images, time out of service and status, into docs/pe
 		KUBECTL_RUNTIME_BENCH=1 go test -count=1 -v -timeout 300m -run "^$$bench$$" ./test/bench || exit 1; \
 	done
 
+.PHONY: verify
+verify: verify-fast lint ## everything that can be said of the code without running it
+
+# What the plugin is built from is vetted for the systems that it runs on. One command a line: make stops at the first that fails.
+.PHONY: verify-fast
+verify-fast: ## the part of verify that needs nothing but Go: go.mod, format, layers, generated files, other systems
+	go mod tidy -diff
+	@unformatted=$$(git ls-files -z '*.go' | xargs -0 gofmt -l) && [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
+	go test ./test/layers
+	go test -short -run '$(GENERATED)' $(GENERATORS)
+	@for os in darwin windows; do \
+		echo "go vet for $$os"; \
+		GOOS=$$os CGO_ENABLED=0 go vet $$(GOOS=$$os CGO_ENABLED=0 go list -deps ./cmd/kubectl-runtime | grep '^github.com/kubectl-runtime/') || exit 1; \
+	done
+
+# The tests that compare docs/checks.md, docs/configuration.md and docs/rbac.yaml with the code, and write them with -update.
+GENERATED := ^(TestDocs|TestDocumentationIsFresh|TestRBAC)$$
+GENERATORS := ./pkg/assess ./pkg/agent/translate ./pkg/rollout
+
+.PHONY: generate
+generate: ## write the generated files of docs/
+	for package in $(GENERATORS); do go test -short -run '$(GENERATED)' $$package -update || exit 1; done
+
 .PHONY: lint
 lint: ## golangci-lint and shellcheck with the repo's settings
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...

@@ -66,7 +66,7 @@ func unprivilegedNetwork(docker, kernel string) bool {
 	return translate.AtLeast(docker, 20, 10) && translate.AtLeast(kernel, 4, 11)
 }
 
-// Snapshotter is the one that stands for Docker's storage driver; empty where containerd's config, or its default, decides.
+// Snapshotter is the one that takes the place of Docker's storage driver; empty where containerd's config, or its default, decides.
 func Snapshotter(docker translate.Settings, layout containerd.Layout) string {
 	if layout.NamesSnapshotter {
 		return ""

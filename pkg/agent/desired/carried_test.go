@@ -23,7 +23,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files again")
 
 // Each daemon.json on top of each config.toml that admins have: 44 layouts, the outputs in testdata/carry. Package containerd's
 // tests have real daemons take the like.
@@ -73,7 +73,7 @@ func TestDockersSettingsInContainerdsConfig(t *testing.T) {
 					t.Fatal(err)
 				}
 				if diff := cmp.Diff(string(want), string(got)); diff != "" {
-					t.Errorf("-want +got (go test -update writes it anew)\n%s", diff)
+					t.Errorf("-want +got (go test -update writes it again)\n%s", diff)
 				}
 			})
 		}

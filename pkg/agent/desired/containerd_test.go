@@ -17,7 +17,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
-// containerdWith is what was found on a host whose containerd is binary, with files in the place of /etc/containerd; DIR in them stands for it.
+// containerdWith is what was found on a host whose containerd is binary, with files in the place of /etc/containerd; DIR in them is its path.
 func containerdWith(t *testing.T, binary string, files map[string]string) (*node.Host, facts.Found) {
 	t.Helper()
 	dir := t.TempDir()

@@ -15,7 +15,7 @@ import (
 // File is what becomes of a file of the host: a step records it as a host.Change, and a plan shows it.
 type File struct {
 	Path string
-	// Old is the content that the plan was made from, New that to be; nil stands for a file that is not there.
+	// Old is the content that the plan was made from, New that to be; nil is a file that does not exist.
 	Old, New []byte
 	// Mode are the permission bits of a file that is made; 0 means 0644.
 	Mode uint32

@@ -36,7 +36,7 @@ type Found struct {
 	ContainerdAddress string `json:"containerdAddress"`
 	// ContainerdRoot is that of the service's own flag, if it has one.
 	ContainerdRoot string `json:"containerdRoot,omitempty"`
-	// Install is how a containerd comes to a host that has none that fits; nil where it has.
+	// Install is how a containerd that fits is installed; nil where the host has one.
 	Install *Installation `json:"install,omitempty"`
 	// Running are Docker's and cri-dockerd's units that ran.
 	Running []string `json:"running,omitempty"`

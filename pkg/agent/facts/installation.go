@@ -9,7 +9,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/packages"
 )
 
-// Installation is how a host comes to a containerd that fits its kubelet.
+// Installation is how a containerd that fits the kubelet is installed.
 type Installation struct {
 	From    string `json:"from"`
 	Version string `json:"version"`

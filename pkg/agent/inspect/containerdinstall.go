@@ -29,7 +29,7 @@ const installRoot = "/opt/kubectl-runtime"
 const waysToContainerd = "install containerd 1.6 or later on the node (containerd from the distribution, containerd.io from Docker's packages); " +
 	"or set up a repository that has it; or copy upstream's containerd-VERSION-linux-ARCH.tar.gz to the node and name it with --containerd-archive=PATH"
 
-// planInstall decides how the host comes to a containerd; was is the one that is too old, nil if there is none.
+// planInstall decides how a containerd is installed; was is the one that is too old, nil if there is none.
 func planInstall(ctx context.Context, i *inspection, was *containerd.BinaryVersion) (*facts.Installation, error) {
 	what := "containerd is not installed as a service of its own"
 	if was != nil {

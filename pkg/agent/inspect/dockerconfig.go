@@ -119,7 +119,7 @@ func refuseConfig(in translate.Input, taken bool, err error) error {
 	}
 }
 
-// changedSince looks at the inode's time, which a copy or a rename sets anew and nobody can set back; a file that does not exist has
+// changedSince looks at the inode's time, which a copy or a rename sets and nobody can set back; a file that does not exist has
 // not changed.
 func changedSince(path string, when time.Time) (bool, error) {
 	var stat unix.Stat_t

@@ -33,7 +33,7 @@ func TestLookAtUnits(t *testing.T) {
 	}
 }
 
-// TestLookAtDependents: what systemd stops with Docker's units is told of, and the kubelet must not be among it.
+// TestLookAtDependents: what systemd stops with Docker's units is reported, and the kubelet must not be among it.
 func TestLookAtDependents(t *testing.T) {
 	const up, down = "LoadState=loaded\nActiveState=active\n", "LoadState=loaded\nActiveState=inactive\n"
 	for _, test := range []struct {

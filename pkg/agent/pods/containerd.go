@@ -119,7 +119,7 @@ func (p Stopper) byCRI(ctx context.Context, report engine.Report) error {
 		})
 	})
 	if err != nil {
-		report.Warn("containerd does not answer and is started anew: " + err.Error())
+		report.Warn("containerd does not answer and is restarted: " + err.Error())
 		err := host.Within(ctx, p.limits.restart, func(ctx context.Context) error {
 			if err := p.h.Systemd.Kill(ctx, node.ContainerdUnit); err != nil {
 				return err

@@ -102,7 +102,7 @@ func TestEndStray(t *testing.T) {
 			runtime.Stopped = func() {
 				stopped = true
 				if systemd.Active[kubelet.Unit] {
-					t.Error("pods are stopped under a kubelet that starts them anew")
+					t.Error("pods are stopped under a kubelet that starts them again")
 				}
 			}
 			p := Stopper{

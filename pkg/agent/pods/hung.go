@@ -18,7 +18,7 @@ const (
 	restartTime = 30 * time.Second
 )
 
-// WakeContainerd starts a containerd anew that runs and does not answer, and whose process ignores all but SIGKILL: Docker's daemon runs
+// WakeContainerd restarts a containerd that runs and does not answer, and whose process ignores all but SIGKILL: Docker's daemon runs
 // its containers with it and would wait for it for ever. Containers outlive that. A containerd that cannot be asked, since the host was
 // not inspected, is left alone.
 func WakeContainerd(ctx context.Context, h *node.Host, report engine.Report) error {
@@ -40,7 +40,7 @@ func wakeIfHung(ctx context.Context, h *node.Host, endpoint string, answer time.
 	if silent == nil || ctx.Err() != nil {
 		return ctx.Err()
 	}
-	report.Warn("containerd does not answer and is started anew: " + silent.Error())
+	report.Warn("containerd does not answer and is restarted: " + silent.Error())
 	return host.Within(ctx, restartTime, func(ctx context.Context) error {
 		if err := h.Systemd.Kill(ctx, node.ContainerdUnit); err != nil {
 			return err

@@ -25,7 +25,7 @@ import (
 // knowledge: Docker takes the start for failed ("transport is closing") and cannot delete what runs (moby 20.10 to 28,
 // daemon/start.go). The kubelet starts the pod's container once more, beside one that has its port or its lock. Such are ended here.
 func RestartContainerd(ctx context.Context, h *node.Host, report engine.Report) error {
-	// The host was inspected a while ago: see lookAtKillMode.
+	// The host was inspected a while ago: see the check host-containerd-kill-mode.
 	mode, err := node.ContainerdKillMode(ctx, h, node.Proc)
 	if err != nil {
 		return err
@@ -69,7 +69,7 @@ func RestartContainerd(ctx context.Context, h *node.Host, report engine.Report) 
 	return err
 }
 
-// orphanTime bounds the search: a Docker that hangs must not hold up what goes on without an answer.
+// orphanTime bounds the search: a Docker that hangs must not hold up what needs no answer.
 const orphanTime = 30 * time.Second
 
 // orphanage finds and ends the containers of pods that run in Docker's namespace of containerd and that Docker does not run.

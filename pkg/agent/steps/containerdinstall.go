@@ -33,7 +33,7 @@ type installed struct {
 }
 
 // containerdInstall brings a containerd where there is none, or a newer one where it is too old. A new one is held until it is configured:
-// a package would start it at once, and Docker, started again in between, would run its containers on it (steps/socket.go).
+// a package would start it at once, and Docker, started again in between, would run its containers on it (facts.ApartAddress).
 func containerdInstall(h *node.Host) engine.Step {
 	return step[installed]{
 		id: containerdInstallID, title: "Install containerd",

@@ -79,7 +79,7 @@ func containerdService(h *node.Host) engine.Step {
 }
 
 // removeRemains removes what containerd has of pods that a kubelet ran on it before, as in a switch that was rolled back. A kubelet goes on
-// counting a pod's containers from those, and comes to numbers that Docker has used since: their logs' names are links into Docker's
+// counting a pod's containers from those, and reaches numbers that Docker has used since: their logs' names are links into Docker's
 // folder, which containerd 1.6 writes through and 2.x refuses to open ("too many levels of symbolic links"). Without them it goes on from the logs.
 func removeRemains(ctx context.Context, h *node.Host, found facts.Found, report engine.Report) {
 	err := host.Within(ctx, time.Minute, func(ctx context.Context) error {

@@ -153,7 +153,7 @@ func afterDockerStop(ctx context.Context, h *node.Host, units []host.UnitState) 
 	return h.Systemd.Start(ctx, node.ContainerdUnit)
 }
 
-// A Docker that was not told of a containerd (--containerd) runs one of its own as its child, unless there is a file at containerd's usual
+// A Docker that was started without --containerd runs a containerd of its own as its child, unless there is a file at containerd's usual
 // address when it starts: then it takes that one, whoever runs it (moby 20.10 to 28, cmd/dockerd/daemon.go, systemContainerdRunning). It would lose sight
 // of every container that it left running, the kubelet would start them a second time, and with that containerd they would all go down.
 // So beside such a Docker the containerd of the kubelet's has another address. When Docker is stopped and held, a link takes the usual

@@ -34,7 +34,7 @@ func kubeletConfig(h *node.Host) engine.Step {
 				}
 			}
 			report.Progress(strings.Join(pathsOf(changes), ", "), 0, 0, "")
-			return nil // one of them may be a unit file: what starts the kubelet has systemd read these anew
+			return nil // one of them may be a unit file: what starts the kubelet has systemd read these again
 		},
 		changed: pathsOf,
 		revertible: func(ctx context.Context, changes []host.Change) error {

@@ -42,7 +42,7 @@ func kubeletStop(h *node.Host) engine.Step {
 				}
 			}
 			// Undoing goes on where containerd's pods could not be stopped: then nobody may start the same ones on Docker.
-			if _, stands := engine.Memo(h.Records(), kubeletStartID); stands {
+			if _, started := engine.Memo(h.Records(), kubeletStartID); started {
 				if err := pods.NewStopper(h, found).End(ctx, true); err != nil {
 					return fmt.Errorf("the kubelet stays down: %w", err)
 				}

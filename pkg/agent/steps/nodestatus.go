@@ -44,7 +44,7 @@ func waitReady(ctx context.Context, h *node.Host, found facts.Found, wait readyW
 		if err := exits.check(ctx); err != nil {
 			return err
 		}
-		// Read anew each time: kubelets rotate their certificates.
+		// Read each time: kubelets rotate their certificates.
 		api, err := kubelet.NewAPI(os.ReadFile, found.Kubeconfig)
 		if err != nil {
 			return err

@@ -13,7 +13,7 @@ import (
 )
 
 // nodeSysctls keeps for the next boot what held while Docker ran. After a reboot since then, which has started no Docker any more, it sets
-// that anew; otherwise it sets nothing.
+// that again; otherwise it sets nothing.
 func nodeSysctls(h *node.Host) engine.Step {
 	return step[[]host.Change]{
 		id: "node-sysctls", title: "Keep the kernel settings that pods rely on",

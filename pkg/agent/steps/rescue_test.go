@@ -12,7 +12,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 )
 
-// stopped answers like systemd with Docker, cri-dockerd and containerd there but down, and notes what it is told to start.
+// stopped answers like systemd with Docker, cri-dockerd and containerd there but down, and notes what it has to start.
 type stopped struct {
 	file    string // of each unit
 	started []string

@@ -6,6 +6,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
@@ -29,16 +30,16 @@ func (o *StatusOptions) printNode(ctx context.Context, w io.Writer, row inventor
 	if row.Message != "" {
 		line("message", row.Message)
 	}
-	claim, err := rollout.ReadClaim(ctx, o.client, row.Name, o.factory.Clock.Now())
+	held, err := claim.Read(ctx, o.client, row.Name, o.factory.Clock.Now())
 	switch {
 	case err != nil:
 		line("claim", cellUnknown+": "+err.Error())
-	case claim != nil:
-		line("claim", claim.Error())
+	case held != nil:
+		line("claim", held.Error())
 	default:
 		line("claim", cellNone+": no run is at work on it")
 	}
-	for _, next := range o.nextCommands(row, claim != nil) {
+	for _, next := range o.nextCommands(row, held != nil) {
 		line("next", next)
 	}
 }

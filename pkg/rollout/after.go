@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
@@ -372,7 +373,7 @@ func (s *session) verifyHost(ctx context.Context) (*protocol.Result, error) {
 // rollback undoes a cutover that the host took for good and that the verification disproved.
 func (s *session) rollback(ctx context.Context) error {
 	// The canary's sandbox would keep the runtime busy while it is taken down. A Job of an earlier rollback holds that one's result.
-	if err := s.remove(ctx, protocol.PhaseCutover, protocol.PhaseVerify, protocol.PhaseRollback, nodejob.PhaseCanary); errors.Is(err, errClaimLost) {
+	if err := s.remove(ctx, protocol.PhaseCutover, protocol.PhaseVerify, protocol.PhaseRollback, nodejob.PhaseCanary); errors.Is(err, claim.ErrLost) {
 		return err
 	} else if err != nil {
 		s.tell(Warning, "%s", err)

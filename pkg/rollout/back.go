@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
@@ -152,7 +153,7 @@ func (s *session) forsake(ctx context.Context, stage Stage, cause error, outcome
 	if ctx.Err() != nil {
 		failed.Outcome = outcome
 	}
-	if errors.Is(s.proveClaim(undo), errClaimLost) {
+	if errors.Is(s.proveClaim(undo), claim.ErrLost) {
 		return failed // inStage says so
 	}
 	if err := s.remove(undo, protocol.PhaseRollback); err != nil {

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
@@ -211,7 +212,7 @@ func (s *session) stepBack(ctx context.Context, stage Stage, cause error, outcom
 	failed := &Error{Node: s.name, Stage: stage, Outcome: outcome, Cause: cause}
 	undo, cancel := s.undoContext(ctx)
 	defer cancel()
-	if errors.Is(s.proveClaim(undo), errClaimLost) {
+	if errors.Is(s.proveClaim(undo), claim.ErrLost) {
 		return failed // inStage says so
 	}
 	if err := s.remove(undo); err != nil {

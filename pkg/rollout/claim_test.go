@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
@@ -29,7 +30,7 @@ func holdLease(t *testing.T, s *apiserver.Server, node string, renewed time.Time
 	t.Helper()
 	keepOpen(t, s)
 	_, err := s.Client().CoordinationV1().Leases(nodejob.Namespace).Create(t.Context(), &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Name: node, Annotations: map[string]string{annotationOperation: operationRollback}},
+		ObjectMeta: metav1.ObjectMeta{Name: node, Annotations: map[string]string{claim.AnnotationOperation: string(claim.Rollback)}},
 		Spec: coordinationv1.LeaseSpec{
 			HolderIdentity: ptr.To("alice@laptop/123-abc"), LeaseDurationSeconds: ptr.To[int32](60),
 			AcquireTime: ptr.To(metav1.NewMicroTime(renewed.Add(-time.Hour))), RenewTime: ptr.To(metav1.NewMicroTime(renewed)),
@@ -109,60 +110,6 @@ func TestLiveClaimOfASlowClock(t *testing.T) {
 	}
 }
 
-func TestClaimIsRenewedAndLost(t *testing.T) {
-	t.Parallel()
-	s := server.Get(t)
-	r := quickly(newRollout(s, &recorder{}))
-	keepOpen(t, s)
-	held, ctx, err := r.takeClaim(t.Context(), "renewed", "run-1", operationSwitch)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leases := s.Client().CoordinationV1().Leases(nodejob.Namespace)
-	get := func() *coordinationv1.Lease {
-		lease, err := leases.Get(t.Context(), "renewed", metav1.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return lease
-	}
-	first := get()
-	if first.Annotations[annotationRun] != "run-1" || *first.Spec.HolderIdentity != r.holder {
-		t.Errorf("lease %v %v", first.Annotations, first.Spec)
-	}
-	deadline := time.Now().Add(2 * renewInterval)
-	for get().Spec.RenewTime.Equal(first.Spec.RenewTime) {
-		if time.Now().After(deadline) {
-			t.Fatal("the claim is not renewed")
-		}
-		time.Sleep(200 * time.Millisecond)
-	}
-	for {
-		other := get()
-		other.Spec.HolderIdentity = ptr.To("bob@desk/1")
-		if _, err := leases.Update(t.Context(), other, metav1.UpdateOptions{}); err == nil {
-			break
-		}
-	}
-	select {
-	case <-ctx.Done():
-		if !errors.Is(context.Cause(ctx), errClaimLost) {
-			t.Errorf("cause %v", context.Cause(ctx))
-		}
-	case <-time.After(2 * renewInterval):
-		t.Error("the loss is not noticed")
-	}
-	if err := held.release(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if got := *get().Spec.HolderIdentity; got != "bob@desk/1" {
-		t.Errorf("the release took the lease from %s", got)
-	}
-	if err := leases.Delete(t.Context(), "renewed", metav1.DeleteOptions{}); err != nil {
-		t.Error(err)
-	}
-}
-
 // roundTripper is a function as an http.RoundTripper.
 type roundTripper func(*http.Request) (*http.Response, error)
 
@@ -228,7 +175,7 @@ func withConfig(t *testing.T, r *Rollout, config *rest.Config) *Rollout {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.client, r.runner = client, &nodejob.Runner{Client: client, Config: config, Clock: r.clock}
+	r.client, r.claims.Client, r.runner = client, client, &nodejob.Runner{Client: client, Config: config, Clock: r.clock}
 	return r
 }
 
@@ -347,7 +294,7 @@ func TestAwaitClaims(t *testing.T) {
 	}
 	// What was waited for is neither refused nor waited for once more.
 	for _, node := range []string{"dead", "dead-ahead"} {
-		if _, live, expired, err := r.claimedBy(t.Context(), node); live || !expired || err != nil {
+		if _, live, expired, err := r.claims.By(t.Context(), node); live || !expired || err != nil {
 			t.Errorf("claim on %s: live %t, expired %t, %v", node, live, expired, err)
 		}
 	}

@@ -33,7 +33,7 @@ func (q quick) NewTicker(d time.Duration) clock.Ticker {
 // quickly makes seconds of all that a Rollout does last tenths of a second, but for the times of contexts.
 func quickly(r *Rollout) *Rollout {
 	r.clock = quick{start: time.Now(), factor: 10}
-	r.runner.Clock, r.leases.clock = r.clock, r.clock
+	r.runner.Clock, r.claims.Clock = r.clock, r.clock
 	return r
 }
 

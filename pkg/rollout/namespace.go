@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
@@ -194,7 +195,7 @@ func (r *Rollout) openRuns(namespace *corev1.Namespace, but string) (nodes []str
 func (r *Rollout) hasOpenRun(ctx context.Context, namespace *corev1.Namespace, but string) bool {
 	nodes, looks := r.openRuns(namespace, but)
 	return looks > 0 || slices.ContainsFunc(nodes, func(name string) bool {
-		lease, err := readLease(ctx, r.client, name)
+		lease, err := claim.ReadLease(ctx, r.client, name)
 		if err != nil || lease != nil { // a claim comes before its run
 			return true
 		}

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 )
@@ -57,7 +58,7 @@ func (r *Rollout) retry(ctx context.Context, request func() error) error {
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case errors.Is(err, errClaimLost), !nodejob.IsTransient(err), r.clock.Now().After(deadline):
+		case errors.Is(err, claim.ErrLost), !nodejob.IsTransient(err), r.clock.Now().After(deadline):
 			return err
 		}
 		if apierrors.IsConflict(err) {

@@ -136,7 +136,7 @@ func (r *Rollout) Preflight(ctx context.Context, nodes []corev1.Node, alone bool
 
 // inspect looks at what surrounds a node: whose it is, and, where it will be drained, its pods.
 func (r *Rollout) inspect(ctx context.Context, finding *Finding, alone, drains bool) error {
-	other, live, _, err := r.claimedBy(ctx, finding.Node)
+	other, live, _, err := r.claims.By(ctx, finding.Node)
 	if err != nil {
 		return err
 	}

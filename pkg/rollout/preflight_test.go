@@ -139,7 +139,7 @@ func TestPermissions(t *testing.T) {
 		}
 		observer := &recorder{}
 		r := newRollout(s, observer)
-		r.client, r.runner.Client, r.runner.Config = client, client, config
+		r.client, r.claims.Client, r.runner.Client, r.runner.Config = client, client, client, config
 		return r, observer
 	}
 	r, observer := as("enough", "")

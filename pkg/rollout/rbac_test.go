@@ -149,7 +149,7 @@ func asRole(t *testing.T, s *apiserver.Server, role Role, observer Observer) (*R
 		t.Fatal(err)
 	}
 	r := newRollout(s, observer)
-	r.client, r.runner.Client, r.runner.Config = client, client, config
+	r.client, r.claims.Client, r.runner.Client, r.runner.Config = client, client, client, config
 	waitMissing(t, r, role, nil)
 	return r, objects
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
@@ -101,8 +102,8 @@ type Rollout struct {
 	clock    clock.WithTicker
 	// holder tells other runs whose claim it is: "alice@laptop", made unique by a suffix.
 	holder    string
+	claims    *claim.Claims
 	workloads workloadImages
-	leases    sightings
 	// These are the constants but in tests.
 	prepareTimeout, parkTimeout time.Duration
 }
@@ -132,7 +133,7 @@ func New(c Config) *Rollout {
 		clock:          c.Clock,
 		holder:         c.Holder,
 		prepareTimeout: prepareTimeout, parkTimeout: parkTimeout,
-		leases: sightings{seen: map[string]sighting{}, clock: c.Clock},
+		claims: &claim.Claims{Client: c.Client, Clock: c.Clock, Holder: c.Holder},
 	}
 }
 

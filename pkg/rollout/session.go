@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
@@ -42,7 +43,7 @@ type session struct {
 	// back is set for a rollback.
 	back *wayBack
 
-	held *claim
+	held *claim.Claim
 	// node changes the node's state.
 	node *nodestate.Editor
 	// watch knows node and pods, and runner looks there.
@@ -105,12 +106,12 @@ func (s *session) holding(ctx context.Context, mark, work func(context.Context) 
 	defer func() {
 		undo, cancel := s.undoContext(ctx)
 		defer cancel()
-		if !s.held.gone.Load() && !leavesRunOpen(err) { // before the claim is released: the next run opens it again
+		if !s.held.IsLost() && !leavesRunOpen(err) { // before the claim is released: the next run opens it again
 			if closeErr := s.closeNamespace(undo, openKey(s.name), s.namespace); closeErr != nil {
 				s.tell(Warning, "%s", closeErr)
 			}
 		}
-		if releaseErr := s.held.release(undo); releaseErr != nil {
+		if releaseErr := s.held.Release(undo); releaseErr != nil {
 			s.tell(Warning, "%s", releaseErr)
 		}
 	}()
@@ -181,8 +182,8 @@ func (s *session) inStage(ctx context.Context, stage Stage, run func(context.Con
 	s.end(stage, began, err)
 	var known *Error
 	switch {
-	case err != nil && s.held.gone.Load():
-		return &Error{Node: s.name, Stage: stage, Outcome: OutcomeFailed, State: "this run left the node to it", Cause: errClaimLost}
+	case err != nil && s.held.IsLost():
+		return &Error{Node: s.name, Stage: stage, Outcome: OutcomeFailed, State: "this run left the node to it", Cause: claim.ErrLost}
 	case err != nil && !errors.As(err, &known):
 		outcome := OutcomeStuck
 		if ctx.Err() != nil {
@@ -296,18 +297,18 @@ func (s *session) takeAndMark(ctx context.Context, mark func(context.Context) er
 		return nil, err
 	}
 	s.run, s.canary = newRun(s.clock.Now()), newRun(s.clock.Now())
-	operation := operationSwitch
+	operation := claim.Switch
 	if s.back != nil {
-		operation = operationRollback
+		operation = claim.Rollback
 	}
-	held, claimed, err := s.takeClaim(ctx, s.name, s.run, operation)
+	held, claimed, err := s.claims.Take(ctx, s.name, s.run, operation, func(text string) { s.tell(Info, "%s", text) })
 	if err != nil {
 		return nil, err
 	}
 	s.held = held
 	s.node = &nodestate.Editor{Client: s.client, Node: s.name, Claim: held, Seen: s.watch.Node, Retry: s.retry}
-	if held.dead != nil {
-		s.tell(Info, "took the node over: %s, but nobody has renewed that claim, which ended at %s", held.dead, held.dead.Until.Local().Format("15:04:05"))
+	if held.Dead != nil {
+		s.tell(Info, "took the node over: %s, but nobody has renewed that claim, which ended at %s", held.Dead, held.Dead.Until.Local().Format("15:04:05"))
 	}
 	opened := false
 	s.namespace, opened, err = s.openNamespace(claimed, namespace, openKey(s.name), s.name)
@@ -320,7 +321,7 @@ func (s *session) takeAndMark(ctx context.Context, mark func(context.Context) er
 		if opened {
 			err = errors.Join(err, s.closeNamespace(undo, openKey(s.name), nil))
 		}
-		return nil, errors.Join(err, held.release(undo))
+		return nil, errors.Join(err, held.Release(undo))
 	}
 	return claimed, nil
 }

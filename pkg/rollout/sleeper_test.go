@@ -12,6 +12,7 @@ import (
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
@@ -122,7 +123,7 @@ func TestSleeperLeavesTheNode(t *testing.T) {
 			defer cancel(nil)
 			asleep := &sleepingClock{}
 			other := func() {
-				asleep.slept.Add(int64(expiryProof)) // no other run takes a claim before
+				asleep.slept.Add(int64(claim.ExpiryProof)) // no other run takes a claim before
 				takeOver(t, s, test.name, "bobs")
 			}
 			observer := &recorder{}
@@ -143,7 +144,7 @@ func TestSleeperLeavesTheNode(t *testing.T) {
 				}
 			}
 			r := newRollout(s, observer)
-			r.clock = asleep
+			r.clock, r.claims.Clock = asleep, asleep
 			_, err := move(r, ctx, test.name)
 			failed := wantError(t, err, OutcomeFailed, "another run took over the claim on the node; this run left the node to it")
 			if failed.Stage != test.stage || failed.Resumable {

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
@@ -180,7 +181,7 @@ func (r *Rollout) findNamespace(ctx context.Context, found *Inventory) error {
 		return fmt.Errorf("list leases: %w", err)
 	}
 	for i := range leases.Items {
-		if other := foreignClaim(&leases.Items[i], r.holder); other != nil && r.clock.Now().Before(other.Until) {
+		if other := claim.Foreign(&leases.Items[i], r.holder); other != nil && r.clock.Now().Before(other.Until) {
 			found.Open = append(found.Open, fmt.Sprintf("node %s: %s", leases.Items[i].Name, other))
 		}
 	}

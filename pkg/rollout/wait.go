@@ -6,49 +6,8 @@ import (
 	"fmt"
 	"time"
 
-	coordinationv1 "k8s.io/api/coordination/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 )
-
-// claimedBy returns the claim of another run on a node, or nil, and whether it was seen to be renewed no more.
-func (r *Rollout) claimedBy(ctx context.Context, node string) (other *ClaimedError, live, expired bool, err error) {
-	lease, err := readLease(ctx, r.client, node)
-	if err != nil || lease == nil {
-		return nil, false, false, err
-	}
-	if other = foreignClaim(lease, r.holder); other != nil {
-		live, expired = r.looksLive(lease, other), r.hasExpired(lease, other)
-	}
-	return other, live, expired, nil
-}
-
-// ReadClaim returns the claim that holds a node now, or nil.
-func ReadClaim(ctx context.Context, client kubernetes.Interface, node string, now time.Time) (*ClaimedError, error) {
-	lease, err := readLease(ctx, client, node)
-	if err != nil || lease == nil {
-		return nil, err
-	}
-	if other := foreignClaim(lease, ""); other != nil && now.Before(other.Until) {
-		return other, nil
-	}
-	return nil, nil
-}
-
-// readLease returns a node's Lease, or nil.
-func readLease(ctx context.Context, client kubernetes.Interface, node string) (*coordinationv1.Lease, error) {
-	lease, err := client.CoordinationV1().Leases(nodejob.Namespace).Get(ctx, node, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("get lease %s: %w", node, err)
-	}
-	return lease, nil
-}
 
 // AwaitClaims waits until no other run holds a claim on the nodes, for as long as Options.Drain.Timeout allows; zero is for ever. Who is
 // waited for goes to the observer. It takes no claim: what it waited for has changed the nodes, so that the caller reads and judges
@@ -69,10 +28,10 @@ func (r *Rollout) AwaitClaims(ctx context.Context, nodes []string) error {
 
 // awaitClaim is a stage of its own where there is something to wait for.
 func (r *Rollout) awaitClaim(ctx context.Context, node string) error {
-	var other, told *ClaimedError
+	var other, told *claim.HeldError
 	began := r.clock.Now()
 	err := r.retryUntil(ctx, func() (bool, error) {
-		found, _, expired, err := r.claimedBy(ctx, node)
+		found, _, expired, err := r.claims.By(ctx, node)
 		if err != nil || found == nil || expired {
 			return err == nil, err
 		}

@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-PROFILE ?= dockershim
+PROFILE ?= cri-dockerd
 
 .PHONY: help
 help: ## list the targets
@@ -16,14 +16,17 @@ build: ## the plugin, the agent and the agent's root file system, into bin/
 	ln -sf kubectl-runtime bin/kubectl_complete-runtime
 	tar -C bin --owner=0 --group=0 --numeric-owner -cf bin/agent-rootfs.tar runtime-agent
 
-.PHONY: lab
-lab: ## the lab's command, bin/lab, and the binaries its nodes run (cached outside the tree)
+.PHONY: lab-command
+lab-command: ## the lab's command, bin/lab; `bin/lab up` builds what its profile needs
 	@hack/deps
 	go build -o bin/lab ./test/lab/cmd/lab
+
+.PHONY: lab
+lab: lab-command ## bin/lab and the binaries that its nodes run, for all profiles (cached outside the tree)
 	test/lab/build/build.sh
 
 .PHONY: demo
-demo: build lab ## a lab cluster on Docker, status, switch of a node to containerd, status (PROFILE=cri-dockerd for the other one)
+demo: build lab-command ## a lab cluster on Docker, status, switch of a node to containerd, status (PROFILE=dockershim for an old one)
 	hack/demo $(PROFILE)
 
 .PHONY: test

@@ -90,16 +90,20 @@ func ListCronJobs(ctx context.Context, client kubernetes.Interface, namespace st
 	return list, convert(old, list)
 }
 
-// Evict evicts a pod. Kubernetes before 1.22 has the eviction of policy/v1beta1 alone, and says of v1 that it is a bad request: what it
-// reads there is of an unknown version (kubernetes 1.21, staging/src/k8s.io/apiserver/pkg/endpoints/handlers/create.go).
+// Evict evicts a pod. Kubernetes before 1.22 has the eviction of policy/v1beta1 alone, and says of v1 that it is a bad request: it
+// knows no such kind.
 func Evict(ctx context.Context, client kubernetes.Interface, eviction *policyv1.Eviction) error {
 	err := client.PolicyV1().Evictions(eviction.Namespace).Evict(ctx, eviction)
 	if !apierrors.IsBadRequest(err) {
 		return err
 	}
-	return client.PolicyV1beta1().Evictions(eviction.Namespace).Evict(ctx, &policyv1beta1.Eviction{
+	oldErr := client.PolicyV1beta1().Evictions(eviction.Namespace).Evict(ctx, &policyv1beta1.Eviction{
 		ObjectMeta: eviction.ObjectMeta, DeleteOptions: eviction.DeleteOptions,
 	})
+	if apierrors.IsBadRequest(oldErr) {
+		return err // it was not the version
+	}
+	return oldErr
 }
 
 // HasReadyEndpoint reports whether a Service has a ready endpoint; known is false where there is nothing that says so. Kubernetes before 1.21

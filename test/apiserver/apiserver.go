@@ -50,8 +50,9 @@ const noInsecurePort = "--insecure-port=0"
 
 // releases are the versions, the oldest first.
 var releases = []release{
-	{version: "1.17", build: "kubernetes-1.17", args: []string{noInsecurePort}},
-	{version: "1.24", build: "kubernetes-1.24"},
+	{version: "1.17", build: "kubernetes-1.17", args: []string{noInsecurePort}}, // the oldest that is supported
+	{version: "1.20", build: "kubernetes-1.20"},                                 // the last without CronJobs, budgets and slices of v1
+	{version: "1.24", build: "kubernetes-1.24"},                                 // over the lab's nodes with dockershim
 	{version: "1.37", build: "kubernetes-1.37"},
 }
 

@@ -67,6 +67,11 @@ e2e: build lab ## the whole way on real nodes, both profiles
 	hack/can-run-nodes || exit $$(( $$? == 77 ? 0 : 1 )); \
 	hack/gotest -count=1 -v -parallel 8 -timeout 60m ./test/e2e/...
 
+.PHONY: e2e-oldest
+e2e-oldest: build lab ## a switch and the way back on nodes of Kubernetes 1.20, control plane included
+	test/lab/build/build.sh kubernetes-1.20
+	KUBECTL_RUNTIME_OLDEST=1 go test -count=1 -v -timeout 60m -run TestOldest ./test/e2e/...
+
 .PHONY: crash-matrix
 crash-matrix: build lab ## have something go wrong at every step of a switch, on both profiles (hours); see docs/reliability.md
 	KUBECTL_RUNTIME_CRASH_MATRIX=1 go test -count=1 -v -timeout 300m -run TestCrashMatrix ./test/e2e/...

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -78,6 +79,9 @@ func (c *cluster) deploy(t *testing.T) {
 	}
 	for _, node := range c.Nodes() {
 		manifest = append(manifest, strings.ReplaceAll(string(stateful), "NODE", node)...)
+	}
+	if c.run(t, "get", "--raw", "/apis/policy/v1").code != 0 { // before Kubernetes 1.21
+		manifest = bytes.ReplaceAll(manifest, []byte("policy/v1\n"), []byte("policy/v1beta1\n"))
 	}
 	path := filepath.Join(t.TempDir(), "workloads.yaml")
 	if err := os.WriteFile(path, manifest, 0o600); err != nil {

@@ -19,7 +19,7 @@ import (
 
 // Options say what Up makes. The zero value of every field but Profile is a good one.
 type Options struct {
-	Profile      string    // Dockershim or CRIDockerd
+	Profile      string    // Dockershim, CRIDockerd or Oldest
 	Name         string    // shown by status; default: the profile's
 	Nodes        int       // default 2
 	CgroupDriver string    // of Docker and the kubelet: systemd (default) or cgroupfs

@@ -13,6 +13,8 @@ const (
 	Dockershim = "dockershim"
 	// CRIDockerd is today's: Kubernetes 1.37 on Debian 13 with Docker 26.1, cri-dockerd and containerd 2.4.
 	CRIDockerd = "cri-dockerd"
+	// Oldest is Kubernetes 1.20, kubelets with dockershim included, on the nodes of Dockershim.
+	Oldest = "oldest"
 )
 
 // profile says what the nodes and the control plane of a lab are made of. Build names are folders of test/lab/build.
@@ -50,6 +52,14 @@ func profileNamed(name string) (profile, error) {
 			kubeletFlags: "--network-plugin=cni --pod-infra-container-image=registry.k8s.io/pause:3.6",
 			// Up to 1.23 the page left ip_forward to Docker.
 			sysctls: []string{"net.bridge.bridge-nf-call-ip6tables = 1", "net.bridge.bridge-nf-call-iptables = 1"},
+		},
+		{
+			name: Oldest, suite: "bookworm", packages: basePackages,
+			controlPlane: "kubernetes-1.20", kubeVersion: "1.20.15", kubelet: "kubernetes-1.20",
+			pauseImage:   "registry.k8s.io/pause:3.6",
+			criSocket:    "/var/run/dockershim.sock",
+			kubeletFlags: "--network-plugin=cni --pod-infra-container-image=registry.k8s.io/pause:3.6",
+			sysctls:      []string{"net.bridge.bridge-nf-call-ip6tables = 1", "net.bridge.bridge-nf-call-iptables = 1"},
 		},
 		{
 			name: CRIDockerd, suite: "trixie", packages: append(slices.Clone(basePackages), "docker-cli"),

@@ -48,7 +48,12 @@ func (l *Lab) addons(ctx context.Context) error {
 
 // manifest renders an addon for a release of Kubernetes.
 func manifest(name, version string) ([]byte, error) {
+	noSlices := ""
+	if strings.HasPrefix(version, "1.20.") {
+		noSlices = "true"
+	}
 	return render(name, map[string]string{
+		"NoSlices":   noSlices,
 		"PodNetwork": podNetwork, "Server": apiServerURL, "DNSIP": dnsIP,
 		"ProxyImage": "lab.local/kube-proxy:v" + version, "CoreDNSImage": "lab.local/coredns:v1",
 	})

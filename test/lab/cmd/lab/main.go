@@ -20,7 +20,7 @@ import (
 
 const usage = `lab runs real Kubernetes nodes on this machine. It needs root.
 
-  lab up --profile dockershim|cri-dockerd [--name NAME] [--nodes N] [--cgroup-driver systemd|cgroupfs]
+  lab up --profile dockershim|cri-dockerd|oldest [--name NAME] [--nodes N] [--cgroup-driver systemd|cgroupfs]
          [--overlay [NODE=]DIR]… [--registry-auth] [--keep]
   lab down [NAME]               removes everything; with a name, only the lab of that name
   lab status

@@ -33,7 +33,7 @@ func TestEnsureEnabled(t *testing.T) {
 			}
 		}
 		for range 2 {
-			if err := s.EnsureEnabled(t.Context(), "u.service", file); err != nil {
+			if err := EnsureEnabled(t.Context(), s, "u.service", file); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -17,7 +17,7 @@ import (
 const HoldName = "zz-kubectl-runtime.conf"
 
 // HoldBreaker is a drop-in that would take a unit's hold away: it sorts behind HoldName and resets the unit's conditions. Empty: none does.
-func (s Systemd) HoldBreaker(ctx context.Context, unit string) (string, error) {
+func HoldBreaker(ctx context.Context, s Systemd, unit string) (string, error) {
 	p, err := s.Show(ctx, unit, "DropInPaths")
 	if err != nil {
 		return "", err
@@ -59,14 +59,14 @@ func resetsConditions(text string) bool {
 // DropInObstacle says why a drop-in cannot be put into a unit's folder of drop-ins, or would apply to another unit as well: administrators
 // make such a folder a symbolic link. Empty: it can. With readOnly the caller itself sees the host without the right to write, and whether
 // the folder can be written to is not asked.
-func (s Systemd) DropInObstacle(unit string, readOnly bool) (string, error) {
+func DropInObstacle(s Systemd, unit string, readOnly bool) (string, error) {
 	folder := filepath.Dir(s.HoldPath(unit))
 	real, err := filepath.EvalSymlinks(folder)
 	if errors.Is(err, fs.ErrNotExist) {
 		if !Absent(folder) {
 			return folder + " is a symbolic link that leads nowhere", nil
 		}
-		real, err = s.dir(), nil // where it is made
+		real, err = unitDir(s), nil // where it is made
 	}
 	if err != nil {
 		return "", fmt.Errorf("look at the drop-ins of unit %s: %w", unit, err)
@@ -79,7 +79,7 @@ func (s Systemd) DropInObstacle(unit string, readOnly bool) (string, error) {
 	if err := unix.Access(real, unix.W_OK); err != nil && !readOnly {
 		return fmt.Sprintf("%s cannot be written to: %v", real, err), nil
 	}
-	others, err := filepath.Glob(filepath.Join(s.dir(), "*.d"))
+	others, err := filepath.Glob(filepath.Join(unitDir(s), "*.d"))
 	if err != nil {
 		return "", fmt.Errorf("look at the drop-ins of unit %s: %w", unit, err)
 	}

@@ -38,7 +38,7 @@ func TestHoldBreaker(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := Systemd{Run: dropIns{"/etc/systemd/system/kubelet.service.d/" + HoldName, path, path + ".gone"}}
-		got, err := s.HoldBreaker(t.Context(), "kubelet.service")
+		got, err := HoldBreaker(t.Context(), s, "kubelet.service")
 		if want := map[bool]string{true: path}[test.breaks]; err != nil || got != want {
 			t.Errorf("%s %q: %q, %v", test.name, test.text, got, err)
 		}
@@ -125,7 +125,7 @@ func TestDropInObstacle(t *testing.T) {
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
-			got, err := s.DropInObstacle("docker.service", false)
+			got, err := DropInObstacle(s, "docker.service", false)
 			if err != nil || (got == "") != (test.want == "") || !strings.Contains(got, test.want) {
 				t.Errorf("%q, %v", got, err)
 			}
@@ -134,7 +134,7 @@ func TestDropInObstacle(t *testing.T) {
 			if name == "a link to read-only" {
 				want = ""
 			}
-			got, err = s.DropInObstacle("docker.service", true)
+			got, err = DropInObstacle(s, "docker.service", true)
 			if err != nil || (got == "") != (want == "") || !strings.Contains(got, want) {
 				t.Errorf("in a plan: %q, %v", got, err)
 			}

@@ -22,10 +22,10 @@ import (
 // wantedBy is the link that a unit gets whose own file asks for none.
 const wantedBy = "multi-user.target.wants"
 
-// links are the links in other units' folders by which a unit is wanted or required, and the owners of those that are not root's.
-func (s Systemd) links(unit string) (links map[string]string, owners map[string][2]int, err error) {
+// linksOf are the links in other units' folders by which a unit is wanted or required, and the owners of those that are not root's.
+func linksOf(s Systemd, unit string) (links map[string]string, owners map[string][2]int, err error) {
 	for _, folders := range []string{"*.wants", "*.requires", "*.upholds"} {
-		found, err := filepath.Glob(filepath.Join(s.dir(), folders, unit))
+		found, err := filepath.Glob(filepath.Join(unitDir(s), folders, unit))
 		if err != nil {
 			return nil, nil, fmt.Errorf("find links of unit %s: %w", unit, err)
 		}
@@ -75,7 +75,7 @@ func (s Systemd) BootLinks(ctx context.Context, unit string) (map[string]string,
 	}
 	links := map[string]string{}
 	for _, name := range names {
-		links[filepath.Join(s.dir(), name)] = p["FragmentPath"]
+		links[filepath.Join(unitDir(s), name)] = p["FragmentPath"]
 	}
 	return links, nil
 }
@@ -113,13 +113,13 @@ func (s Systemd) MakeLinks(links map[string]string) error {
 			return fmt.Errorf("make link %s: %w", path, err)
 		}
 	}
-	return s.syncLinks(links)
+	return syncLinks(s, links)
 }
 
 // EnsureEnabled has a unit with this file come up at boot. systemd reads its files again only if it has to, which takes a second on a
 // busy node.
-func (s Systemd) EnsureEnabled(ctx context.Context, unit, file string) error {
-	if err := s.MakeLinks(map[string]string{filepath.Join(s.dir(), wantedBy, unit): file}); err != nil {
+func EnsureEnabled(ctx context.Context, s Systemd, unit, file string) error {
+	if err := s.MakeLinks(map[string]string{filepath.Join(unitDir(s), wantedBy, unit): file}); err != nil {
 		return err
 	}
 	if stale, err := s.Stale(ctx, unit); err == nil && !stale {
@@ -129,8 +129,8 @@ func (s Systemd) EnsureEnabled(ctx context.Context, unit, file string) error {
 }
 
 // Disable removes all links by which a unit comes up at boot.
-func (s Systemd) Disable(unit string) error {
-	links, _, err := s.links(unit)
+func Disable(s Systemd, unit string) error {
+	links, _, err := linksOf(s, unit)
 	if err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func (s Systemd) RemoveLinks(links map[string]string) error {
 			return fmt.Errorf("remove link %s: %w", path, err)
 		}
 	}
-	return s.syncLinks(links)
+	return syncLinks(s, links)
 }
 
 // RestoreLinks gives units the links that were recorded, with their text and owner. Those that were made since are removed.
@@ -161,13 +161,13 @@ func (s Systemd) RestoreLinks(units ...UnitState) error {
 				return fmt.Errorf("restore link %s: %w", path, err)
 			}
 		}
-		if err := s.syncLinks(was.Links); err != nil {
+		if err := syncLinks(s, was.Links); err != nil {
 			return err
 		}
 		if was.File == "enabled" && len(was.Links) == 0 {
 			continue // by its vendor's links, or those that an earlier agent did not record
 		}
-		now, _, err := s.links(was.Name)
+		now, _, err := linksOf(s, was.Name)
 		if err != nil {
 			return err
 		}
@@ -200,10 +200,10 @@ func placeLink(path, target string, owner [2]int) error {
 }
 
 // syncLinks makes it last that links are there, or gone, in the folders that hold them.
-func (s Systemd) syncLinks(links map[string]string) error {
+func syncLinks(s Systemd, links map[string]string) error {
 	dirs := map[string]bool{}
 	for path := range links {
-		dirs[filepath.Dir(path)], dirs[s.dir()] = true, true
+		dirs[filepath.Dir(path)], dirs[unitDir(s)] = true, true
 	}
 	for dir := range dirs {
 		if err := SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -177,7 +177,7 @@ func TestMadeLinksGo(t *testing.T) {
 		t.Errorf("of no unit: %v, %v", links, err)
 	}
 	r.do(t, wantedUnit+"usr/lib/systemd/system/d.service; systemctl enable d.service")
-	if err := s.Disable("d.service"); err != nil || r.isEnabled("d.service") != "disabled" {
+	if err := Disable(s, "d.service"); err != nil || r.isEnabled("d.service") != "disabled" {
 		t.Errorf("%v: it is %s", err, r.isEnabled("d.service"))
 	}
 }

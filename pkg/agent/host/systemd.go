@@ -55,7 +55,7 @@ func (s Systemd) State(ctx context.Context, unit string) (UnitState, error) {
 	if err != nil {
 		return UnitState{}, err
 	}
-	links, owners, err := s.links(unit)
+	links, owners, err := linksOf(s, unit)
 	return UnitState{
 		Name: unit, Load: p["LoadState"], File: p["UnitFileState"], Active: p["ActiveState"],
 		Links: links, Owners: owners, HadDropIns: !Absent(filepath.Dir(s.HoldPath(unit))),
@@ -79,15 +79,15 @@ func (s Systemd) Show(ctx context.Context, unit string, properties ...string) (m
 	return values, nil
 }
 
-func (s Systemd) systemctl(ctx context.Context, verb, unit string, flags ...string) error {
+func systemctl(ctx context.Context, s Systemd, verb, unit string, flags ...string) error {
 	var units []string
 	if unit != "" {
 		units = []string{unit}
 	}
-	return s.systemctlAll(ctx, verb, units, flags...)
+	return systemctlAll(ctx, s, verb, units, flags...)
 }
 
-func (s Systemd) systemctlAll(ctx context.Context, verb string, units []string, flags ...string) error {
+func systemctlAll(ctx context.Context, s Systemd, verb string, units []string, flags ...string) error {
 	timeout := callTimeout
 	if verb == "start" || verb == "stop" || verb == "restart" {
 		timeout = jobTimeout
@@ -105,20 +105,22 @@ func (s Systemd) systemctlAll(ctx context.Context, verb string, units []string, 
 }
 
 // Start starts a unit and waits for it. What the unit logged is in the error.
-func (s Systemd) Start(ctx context.Context, unit string) error { return s.job(ctx, "start", unit) }
+func (s Systemd) Start(ctx context.Context, unit string) error { return runJob(ctx, s, "start", unit) }
 
 // StartNoWait queues the start of a unit.
-func (s Systemd) StartNoWait(ctx context.Context, unit string) error {
-	return s.systemctl(ctx, "start", unit, "--no-block")
+func StartNoWait(ctx context.Context, s Systemd, unit string) error {
+	return systemctl(ctx, s, "start", unit, "--no-block")
 }
 
 // Restart restarts a unit and waits for it.
-func (s Systemd) Restart(ctx context.Context, unit string) error { return s.job(ctx, "restart", unit) }
+func (s Systemd) Restart(ctx context.Context, unit string) error {
+	return runJob(ctx, s, "restart", unit)
+}
 
-// job starts a unit that may have used up its starts, with us or without.
-func (s Systemd) job(ctx context.Context, verb, unit string) error {
-	_ = s.systemctl(ctx, "reset-failed", unit)
-	err := s.systemctl(ctx, verb, unit)
+// runJob starts a unit that may have used up its starts, with us or without.
+func runJob(ctx context.Context, s Systemd, verb, unit string) error {
+	_ = systemctl(ctx, s, "reset-failed", unit)
+	err := systemctl(ctx, s, verb, unit)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
@@ -127,13 +129,13 @@ func (s Systemd) job(ctx context.Context, verb, unit string) error {
 
 // Stop stops units, at once and in the order that they ask for, and waits for them; a unit that is not up is fine.
 func (s Systemd) Stop(ctx context.Context, units ...string) error {
-	return s.systemctlAll(ctx, "stop", units)
+	return systemctlAll(ctx, s, "stop", units)
 }
 
 // Kill sends SIGKILL to a unit's main process alone, which also ends one that was stopped. What else runs in its cgroup lives on, such
 // as containerd's shims.
 func (s Systemd) Kill(ctx context.Context, unit string) error {
-	return s.systemctl(ctx, "kill", unit, "--signal=KILL", "--kill-who=main")
+	return systemctl(ctx, s, "kill", unit, "--signal=KILL", "--kill-who=main")
 }
 
 // Stale reports whether systemd would start a unit in another way if it read its files anew. In doubt it does.
@@ -142,7 +144,7 @@ func (s Systemd) Stale(ctx context.Context, unit string) (bool, error) {
 	return p["LoadState"] != "loaded" || p["NeedDaemonReload"] != "no", err
 }
 
-func (s Systemd) dir() string {
+func unitDir(s Systemd) string {
 	if s.Dir != "" {
 		return s.Dir
 	}
@@ -151,7 +153,7 @@ func (s Systemd) dir() string {
 
 // HoldPath is the drop-in by which Hold keeps a unit down.
 func (s Systemd) HoldPath(unit string) string {
-	return filepath.Join(s.dir(), unit+".d", HoldName)
+	return filepath.Join(unitDir(s), unit+".d", HoldName)
 }
 
 // HoldFile is that drop-in, and what it holds.
@@ -189,7 +191,7 @@ func (s Systemd) Unhold(ctx context.Context, units ...UnitState) error {
 
 // DaemonReload has systemd read unit files anew.
 func (s Systemd) DaemonReload(ctx context.Context) error {
-	return s.systemctl(ctx, "daemon-reload", "")
+	return systemctl(ctx, s, "daemon-reload", "")
 }
 
 // Restore brings a unit to the state that was recorded: enabled or disabled, up or down.
@@ -203,7 +205,7 @@ func (s Systemd) Restore(ctx context.Context, was UnitState) error {
 	now, err := s.State(ctx, was.Name)
 	if err == nil && was.File == "enabled" && now.File != "enabled" {
 		// An earlier agent, which had systemctl disable the unit, recorded no links.
-		err = errors.Join(s.systemctl(ctx, "enable", was.Name, "--quiet"), s.RestoreLinks(was))
+		err = errors.Join(systemctl(ctx, s, "enable", was.Name, "--quiet"), s.RestoreLinks(was))
 	}
 	switch {
 	case err != nil:

@@ -3,6 +3,7 @@ package inspect
 import (
 	"context"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
@@ -19,7 +20,7 @@ func checkHold(ctx context.Context, i *inspection) error {
 	}
 	held := append([]string{kubelet.Unit}, node.NamesOf(units)...)
 	for _, unit := range append([]string{node.ContainerdUnit}, held...) {
-		obstacle, err := i.h.Systemd.DropInObstacle(unit, i.h.ReadOnly)
+		obstacle, err := host.DropInObstacle(i.h.Systemd, unit, i.h.ReadOnly)
 		if err != nil {
 			return err
 		}

@@ -9,7 +9,7 @@ import (
 // Holdable refuses units that could not be kept down: after a power loss they would come up in the middle of a switch.
 func Holdable(ctx context.Context, h *Host, units ...string) error {
 	for _, unit := range units {
-		breaker, err := h.Systemd.HoldBreaker(ctx, unit)
+		breaker, err := host.HoldBreaker(ctx, h.Systemd, unit)
 		if err != nil {
 			return err
 		}

@@ -316,7 +316,7 @@ func (s *Supervisor) start(ctx context.Context, program string) error {
 	if err := s.Layout.Install(ctx, s.Systemd, program); err != nil {
 		return err
 	}
-	return s.Systemd.StartNoWait(ctx, host.Unit)
+	return host.StartNoWait(ctx, s.Systemd, host.Unit)
 }
 
 // notRunning ends the phase if it never began, and otherwise leaves it to the Job's next pod.

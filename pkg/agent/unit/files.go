@@ -251,7 +251,7 @@ func (l Layout) Install(ctx context.Context, systemd host.Systemd, program strin
 			return err
 		}
 	}
-	return systemd.EnsureEnabled(ctx, host.Unit, host.UnitPath) // which has systemd read its files anew where it has to
+	return host.EnsureEnabled(ctx, systemd, host.Unit, host.UnitPath) // which has systemd read its files anew where it has to
 }
 
 // uninstall removes the unit; the process that it runs goes on.
@@ -259,7 +259,7 @@ func (l Layout) uninstall(ctx context.Context, systemd host.Systemd) error {
 	if host.Absent(l.unitPath()) {
 		return nil
 	}
-	if err := systemd.Disable(host.Unit); err != nil {
+	if err := host.Disable(systemd, host.Unit); err != nil {
 		return err
 	}
 	if err := host.Remove(l.unitPath()); err != nil {

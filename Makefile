@@ -41,7 +41,7 @@ unit: ## unit tests
 # The API servers that tests run against, the oldest first (test/apiserver has them, too), and the tests that depend on which it is.
 API_VERSIONS := 1.17 1.20 1.24 1.37
 OLDEST_API := $(firstword $(API_VERSIONS))
-VERSION_PACKAGES := ./test/apiserver ./pkg/oldapi ./pkg/drain ./pkg/nodejob ./pkg/rollout ./pkg/plugin
+VERSION_PACKAGES := ./test/apiserver ./pkg/oldapi ./pkg/drain ./pkg/nodejob ./pkg/nodeswitch ./pkg/plugin
 VERSION_TESTS := ^Test(Server|List.*|Evict|HasReadyEndpoint|CheckServer|TooOldServer|Status.*|Plan|Switch|SwitchChecks|SwitchDryRun|SwitchRefusals|Rollback|RollbackDryRun|Drain|Budget|Exec|ServerTakesTheManifests|Ensure|NoDNS|ImagesToBring|PodsThatAreLeaving|LookAtHost|NamespaceIsOpenForRuns|NamespaceLimits|PodSecurityPolicy|RestrictedCluster|RBACIsEnough|WebhookDenies|FailedBefore|Preflight|HostIsVerified)$$
 
 # The packages with tests that -short leaves out.

@@ -1,6 +1,6 @@
 // Package oldapi lets the rest of this program use the current version of each API on API servers that have only an earlier one. What a
 // server has is learned by asking for the current version: a server without it answers "not found", which a list never does for another
-// reason. The pkg/rollout, pkg/nodejob, pkg/drain and pkg/plugin packages call it. It changes nothing but by Evict.
+// reason. The pkg/nodeswitch, pkg/nodejob, pkg/drain and pkg/plugin packages call it. It changes nothing but by Evict.
 package oldapi
 
 import (

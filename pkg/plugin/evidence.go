@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
@@ -22,7 +22,7 @@ const maxBundles = 99
 
 // saveEvidence writes the evidence of a failed run to the working directory, or else to the folder for temporary files, and says
 // where it is. Without it the run's own error is still reported.
-func saveEvidence(errOut io.Writer, report *rollout.Report) {
+func saveEvidence(errOut io.Writer, report *nodeswitch.Report) {
 	if len(report.Evidence) == 0 {
 		return
 	}
@@ -38,7 +38,7 @@ func saveEvidence(errOut io.Writer, report *rollout.Report) {
 }
 
 // writeBundle writes a new tar.gz into a folder and returns its path.
-func writeBundle(dir string, report *rollout.Report) (name string, err error) {
+func writeBundle(dir string, report *nodeswitch.Report) (name string, err error) {
 	base := "kubectl-runtime-" + report.Node + "-" + report.Run
 	if err := untrusted.LocalName(base); err != nil || strings.Contains(base, "/") {
 		return "", fmt.Errorf("write evidence: run %.80q of node %.80q is no part of a file's name", report.Run, report.Node)

@@ -12,12 +12,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 )
 
 func TestSaveEvidence(t *testing.T) {
 	t.Chdir(t.TempDir())
-	report := &rollout.Report{Node: "node-1", Run: "r1", Evidence: []rollout.EvidenceFile{
+	report := &nodeswitch.Report{Node: "node-1", Run: "r1", Evidence: []nodeswitch.EvidenceFile{
 		{Name: "error.txt", Data: []byte("why")}, {Name: "host/run/journal.jsonl", Data: []byte("how")},
 	}}
 	var out bytes.Buffer
@@ -49,7 +49,7 @@ func TestSaveEvidenceElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	saveEvidence(&out, &rollout.Report{Node: "n", Run: "r", Evidence: []rollout.EvidenceFile{{Name: "error.txt", Data: []byte("why")}}})
+	saveEvidence(&out, &nodeswitch.Report{Node: "n", Run: "r", Evidence: []nodeswitch.EvidenceFile{{Name: "error.txt", Data: []byte("why")}}})
 	if want := "evidence of why it failed: " + filepath.Join(temp, "kubectl-runtime-n-r.tar.gz") + "\n"; out.String() != want {
 		t.Errorf("said %q, want %q", out.String(), want)
 	}
@@ -64,13 +64,13 @@ func TestSaveEvidenceHostile(t *testing.T) {
 	}
 	t.Chdir(deep)
 	t.Setenv("TMPDIR", deep)
-	good := []rollout.EvidenceFile{{Name: "error.txt", Data: []byte("why")}}
-	for _, report := range []rollout.Report{
+	good := []nodeswitch.EvidenceFile{{Name: "error.txt", Data: []byte("why")}}
+	for _, report := range []nodeswitch.Report{
 		{Node: "n", Run: "x/../../escaped", Evidence: good},
 		{Node: "n", Run: "\x1b[31m", Evidence: good},
 		{Node: "../n", Run: "r", Evidence: good},
-		{Node: "n", Run: "r", Evidence: []rollout.EvidenceFile{{Name: "host/../../../../.ssh/authorized_keys"}}},
-		{Node: "n", Run: "r", Evidence: []rollout.EvidenceFile{{Name: "/etc/passwd"}}},
+		{Node: "n", Run: "r", Evidence: []nodeswitch.EvidenceFile{{Name: "host/../../../../.ssh/authorized_keys"}}},
+		{Node: "n", Run: "r", Evidence: []nodeswitch.EvidenceFile{{Name: "/etc/passwd"}}},
 	} {
 		var out bytes.Buffer
 		saveEvidence(&out, &report)
@@ -91,7 +91,7 @@ func TestSaveEvidenceHostile(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	saveEvidence(&out, &rollout.Report{Node: "n", Run: "r", Evidence: good})
+	saveEvidence(&out, &nodeswitch.Report{Node: "n", Run: "r", Evidence: good})
 	if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) || out.String() != "evidence of why it failed: kubectl-runtime-n-r-2.tar.gz\n" {
 		t.Errorf("said %q, wrote through a link: %v", out.String(), err)
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
@@ -32,7 +33,7 @@ const planKind = "Plan"
 type PlanOptions struct {
 	factory   *Factory
 	selection NodeSelection
-	rollout   rollout.Options
+	rollout   nodeswitch.Options
 	pull      string
 	apiOnly   bool
 	ignore    []string
@@ -210,7 +211,7 @@ func (o *PlanOptions) Run(ctx context.Context) error {
 	shown := render.PlanView{
 		Nodes: planNodes(in.Nodes, blocked, hosts, err == nil), Findings: findings, Ignored: o.ignore, Notes: notes, Order: orderOf(in.Nodes),
 	}
-	shown.Times, shown.Measured = rollout.Measured(in.AllNodes)
+	shown.Times, shown.Measured = nodeswitch.Measured(in.AllNodes)
 	if printErr := o.print(shown, hosts, err); printErr != nil {
 		return fmt.Errorf("print plan: %w", printErr)
 	}

@@ -16,8 +16,8 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
 
 // looksAtOnce bounds the nodes whose hosts are looked at at a time: each has a Job, a pod and a stream of its log.
@@ -25,7 +25,7 @@ const looksAtOnce = 16
 
 // hostLook is what came of the look at one host. Neither plan nor err: it was not looked at, for the reason.
 type hostLook struct {
-	plan   *rollout.HostPlan
+	plan   *nodeswitch.HostPlan
 	err    error
 	reason string
 }
@@ -108,11 +108,11 @@ func (o *PlanOptions) lookAtHosts(ctx context.Context, nodes []corev1.Node) (hos
 	errOut := o.factory.Streams.ErrOut
 	progress := render.NewProgress(errOut, render.DetectStyle(errOut, os.Getenv), o.factory.Clock)
 	defer progress.Close()
-	r := rollout.New(rollout.Config{
+	r := nodeswitch.New(nodeswitch.Config{
 		Client: o.client, REST: o.config, Clock: o.factory.Clock, Observer: progress, Options: o.rollout, Holder: holder(),
 	})
 	if err := r.CheckLookPermissions(ctx); err != nil {
-		var missing *rollout.PermissionError
+		var missing *nodeswitch.PermissionError
 		if errors.As(err, &missing) {
 			return nil, Exitf(ExitGeneral, "look at the hosts: %w", err).WithHint("--api-only does without a look at the hosts, and needs none of these")
 		}

@@ -3,8 +3,8 @@ package plugin
 import (
 	"sync"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
 
 // lazyProgress starts a Progress with the first update, and a new one after Close.
@@ -13,10 +13,10 @@ type lazyProgress struct {
 
 	mu      sync.Mutex
 	current *render.Progress
-	last    rollout.Update
+	last    nodeswitch.Update
 }
 
-func (p *lazyProgress) Observe(update rollout.Update) {
+func (p *lazyProgress) Observe(update nodeswitch.Update) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.current == nil {
@@ -31,8 +31,8 @@ func (p *lazyProgress) interrupted() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.current != nil {
-		p.current.Observe(rollout.Update{
-			Node: p.last.Node, Stage: p.last.Stage, Kind: rollout.Info, Text: "interrupted: cleaning up; press Ctrl-C again to exit at once",
+		p.current.Observe(nodeswitch.Update{
+			Node: p.last.Node, Stage: p.last.Stage, Kind: nodeswitch.Info, Text: "interrupted: cleaning up; press Ctrl-C again to exit at once",
 		})
 	}
 }

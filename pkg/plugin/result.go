@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 )
 
 // The values of NodeResult.Result.
@@ -124,7 +124,7 @@ func (o *runOptions) printResults(m move, failure error) error {
 }
 
 // nodeResult turns a rollout's report into what is printed.
-func nodeResult(report *rollout.Report, err error) NodeResult {
+func nodeResult(report *nodeswitch.Report, err error) NodeResult {
 	result := NodeResult{
 		Node: report.Node, Result: resultDone, From: report.From, To: report.To, Run: report.Run, Resumed: report.Resumed,
 		OutOfServiceSeconds: seconds(report.OutOfService), Cordoned: report.Cordoned, ChangedFiles: report.ChangedFiles, Warnings: report.Warnings,
@@ -137,7 +137,7 @@ func nodeResult(report *rollout.Report, err error) NodeResult {
 	}
 	if err != nil {
 		result.Result, result.Error = resultFailed, err.Error()
-		var failed *rollout.Error
+		var failed *nodeswitch.Error
 		if errors.As(err, &failed) {
 			result.Reason = failed.State
 		}

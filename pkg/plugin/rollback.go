@@ -10,7 +10,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 )
 
 // rollbackTimeout is how long the host's work is waited for, besides what the rollout allows for the pod. The host itself has no
@@ -80,10 +80,10 @@ func (o *RollbackOptions) Validate() error {
 func (o *RollbackOptions) Run(ctx context.Context) error {
 	return o.run(ctx, move{
 		kind: "RollbackResult", name: "rollback", question: "Roll back", target: inventory.RuntimeDocker, done: "rolled back to",
-		preflight: (*rollout.Rollout).PreflightRollback,
-		plan:      (*rollout.Rollout).PlanRollback,
-		do:        (*rollout.Rollout).Rollback,
-		would: func(finding rollout.Finding) string {
+		preflight: (*nodeswitch.Switcher).PreflightRollback,
+		plan:      (*nodeswitch.Switcher).PlanRollback,
+		do:        (*nodeswitch.Switcher).Rollback,
+		would: func(finding nodeswitch.Finding) string {
 			state := string(finding.State)
 			if finding.State == nodestate.StateDone {
 				state = "switched"

@@ -28,6 +28,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
@@ -50,7 +51,7 @@ type runOptions struct {
 	yes       bool
 	wait      bool
 	strict    bool
-	rollout   rollout.Options
+	rollout   nodeswitch.Options
 	pull      string
 	// ignore are IDs of checks that are not run.
 	ignore []string
@@ -72,13 +73,13 @@ type move struct {
 	// name is the command's, question how its question begins, target the runtime it is about, done how its result begins.
 	name, question, target, done string
 
-	preflight func(r *rollout.Rollout, ctx context.Context, nodes []corev1.Node, alone bool) ([]rollout.Finding, error)
-	plan      func(r *rollout.Rollout, finding rollout.Finding) []string
-	do        func(r *rollout.Rollout, ctx context.Context, node string) (*rollout.Report, error)
+	preflight func(r *nodeswitch.Switcher, ctx context.Context, nodes []corev1.Node, alone bool) ([]nodeswitch.Finding, error)
+	plan      func(r *nodeswitch.Switcher, finding nodeswitch.Finding) []string
+	do        func(r *nodeswitch.Switcher, ctx context.Context, node string) (*nodeswitch.Report, error)
 	// assesses: the checks of plan are run on the nodes that pass the preflight, and what blocks refuses.
 	assesses bool
 	// would says what a dry run stands for; wayBack is the closing report's sentence on how to undo it, if there is one.
-	would   func(finding rollout.Finding) string
+	would   func(finding nodeswitch.Finding) string
 	wayBack func(node, run string) string
 }
 
@@ -106,7 +107,7 @@ func (o *runOptions) addSharedFlags(flags *pflag.FlagSet) {
 }
 
 // addAgentFlags adds the flags on the agent's image.
-func addAgentFlags(flags *pflag.FlagSet, o *rollout.Options, pull *string) {
+func addAgentFlags(flags *pflag.FlagSet, o *nodeswitch.Options, pull *string) {
 	flags.StringVar(&o.Image, "image", "", "The agent's image (default "+agentImage+":VERSION)")
 	flags.StringVar(pull, "image-pull-policy", string(corev1.PullIfNotPresent), "When to pull the agent's image: Always, IfNotPresent or Never")
 	flags.StringSliceVar(&o.Pod.PullSecrets, "image-pull-secret", nil, "A Secret in namespace "+nodejob.Namespace+" to pull the agent's image with; may be repeated")
@@ -115,7 +116,7 @@ func addAgentFlags(flags *pflag.FlagSet, o *rollout.Options, pull *string) {
 }
 
 // validateAgent judges the flags of addAgentFlags.
-func validateAgent(o rollout.Options) error {
+func validateAgent(o nodeswitch.Options) error {
 	switch {
 	case o.Image == "":
 		return errors.New("this build of the plugin is no release and has no agent image of its own: give one with --image")
@@ -143,7 +144,7 @@ func (f *Factory) agentImage() string {
 }
 
 // addHostFlags adds the flags on what a switch does to a host, and leaves.
-func addHostFlags(flags *pflag.FlagSet, o *rollout.Options) {
+func addHostFlags(flags *pflag.FlagSet, o *nodeswitch.Options) {
 	flags.BoolVar(&o.KeepDocker, "keep-docker", false, "Leave Docker running, for containers that Kubernetes does not manage")
 	flags.StringVar(&o.ContainerdArchive, "containerd-archive", "", "Where a node needs containerd or a newer one: the path, on the node itself, of upstream's containerd-VERSION-linux-ARCH.tar.gz; it is checked against PATH.sha256 or PATH.sha256sum if there is one")
 	flags.Var((*digestValue)(&o.ContainerdArchiveSHA256), "containerd-archive-sha256", "The SHA-256 that the file of --containerd-archive has to have; without it, whoever can write the file decides what the node runs")
@@ -152,7 +153,7 @@ func addHostFlags(flags *pflag.FlagSet, o *rollout.Options) {
 }
 
 // validateHost judges the flags of addHostFlags.
-func validateHost(o rollout.Options) error {
+func validateHost(o nodeswitch.Options) error {
 	if o.ContainerdArchive != "" && !path.IsAbs(o.ContainerdArchive) {
 		return fmt.Errorf("--containerd-archive=%s: give the absolute path of a file on the node", o.ContainerdArchive)
 	}
@@ -245,7 +246,7 @@ func (o *runOptions) runNodes(ctx context.Context, m move) error {
 		return render.NewProgress(errOut, render.DetectStyle(errOut, os.Getenv), o.factory.Clock)
 	}}
 	defer progress.Close()
-	r := rollout.New(rollout.Config{
+	r := nodeswitch.New(nodeswitch.Config{
 		Client: o.client, REST: o.config, Clock: o.factory.Clock, Observer: progress, Options: o.rollout, Holder: holder(),
 	})
 	findings, err := o.preflight(ctx, m, r, nodes)
@@ -253,7 +254,7 @@ func (o *runOptions) runNodes(ctx context.Context, m move) error {
 	if err != nil {
 		return err
 	}
-	var todo []rollout.Finding
+	var todo []nodeswitch.Finding
 	unfit := 0
 	for _, finding := range findings {
 		text := finding.Reason
@@ -261,7 +262,7 @@ func (o *runOptions) runNodes(ctx context.Context, m move) error {
 		case finding.Unfit:
 			unfit++
 			text = "skipped: " + text
-		case finding.Verdict != rollout.Skip:
+		case finding.Verdict != nodeswitch.Skip:
 			todo = append(todo, finding)
 			continue
 		}
@@ -288,7 +289,7 @@ func (o *runOptions) runNodes(ctx context.Context, m move) error {
 }
 
 // moveNodes moves one node after the other.
-func (o *runOptions) moveNodes(ctx context.Context, m move, r *rollout.Rollout, progress *lazyProgress, todo []rollout.Finding) error {
+func (o *runOptions) moveNodes(ctx context.Context, m move, r *nodeswitch.Switcher, progress *lazyProgress, todo []nodeswitch.Finding) error {
 	errOut := o.factory.Streams.ErrOut
 	for i, finding := range todo {
 		done := context.AfterFunc(ctx, progress.interrupted)
@@ -315,13 +316,13 @@ func (o *runOptions) moveNodes(ctx context.Context, m move, r *rollout.Rollout, 
 }
 
 // awaitOthers waits until no other run has any of the nodes, and reads them again: that run has changed them.
-func (o *runOptions) awaitOthers(ctx context.Context, m move, r *rollout.Rollout, nodes []corev1.Node) ([]corev1.Node, error) {
+func (o *runOptions) awaitOthers(ctx context.Context, m move, r *nodeswitch.Switcher, nodes []corev1.Node) ([]corev1.Node, error) {
 	list := make([]string, len(nodes))
 	for i := range nodes {
 		list[i] = nodes[i].Name
 	}
 	if err := r.AwaitClaims(ctx, list); err != nil {
-		var failed *rollout.Error
+		var failed *nodeswitch.Error
 		if errors.As(err, &failed) {
 			return nil, o.exitError(m.name, failed.Node, err)
 		}
@@ -331,7 +332,7 @@ func (o *runOptions) awaitOthers(ctx context.Context, m move, r *rollout.Rollout
 }
 
 // preflight checks permissions and nodes, with --wait once no other run has them. What is wrong with any node ends in one error for all.
-func (o *runOptions) preflight(ctx context.Context, m move, r *rollout.Rollout, nodes []corev1.Node) ([]rollout.Finding, error) {
+func (o *runOptions) preflight(ctx context.Context, m move, r *nodeswitch.Switcher, nodes []corev1.Node) ([]nodeswitch.Finding, error) {
 	if err := r.CheckPermissions(ctx); err != nil {
 		return nil, o.factory.permissionError(err)
 	}
@@ -340,7 +341,7 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *rollout.Rollout, 
 		return nil, o.factory.explain("check", "permissions", "", err)
 	}
 	if len(missing) > 0 {
-		fmt.Fprintf(o.factory.Streams.ErrOut, "warning: %s; %s goes without them\n", &rollout.PermissionError{Missing: missing}, m.name)
+		fmt.Fprintf(o.factory.Streams.ErrOut, "warning: %s; %s goes without them\n", &nodeswitch.PermissionError{Missing: missing}, m.name)
 	}
 	if o.wait {
 		var err error
@@ -359,7 +360,7 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *rollout.Rollout, 
 	}
 	var refused []string
 	for _, finding := range findings {
-		if finding.Verdict == rollout.Refuse && !(finding.Unfit && o.skips()) {
+		if finding.Verdict == nodeswitch.Refuse && !(finding.Unfit && o.skips()) {
 			refused = append(refused, fmt.Sprintf("node %s: %s", finding.Node, finding.Reason))
 		}
 	}
@@ -376,7 +377,7 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *rollout.Rollout, 
 func (o *runOptions) skips() bool { return len(o.selection.Names) == 0 && !o.strict }
 
 // printPlan is the dry run.
-func (o *runOptions) printPlan(m move, r *rollout.Rollout, todo []rollout.Finding) error {
+func (o *runOptions) printPlan(m move, r *nodeswitch.Switcher, todo []nodeswitch.Finding) error {
 	for _, finding := range todo {
 		var text strings.Builder
 		fmt.Fprintf(&text, "node/%s would be %s (client dry run)\n", finding.Node, m.would(finding))
@@ -393,7 +394,7 @@ func (o *runOptions) printPlan(m move, r *rollout.Rollout, todo []rollout.Findin
 }
 
 // ask asks on the terminal.
-func (o *runOptions) ask(ctx context.Context, m move, todo []rollout.Finding) error {
+func (o *runOptions) ask(ctx context.Context, m move, todo []nodeswitch.Finding) error {
 	w := o.factory.Streams.ErrOut
 	for _, finding := range todo {
 		fmt.Fprintf(w, "node %s: %s to %s; %d pods to evict\n", finding.Node, finding.Runtime, m.target, len(finding.Evict))
@@ -404,7 +405,7 @@ func (o *runOptions) ask(ctx context.Context, m move, todo []rollout.Finding) er
 
 // permissionError explains why permissions are not enough, or were not learnt.
 func (f *Factory) permissionError(err error) error {
-	var missing *rollout.PermissionError
+	var missing *nodeswitch.PermissionError
 	if errors.As(err, &missing) {
 		return (&ExitError{Code: ExitRefused, Err: err}).
 			WithHint("`%s` shows whether you have one", f.Kubectl(append([]string{"auth", "can-i"}, strings.Fields(missing.Missing[0].String())...)...))
@@ -437,7 +438,7 @@ func (f *Factory) hasTerminal() bool {
 	return ok && term.IsTerminal(int(in.Fd()))
 }
 
-func names(findings []rollout.Finding) string {
+func names(findings []nodeswitch.Finding) string {
 	list := make([]string, len(findings))
 	for i, finding := range findings {
 		list[i] = finding.Node
@@ -447,21 +448,21 @@ func names(findings []rollout.Finding) string {
 
 // exitError gives what failed its exit code and the command that resumes the run.
 func (o *runOptions) exitError(command, node string, err error) error {
-	var failed *rollout.Error
+	var failed *nodeswitch.Error
 	if !errors.As(err, &failed) {
 		return err
 	}
 	exit := &ExitError{Err: err, Detail: failed.Detail, Hint: failed.Hint}
 	switch failed.Outcome {
-	case rollout.OutcomeRefused:
+	case nodeswitch.OutcomeRefused:
 		exit.Code = ExitRefused
-	case rollout.OutcomeRolledBack:
+	case nodeswitch.OutcomeRolledBack:
 		exit.Code = ExitRolledBack
-	case rollout.OutcomeStuck:
+	case nodeswitch.OutcomeStuck:
 		exit.Code = ExitStuck
-	case rollout.OutcomeTimeout:
+	case nodeswitch.OutcomeTimeout:
 		exit.Code = ExitTimeout
-	case rollout.OutcomeInterrupted, rollout.OutcomeFailed:
+	case nodeswitch.OutcomeInterrupted, nodeswitch.OutcomeFailed:
 		// The signal's code, or the general one.
 	}
 	if failed.Resumable {

@@ -9,8 +9,8 @@ import (
 
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
 
 // TestInterrupted: the first Ctrl-C is answered at once, where the work stands, and not after its end.
@@ -23,7 +23,7 @@ func TestInterrupted(t *testing.T) {
 	if out.Len() > 0 {
 		t.Errorf("before anything began: %q", out.String())
 	}
-	p.Observe(rollout.Update{Node: "node-1", Stage: rollout.StageDrain, Kind: rollout.StageBegun})
+	p.Observe(nodeswitch.Update{Node: "node-1", Stage: nodeswitch.StageDrain, Kind: nodeswitch.StageBegun})
 	ctx, cancel := context.WithCancel(t.Context())
 	heard := make(chan struct{})
 	context.AfterFunc(ctx, func() {

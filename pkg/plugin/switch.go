@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 )
 
 // SwitchOptions are `kubectl runtime switch`.
@@ -104,10 +104,10 @@ func (o *SwitchOptions) Validate() error {
 func (o *SwitchOptions) Run(ctx context.Context) error {
 	return o.run(ctx, move{
 		kind: "SwitchResult", name: "switch", assesses: true, question: "Switch", target: inventory.RuntimeContainerd, done: "switched to",
-		preflight: (*rollout.Rollout).Preflight,
-		plan:      (*rollout.Rollout).Plan,
-		do:        (*rollout.Rollout).Switch,
-		would: func(finding rollout.Finding) string {
+		preflight: (*nodeswitch.Switcher).Preflight,
+		plan:      (*nodeswitch.Switcher).Plan,
+		do:        (*nodeswitch.Switcher).Switch,
+		would: func(finding nodeswitch.Finding) string {
 			return fmt.Sprintf("switched from %s to containerd", finding.Runtime)
 		},
 		wayBack: func(node, _ string) string { return o.factory.Command("rollback", node) },

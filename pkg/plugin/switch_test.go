@@ -14,8 +14,8 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
@@ -228,20 +228,20 @@ func TestSwitchExitCodes(t *testing.T) {
 	interrupted, cancel := context.WithCancelCause(t.Context())
 	cancel(&SignalError{Signal: syscall.SIGINT})
 	for _, test := range []struct {
-		outcome   rollout.Outcome
+		outcome   nodeswitch.Outcome
 		resumable bool
 		ctx       context.Context
 		code      int
 	}{
-		{rollout.OutcomeRefused, false, t.Context(), 2},
-		{rollout.OutcomeRolledBack, false, t.Context(), 4},
-		{rollout.OutcomeStuck, true, t.Context(), 5},
-		{rollout.OutcomeTimeout, true, t.Context(), 124},
-		{rollout.OutcomeFailed, true, t.Context(), 1},
-		{rollout.OutcomeInterrupted, true, interrupted, 130},
+		{nodeswitch.OutcomeRefused, false, t.Context(), 2},
+		{nodeswitch.OutcomeRolledBack, false, t.Context(), 4},
+		{nodeswitch.OutcomeStuck, true, t.Context(), 5},
+		{nodeswitch.OutcomeTimeout, true, t.Context(), 124},
+		{nodeswitch.OutcomeFailed, true, t.Context(), 1},
+		{nodeswitch.OutcomeInterrupted, true, interrupted, 130},
 	} {
-		err := o.exitError("switch", "node-1", &rollout.Error{
-			Node: "node-1", Stage: rollout.StageDrain, Outcome: test.outcome, Resumable: test.resumable,
+		err := o.exitError("switch", "node-1", &nodeswitch.Error{
+			Node: "node-1", Stage: nodeswitch.StageDrain, Outcome: test.outcome, Resumable: test.resumable,
 			State: "the node serves", Hint: "look", Detail: "output", Cause: errors.New("cause"),
 		})
 		if got := exitCode(test.ctx, err); got != test.code {
@@ -267,17 +267,17 @@ func TestSwitchResult(t *testing.T) {
 	if err := o.completeOutput(); err != nil {
 		t.Fatal(err)
 	}
-	report := &rollout.Report{
+	report := &nodeswitch.Report{
 		Node: "node-1", From: "docker://20.10.24", To: "containerd://1.6.20", Run: "r1", OutOfService: 12345678 * time.Microsecond,
-		Stages:       []rollout.StageTime{{Stage: rollout.StageDrain, Elapsed: 3 * time.Second}},
-		Steps:        []rollout.StepTime{{Phase: protocol.PhaseCutover, ID: "kubelet-start", Elapsed: 1500 * time.Millisecond}},
+		Stages:       []nodeswitch.StageTime{{Stage: nodeswitch.StageDrain, Elapsed: 3 * time.Second}},
+		Steps:        []nodeswitch.StepTime{{Phase: protocol.PhaseCutover, ID: "kubelet-start", Elapsed: 1500 * time.Millisecond}},
 		ChangedFiles: []string{"/etc/containerd/config.toml"}, Warnings: []string{"live-restore is not carried over"},
 	}
-	failure := &rollout.Error{Node: "node-2", Stage: rollout.StageDrain, State: "the node serves", Cause: errors.New("not finished")}
+	failure := &nodeswitch.Error{Node: "node-2", Stage: nodeswitch.StageDrain, State: "the node serves", Cause: errors.New("not finished")}
 	if err := o.conclude(nodeResult(report, nil), "for people"); err != nil {
 		t.Fatal(err)
 	}
-	o.results = append(o.results, nodeResult(&rollout.Report{Node: "node-2"}, failure), NodeResult{Node: "node-3", Result: resultNotBegun})
+	o.results = append(o.results, nodeResult(&nodeswitch.Report{Node: "node-2"}, failure), NodeResult{Node: "node-3", Result: resultNotBegun})
 	if err := o.printResults(move{kind: "SwitchResult"}, failure); err != nil {
 		t.Fatal(err)
 	}

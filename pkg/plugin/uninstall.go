@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 )
 
 // UninstallOptions are `kubectl runtime uninstall`.
@@ -72,7 +72,7 @@ func (o *UninstallOptions) Run(ctx context.Context) error {
 		return err
 	}
 	errOut := o.factory.Streams.ErrOut
-	r := rollout.New(rollout.Config{Client: client, Clock: o.factory.Clock, Holder: holder()})
+	r := nodeswitch.New(nodeswitch.Config{Client: client, Clock: o.factory.Clock, Holder: holder()})
 	if err := r.CheckUninstallPermissions(ctx); err != nil {
 		return o.factory.permissionError(err)
 	}
@@ -104,14 +104,14 @@ func (o *UninstallOptions) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	err = rollout.RemoveInstalled(ctx, found, func(object rollout.Installed) { o.list([]rollout.Installed{object}, "removed") })
+	err = nodeswitch.RemoveInstalled(ctx, found, func(object nodeswitch.Installed) { o.list([]nodeswitch.Installed{object}, "removed") })
 	if err != nil {
 		return o.factory.explain("remove", "what is installed", "", err)
 	}
 	return nil
 }
 
-func (o *UninstallOptions) list(objects []rollout.Installed, done string) {
+func (o *UninstallOptions) list(objects []nodeswitch.Installed, done string) {
 	for _, object := range objects {
 		fmt.Fprintln(o.factory.Streams.Out, strings.Join(strings.Fields(object.Name+" "+object.What+" "+done), " "))
 	}

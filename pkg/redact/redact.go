@@ -1,7 +1,7 @@
 // Package redact takes secrets out of text: registry credentials, passwords, tokens, private keys, and the credentials in URLs. It knows
 // forms, not files: JSON, also inside of JSON strings, YAML, TOML, environment files, command lines, headers. It would rather take out too
 // much. It is called where text leaves a node or this program for good: by protocol where an event is encoded, by pkg/agent/evidence and
-// pkg/rollout where a bundle is written, and by the agent for what it writes to a log.
+// pkg/nodeswitch where a bundle is written, and by the agent for what it writes to a log.
 package redact
 
 import (

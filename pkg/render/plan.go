@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
@@ -55,7 +55,7 @@ type PlanView struct {
 	Ignored, Notes []string
 	// Order are the nodes on Docker as they are switched. Times are medians of Measured nodes.
 	Order    []string
-	Times    rollout.Times
+	Times    nodeswitch.Times
 	Measured int
 }
 

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
 
 func TestPlan(t *testing.T) {
@@ -29,7 +29,7 @@ func TestPlan(t *testing.T) {
 	} {
 		golden(t, name, Plan(style, PlanView{Nodes: nodes, Findings: findings, Ignored: []string{"drain-bare-pod"}, Order: []string{"n2", "n1"}}))
 	}
-	golden(t, "plan-nothing.txt", Plan(Style{Width: width}, PlanView{Nodes: nodes[2:3], Order: []string{"n2"}, Measured: 1, Times: rollout.Times{Prepare: time.Minute, Drain: time.Second, Cutover: 20 * time.Second, Verify: 9 * time.Second}}))
+	golden(t, "plan-nothing.txt", Plan(Style{Width: width}, PlanView{Nodes: nodes[2:3], Order: []string{"n2"}, Measured: 1, Times: nodeswitch.Times{Prepare: time.Minute, Drain: time.Second, Cutover: 20 * time.Second, Verify: 9 * time.Second}}))
 	// A host that could not be looked at is no reason to say that there is nothing to switch.
 	unknown := PlanNode{Name: "n4", Runtime: "docker://20.10.24", Verdict: VerdictUnknown, HostNote: "pod does not start"}
 	golden(t, "plan-unknown.txt", Plan(Style{Width: width}, PlanView{Nodes: []PlanNode{unknown}, Order: []string{"n4"}}))
@@ -45,7 +45,7 @@ func TestPlan(t *testing.T) {
 		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n3", Detail: "kubelet v1.23.17"},
 		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n4", Detail: "kubelet v1.23.17"},
 		{Check: "workload-docker-socket", Category: assess.Workloads, Severity: assess.Warning, Kind: "CronJob", Namespace: "ops", Name: "nightly", Detail: "/run/docker.sock"},
-	}, Measured: 2, Times: rollout.Times{Prepare: time.Minute, Cutover: 20 * time.Second}}))
+	}, Measured: 2, Times: nodeswitch.Times{Prepare: time.Minute, Cutover: 20 * time.Second}}))
 }
 
 // hostNodes are two that are alike, one whose files are not known, and one that was not looked at.

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/term"
 	"k8s.io/utils/clock"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
@@ -64,7 +64,7 @@ func isUTF8(getenv func(string) string) bool {
 	return strings.Contains(locale, "utf-8") || strings.Contains(locale, "utf8")
 }
 
-// Progress shows updates. It is a rollout.Observer; Close ends it.
+// Progress shows updates. It is a nodeswitch.Observer; Close ends it.
 type Progress struct {
 	w     io.Writer
 	style Style
@@ -83,7 +83,7 @@ type Progress struct {
 // activeNode is a node in a stage.
 type activeNode struct {
 	name  string
-	stage rollout.Stage
+	stage nodeswitch.Stage
 	since time.Time
 	text  string
 }
@@ -121,36 +121,36 @@ func (p *Progress) Close() {
 }
 
 // Observe shows one update.
-func (p *Progress) Observe(u rollout.Update) {
+func (p *Progress) Observe(u nodeswitch.Update) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	text := clean(u.Text)
 	switch u.Kind {
-	case rollout.StageBegun:
+	case nodeswitch.StageBegun:
 		p.active = append(p.without(u.Node), &activeNode{name: u.Node, stage: u.Stage, since: p.clock.Now()})
 		if !p.style.Live {
 			p.line(signNone, u, "started")
 		}
-	case rollout.StageEnded:
+	case nodeswitch.StageEnded:
 		p.active = p.without(u.Node)
 		if u.Failed {
 			p.line(signFailed, u, fmt.Sprintf("failed after %s: %s", Duration(u.Elapsed), text))
 		} else {
 			p.line(signDone, u, "done in "+Duration(u.Elapsed))
 		}
-	case rollout.Info:
+	case nodeswitch.Info:
 		p.note(u.Node, text)
 		p.line(signInfo, u, text)
-	case rollout.Warning:
+	case nodeswitch.Warning:
 		p.line(signWarning, u, "warning: "+text)
-	case rollout.AgentStep:
+	case nodeswitch.AgentStep:
 		p.step(u)
 	}
 	p.draw()
 }
 
 // step shows a step on the node: its progress as it goes on, its end as a line.
-func (p *Progress) step(u rollout.Update) {
+func (p *Progress) step(u nodeswitch.Update) {
 	step := u.Step
 	title := clean(cmp.Or(step.Title, step.ID))
 	more := ""
@@ -221,7 +221,7 @@ func (p *Progress) tick() {
 		if a.text != "" {
 			text += ": " + a.text
 		}
-		p.line(signNone, rollout.Update{Time: now, Node: a.name, Stage: a.stage}, text)
+		p.line(signNone, nodeswitch.Update{Time: now, Node: a.name, Stage: a.stage}, text)
 	}
 }
 
@@ -254,7 +254,7 @@ func (style Style) sign(s sign) string {
 }
 
 // line writes a line that stays.
-func (p *Progress) line(s sign, u rollout.Update, text string) {
+func (p *Progress) line(s sign, u nodeswitch.Update, text string) {
 	p.erase()
 	p.spoke = p.clock.Now()
 	at := ""

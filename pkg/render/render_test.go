@@ -13,8 +13,8 @@ import (
 
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -55,34 +55,34 @@ func (b *buffer) String() string {
 
 var start = time.Date(2024, 1, 31, 12, 0, 0, 0, time.Local)
 
-func step(state protocol.StepState, change ...func(*protocol.Step)) rollout.Update {
+func step(state protocol.StepState, change ...func(*protocol.Step)) nodeswitch.Update {
 	s := &protocol.Step{ID: "images", Title: "Bring the images", State: state}
 	for _, c := range change {
 		c(s)
 	}
-	return rollout.Update{Node: "node-1", Stage: rollout.StagePrepare, Kind: rollout.AgentStep, Step: s}
+	return nodeswitch.Update{Node: "node-1", Stage: nodeswitch.StagePrepare, Kind: nodeswitch.AgentStep, Step: s}
 }
 
 // updates are a bit of everything.
-func updates() []rollout.Update {
-	on := func(stage rollout.Stage, kind rollout.Kind, text string) rollout.Update {
-		return rollout.Update{Node: "node-1", Stage: stage, Kind: kind, Text: text}
+func updates() []nodeswitch.Update {
+	on := func(stage nodeswitch.Stage, kind nodeswitch.Kind, text string) nodeswitch.Update {
+		return nodeswitch.Update{Node: "node-1", Stage: stage, Kind: kind, Text: text}
 	}
-	return []rollout.Update{
-		on(rollout.StagePrepare, rollout.StageBegun, ""),
+	return []nodeswitch.Update{
+		on(nodeswitch.StagePrepare, nodeswitch.StageBegun, ""),
 		step(protocol.StepStarted),
 		step(protocol.StepProgress, func(s *protocol.Step) { s.Done, s.Total, s.Unit = 3, 12, "images" }),
 		step(protocol.StepDone, func(s *protocol.Step) { s.ElapsedMillis, s.Message = 1560, "12 images" }),
 		step(protocol.StepSkipped, func(s *protocol.Step) { s.Message = "nothing to do" }),
-		on(rollout.StagePrepare, rollout.Warning, "live-restore is \x1b[31mnot\ncarried over"),
-		{Node: "node-1", Stage: rollout.StagePrepare, Kind: rollout.StageEnded, Elapsed: 12300 * time.Millisecond},
-		on(rollout.StageCutover, rollout.StageBegun, ""),
+		on(nodeswitch.StagePrepare, nodeswitch.Warning, "live-restore is \x1b[31mnot\ncarried over"),
+		{Node: "node-1", Stage: nodeswitch.StagePrepare, Kind: nodeswitch.StageEnded, Elapsed: 12300 * time.Millisecond},
+		on(nodeswitch.StageCutover, nodeswitch.StageBegun, ""),
 		step(protocol.StepFailed, func(s *protocol.Step) { s.Message = "exit status 1" }),
 		step(protocol.StepReverting),
 		step(protocol.StepReverted, func(s *protocol.Step) { s.ElapsedMillis = 400 }),
 		step(protocol.StepRevertFailed, func(s *protocol.Step) { s.Message = "gone" }),
-		on(rollout.StageCutover, rollout.Info, "the API server answers again"),
-		{Node: "node-1", Stage: rollout.StageCutover, Kind: rollout.StageEnded, Elapsed: 95 * time.Second, Failed: true, Text: "the kubelet does not start"},
+		on(nodeswitch.StageCutover, nodeswitch.Info, "the API server answers again"),
+		{Node: "node-1", Stage: nodeswitch.StageCutover, Kind: nodeswitch.StageEnded, Elapsed: 95 * time.Second, Failed: true, Text: "the kubelet does not start"},
 	}
 }
 
@@ -113,7 +113,7 @@ func TestHeartbeat(t *testing.T) {
 	clock := clocktesting.NewFakeClock(start)
 	p := NewProgress(&out, Style{}, clock)
 	defer p.Close()
-	p.Observe(rollout.Update{Node: "node-1", Stage: rollout.StageCutover, Kind: rollout.StageBegun})
+	p.Observe(nodeswitch.Update{Node: "node-1", Stage: nodeswitch.StageCutover, Kind: nodeswitch.StageBegun})
 	p.Observe(step(protocol.StepStarted))
 	before := out.String()
 	clock.Step(29 * time.Second)
@@ -194,10 +194,10 @@ func TestDetectStyle(t *testing.T) {
 }
 
 func TestReport(t *testing.T) {
-	golden(t, "report.txt", Report(&rollout.Report{
+	golden(t, "report.txt", Report(&nodeswitch.Report{
 		Node: "node-1", From: "docker://20.10.24", To: "containerd://1.6.20", OutOfService: 95 * time.Second,
-		Stages: []rollout.StageTime{{Stage: rollout.StageClaim, Elapsed: 200 * time.Millisecond}, {Stage: rollout.StagePrepare, Elapsed: 41 * time.Second}},
-		Steps: []rollout.StepTime{
+		Stages: []nodeswitch.StageTime{{Stage: nodeswitch.StageClaim, Elapsed: 200 * time.Millisecond}, {Stage: nodeswitch.StagePrepare, Elapsed: 41 * time.Second}},
+		Steps: []nodeswitch.StepTime{
 			{Phase: protocol.PhasePrepare, ID: "images", Elapsed: 30 * time.Second},
 			{Phase: protocol.PhaseCutover, ID: "docker-stop", Elapsed: 400 * time.Millisecond},
 			{Phase: protocol.PhaseCutover, ID: "kubelet-start", Elapsed: 3 * time.Second},
@@ -205,7 +205,7 @@ func TestReport(t *testing.T) {
 		},
 		ChangedFiles: []string{"/etc/containerd/config.toml", "/var/lib/kubelet/kubeadm-flags.env"},
 		Warnings:     []string{"live-restore is not carried over"},
-	}, "kubectl runtime rollback node-1")+Report(&rollout.Report{Node: "node-2", From: "a", To: "b", Cordoned: true}, ""))
+	}, "kubectl runtime rollback node-1")+Report(&nodeswitch.Report{Node: "node-2", From: "a", To: "b", Cordoned: true}, ""))
 }
 
 func TestDuration(t *testing.T) {

@@ -5,13 +5,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
 
 // Report is the closing report on a node that was switched: what took how long, what changed, how to go back. Back is the sentence
 // on the latter.
-func Report(report *rollout.Report, back string) string {
+func Report(report *nodeswitch.Report, back string) string {
 	var text strings.Builder
 	var stages []string
 	for _, stage := range report.Stages {

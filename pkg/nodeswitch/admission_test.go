@@ -1,0 +1,572 @@
+package nodeswitch
+
+import (
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/ptr"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+)
+
+// wantUntouched checks that a switch was refused before anything was changed, by an error that says all of texts.
+func wantUntouched(t *testing.T, s *apiserver.Server, h *hollow, err error, texts ...string) {
+	t.Helper()
+	failed := wantError(t, err, OutcomeRefused, "nothing was changed")
+	for _, text := range texts {
+		if !strings.Contains(err.Error(), text) {
+			t.Errorf("error %q does not say %q", err, text)
+		}
+	}
+	if failed.Hint == "" {
+		t.Error("no hint")
+	}
+	node := getNode(t, s, h.name)
+	for key := range node.Annotations {
+		if strings.HasPrefix(key, nodestate.Prefix) {
+			t.Errorf("annotation %s was made", key)
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.phases) > 0 || fmt.Sprint(h.cordons) != "[false]" {
+		t.Errorf("phases %v, cordons %v", h.phases, h.cordons)
+	}
+}
+
+// ofNode selects what belongs to a node, so that a policy bothers no other test.
+func ofNode(node string) *metav1.LabelSelector {
+	return &metav1.LabelSelector{MatchLabels: map[string]string{nodejob.LabelNode: nodejob.NodeLabels(node)[nodejob.LabelNode]}}
+}
+
+// createPolicy makes a ValidatingAdmissionPolicy on pods that belong to a node, and waits until it holds.
+func createPolicy(t *testing.T, s *apiserver.Server, node, expression, message string) {
+	t.Helper()
+	ctx, api := context.Background(), s.Client().AdmissionregistrationV1()
+	policy := &admissionregistrationv1.ValidatingAdmissionPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: "policy-" + node},
+		Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
+			MatchConstraints: &admissionregistrationv1.MatchResources{
+				ObjectSelector: ofNode(node),
+				ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
+					Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
+					Rule:       admissionregistrationv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}},
+				}}},
+			},
+			Validations: []admissionregistrationv1.Validation{{Expression: expression, Message: message}},
+		},
+	}
+	if _, err := api.ValidatingAdmissionPolicies().Create(ctx, policy, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := api.ValidatingAdmissionPolicyBindings().Create(ctx, &admissionregistrationv1.ValidatingAdmissionPolicyBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: policy.Name},
+		Spec: admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec{
+			PolicyName: policy.Name, ValidationActions: []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := api.ValidatingAdmissionPolicyBindings().Delete(ctx, policy.Name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+		if err := api.ValidatingAdmissionPolicies().Delete(ctx, policy.Name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	awaitDenial(t, s, node, policy.Name)
+}
+
+// awaitDenial waits until a pod of a node that nothing good can be said of is denied.
+func awaitDenial(t *testing.T, s *apiserver.Server, node, text string) {
+	t.Helper()
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", GenerateName: "probe-", Labels: nodejob.NodeLabels(node)},
+		Spec: corev1.PodSpec{
+			Containers: []corev1.Container{{Name: "c", Image: "bad.example/c"}},
+			Volumes:    []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/"}}}},
+		},
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		_, err := s.Client().CoreV1().Pods("default").Create(t.Context(), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if err != nil && strings.Contains(err.Error(), text) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it does not hold: %v", err)
+		}
+	}
+}
+
+// TestPolicies: a policy that denies what a switch needs refuses it by its name while the node serves; one that does not bothers nobody.
+func TestPolicies(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	if !serves(t, s, "validatingadmissionpolicies") {
+		t.Skipf("Kubernetes %s has no ValidatingAdmissionPolicy", s.Version)
+	}
+	for _, test := range []struct {
+		name, expression, message string
+		wants                     []string // none: it passes
+	}{
+		{"bare-pods", "has(object.metadata.ownerReferences)", "naked pods are not allowed", []string{"the cluster does not admit the canary pod", "policy-bare-pods", "naked pods are not allowed"}},
+		{"registries", "object.spec.containers.all(c, c.image.startsWith('good.example/'))", "foreign registry", []string{"policy-registries", "foreign registry"}},
+		{"host-paths", "!has(object.spec.volumes) || object.spec.volumes.all(v, !has(v.hostPath))", "no hostPath", []string{"the pod of the agent's Job", "policy-host-paths", "no hostPath"}},
+		{"own-registry", "object.spec.containers.all(c, c.image.startsWith('registry.example/'))", "foreign registry", nil},
+		{"terminal", "false", "\x1b[31mred", []string{`\u001b[31mred`}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHollow(t, s, test.name)
+			createPolicy(t, s, test.name, test.expression, test.message)
+			_, err := newRollout(s, &recorder{}).Switch(t.Context(), test.name)
+			if test.wants == nil {
+				if err != nil {
+					t.Error(err)
+				}
+			} else {
+				wantUntouched(t, s, h, err, test.wants...)
+			}
+			nothingLeft(t, s, test.name)
+		})
+	}
+}
+
+// serves reports whether a server has a resource of admissionregistration.k8s.io/v1.
+func serves(t *testing.T, s *apiserver.Server, name string) bool {
+	t.Helper()
+	list, err := s.Client().Discovery().ServerResourcesForGroupVersion(schema.GroupVersion{Group: "admissionregistration.k8s.io", Version: "v1"}.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, resource := range list.APIResources {
+		if resource.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// webhook is a validating webhook on pods and Jobs that belong to a node.
+type webhook struct {
+	// deny returns why a request is denied, or "". gone: the webhook's pod is not there any more; hangs: it does not answer.
+	deny        func(*admissionv1.AdmissionRequest) string
+	gone, hangs atomic.Bool
+}
+
+func (w *webhook) ServeHTTP(out http.ResponseWriter, in *http.Request) {
+	var review admissionv1.AdmissionReview
+	err := json.NewDecoder(in.Body).Decode(&review)
+	if w.hangs.Load() {
+		<-in.Context().Done()
+		return
+	}
+	if err != nil || w.gone.Load() {
+		panic(http.ErrAbortHandler) // the connection ends without an answer
+	}
+	review.Response = &admissionv1.AdmissionResponse{UID: review.Request.UID, Allowed: true}
+	if why := w.deny(review.Request); why != "" {
+		review.Response.Allowed, review.Response.Result = false, &metav1.Status{Message: why}
+	}
+	_ = json.NewEncoder(out).Encode(review)
+}
+
+// newWebhook has the API server ask a webhook about each pod and Job of a node.
+func newWebhook(t *testing.T, s *apiserver.Server, node string, deny func(*admissionv1.AdmissionRequest) string) *webhook {
+	t.Helper()
+	w := &webhook{deny: deny}
+	host := httptest.NewTLSServer(w)
+	t.Cleanup(host.Close)
+	ctx, api := context.Background(), s.Client().AdmissionregistrationV1().ValidatingWebhookConfigurations()
+	name := node + ".webhook.example"
+	_, err := api.Create(ctx, &admissionregistrationv1.ValidatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Webhooks: []admissionregistrationv1.ValidatingWebhook{{
+			Name: name, ObjectSelector: ofNode(node), Rules: podsAndJobs(), ClientConfig: calls(host),
+			SideEffects: ptr.To(admissionregistrationv1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"},
+			FailurePolicy: ptr.To(admissionregistrationv1.Fail), TimeoutSeconds: ptr.To[int32](30),
+		}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := api.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	w.gone.Store(true)
+	awaitDenial(t, s, node, name)
+	w.gone.Store(false)
+	return w
+}
+
+// TestRewrittenImages: a webhook gives pods another image than they ask for. The agent is asked to bring the one that it has, and the Job is found
+// again.
+func TestRewrittenImages(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	const node, mirror = "rewritten", "mirror.example/agent:1"
+	host := httptest.NewTLSServer(http.HandlerFunc(func(out http.ResponseWriter, in *http.Request) {
+		var review admissionv1.AdmissionReview
+		if err := json.NewDecoder(in.Body).Decode(&review); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		path := map[string]string{"Job": "/spec/template/spec/containers/0/image", "Pod": "/spec/containers/0/image"}[review.Request.Kind.Kind]
+		review.Response = &admissionv1.AdmissionResponse{
+			UID: review.Request.UID, Allowed: true, PatchType: ptr.To(admissionv1.PatchTypeJSONPatch),
+			Patch: []byte(fmt.Sprintf(`[{"op":"replace","path":%q,"value":%q}]`, path, mirror)),
+		}
+		_ = json.NewEncoder(out).Encode(review)
+	}))
+	t.Cleanup(host.Close)
+	ctx, api := context.Background(), s.Client().AdmissionregistrationV1().MutatingWebhookConfigurations()
+	name := node + ".webhook.example"
+	_, err := api.Create(ctx, &admissionregistrationv1.MutatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Webhooks: []admissionregistrationv1.MutatingWebhook{{
+			Name: name, ObjectSelector: ofNode(node), Rules: podsAndJobs(), ClientConfig: calls(host),
+			SideEffects: ptr.To(admissionregistrationv1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"},
+		}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := api.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", GenerateName: "probe-", Labels: nodejob.NodeLabels(node)},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "other"}}},
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		got, err := s.Client().CoreV1().Pods("default").Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if err == nil && got.Spec.Containers[0].Image == mirror {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the webhook is not called: %v", err)
+		}
+	}
+	h := newHollow(t, s, node)
+	h.script[protocol.PhasePrepare] = func(h *hollow, spec protocol.Spec) {
+		if spec.Image != mirror {
+			t.Errorf("the agent is to bring %s", spec.Image)
+		}
+		h.succeed(spec)
+	}
+	if _, err := newRollout(s, &recorder{}).Switch(t.Context(), node); err != nil {
+		t.Error(err)
+	}
+	nothingLeft(t, s, node)
+}
+
+// podsAndJobs are a webhook's rules.
+func podsAndJobs() []admissionregistrationv1.RuleWithOperations {
+	rule := func(group, resource string) admissionregistrationv1.RuleWithOperations {
+		return admissionregistrationv1.RuleWithOperations{
+			Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
+			Rule:       admissionregistrationv1.Rule{APIGroups: []string{group}, APIVersions: []string{"v1"}, Resources: []string{resource}},
+		}
+	}
+	return []admissionregistrationv1.RuleWithOperations{rule("", "pods"), rule("batch", "jobs")}
+}
+
+// calls is how an API server reaches a webhook.
+func calls(host *httptest.Server) admissionregistrationv1.WebhookClientConfig {
+	return admissionregistrationv1.WebhookClientConfig{
+		URL: ptr.To(host.URL), CABundle: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: host.Certificate().Raw}),
+	}
+}
+
+func allow(*admissionv1.AdmissionRequest) string { return "" }
+
+// TestWebhookDenies: as a policy that denies, a webhook refuses the switch by its name; so does one that cannot be called.
+func TestWebhookDenies(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	for name, deny := range map[string]func(*admissionv1.AdmissionRequest) string{
+		"denied-job": func(r *admissionv1.AdmissionRequest) string {
+			return map[string]string{"Job": "no Jobs here"}[r.Kind.Kind]
+		},
+		"denied-canary": func(r *admissionv1.AdmissionRequest) string {
+			return map[bool]string{true: "no Jobs here"}[strings.HasPrefix(r.Name, "runtime-canary-")]
+		},
+	} {
+		h := newHollow(t, s, name)
+		newWebhook(t, s, name, deny)
+		_, err := newRollout(s, &recorder{}).Switch(t.Context(), name)
+		wantUntouched(t, s, h, err, "no Jobs here", name+".webhook.example")
+		nothingLeft(t, s, name)
+	}
+	h := newHollow(t, s, "uncallable")
+	newWebhook(t, s, "uncallable", allow).gone.Store(true)
+	_, err := quickly(newRollout(s, &recorder{})).Switch(t.Context(), "uncallable")
+	wantUntouched(t, s, h, err, "the cluster does not admit", "failed calling webhook", "uncallable.webhook.example")
+	nothingLeft(t, s, "uncallable")
+}
+
+// TestWebhookOnTheNode: the only pod of a webhook was on the node that is drained. No pod can be created until it is back, which is no fault of the
+// node and must not keep it out of service.
+func TestWebhookOnTheNode(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	for _, test := range []struct {
+		name string
+		set  func(*webhook)
+		// jobless: the cutover's Job is gone when the verification begins, so that this would need one of its own.
+		jobless bool
+	}{
+		{"webhook-gone", func(w *webhook) { w.gone.Store(true) }, false},
+		{"webhook-hangs", func(w *webhook) { w.hangs.Store(true) }, false},
+		{"webhook-denies", func(w *webhook) {
+			w.deny = func(*admissionv1.AdmissionRequest) string { return "the quota is used up" }
+		}, false},
+		{"webhook-jobless", func(w *webhook) { w.gone.Store(true) }, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHollow(t, s, test.name)
+			w := newWebhook(t, s, test.name, allow)
+			h.oldAgent = test.jobless
+			h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+				test.set(w)
+				h.succeed(spec)
+			}
+			observer := &recorder{}
+			report, err := newRollout(s, observer).Switch(t.Context(), test.name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := observer.stages(), "claim prepare drain cutover verify uncordon"; got != want {
+				t.Errorf("stages %q, want %q", got, want)
+			}
+			if !strings.Contains(fmt.Sprint(report.Warnings), "the canary pod was not run, which does not count against the node: the cluster does not admit the canary pod") {
+				t.Errorf("warnings %q", report.Warnings)
+			}
+			if got := strings.Contains(fmt.Sprint(report.Warnings), "the agent has not looked at the host once more"); got != test.jobless {
+				t.Errorf("warnings %q", report.Warnings)
+			}
+			if limit := 30 * time.Second; report.OutOfService > limit && !test.jobless {
+				t.Errorf("out of service for %s", report.OutOfService)
+			}
+			w.gone.Store(false)
+			w.hangs.Store(false)
+			nothingLeft(t, s, test.name)
+		})
+	}
+}
+
+// TestFailedBefore: what fails on the old runtime already does not count after the cutover, also where another run resumes the verification;
+// what fails on the new one alone does.
+func TestFailedBefore(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	denied := nodejob.CanaryCheck{Name: "api-address", Message: "i/o timeout"}
+	fine := nodejob.CanaryCheck{Name: "volume", OK: true}
+	t.Run("default-deny", func(t *testing.T) {
+		t.Parallel()
+		h := newHollow(t, s, "default-deny")
+		h.checksBefore = []nodejob.CanaryCheck{denied, fine}
+		h.checks = h.checksBefore
+		r := newRollout(s, &recorder{})
+		report, err := r.Switch(t.Context(), "default-deny")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"check api-address fails on docker://20.10.24 already", "check api-address fails, as it did before: i/o timeout"} {
+			if !strings.Contains(fmt.Sprint(report.Warnings), want) {
+				t.Errorf("warnings %q without %q", report.Warnings, want)
+			}
+		}
+		// Nor does it on the way back.
+		if _, err := newRollout(s, &recorder{}).Rollback(t.Context(), "default-deny"); err != nil {
+			t.Error(err)
+		}
+		nothingLeft(t, s, "default-deny")
+	})
+	t.Run("fails-now", func(t *testing.T) {
+		t.Parallel()
+		h := newHollow(t, s, "fails-now")
+		h.checksBefore = []nodejob.CanaryCheck{denied, fine}
+		h.checks = []nodejob.CanaryCheck{denied, {Name: "volume", Message: "read-only"}}
+		_, err := newRollout(s, &recorder{}).Switch(t.Context(), "fails-now")
+		wantError(t, err, OutcomeRolledBack, "canary: volume: read-only")
+		if strings.Contains(err.Error(), "i/o timeout") {
+			t.Errorf("error %v", err)
+		}
+		nothingLeft(t, s, "fails-now")
+	})
+	t.Run("another-run", func(t *testing.T) {
+		t.Parallel()
+		h := newHollow(t, s, "another-run")
+		h.checksBefore = []nodejob.CanaryCheck{denied, fine}
+		h.checks = h.checksBefore
+		ctx, cancel := context.WithCancel(t.Context())
+		observer := &recorder{onStage: func(stage Stage) {
+			if stage == StageVerify {
+				cancel()
+			}
+		}}
+		_, err := newRollout(s, observer).Switch(ctx, "another-run")
+		wantError(t, err, OutcomeInterrupted, "")
+		if report, err := newRollout(s, &recorder{}).Switch(t.Context(), "another-run"); err != nil || !report.Resumed {
+			t.Errorf("resumed %t, %v", report.Resumed, err)
+		}
+		nothingLeft(t, s, "another-run")
+	})
+	t.Run("never-ran", func(t *testing.T) {
+		t.Parallel()
+		h := newHollow(t, s, "never-ran")
+		h.canaryStatus = &corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CreateContainerError", Message: "no such plugin"}}}
+		report, err := quickly(newRollout(s, &recorder{})).Switch(t.Context(), "never-ran")
+		if err != nil || !strings.Contains(fmt.Sprint(report.Warnings), "check pod fails on docker://20.10.24 already") || !strings.Contains(fmt.Sprint(report.Warnings), "no such plugin") {
+			t.Errorf("warnings %q, %v", report.Warnings, err)
+		}
+		nothingLeft(t, s, "never-ran")
+	})
+}
+
+// TestCredentialsExpire: while the canary is looked at, the API server does not take the credentials for a while.
+func TestCredentialsExpire(t *testing.T) {
+	t.Parallel()
+	s := server.Get(t)
+	h := newHollow(t, s, "credentials-expire")
+	var refused atomic.Int32
+	r := newRollout(s, &recorder{})
+	config := apiserver.Transport(s.Admin(), func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(request *http.Request) (*http.Response, error) {
+			if h.isOn("containerd") && strings.Contains(request.URL.Path, "/pods/runtime-canary-") && request.Method == http.MethodGet && refused.Add(1) <= 5 {
+				body := `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"Unauthorized","reason":"Unauthorized","code":401}`
+				return &http.Response{
+					StatusCode: http.StatusUnauthorized, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(body)), Request: request,
+				}, nil
+			}
+			return next.RoundTrip(request)
+		})
+	})
+	withConfig(t, r, config)
+	if _, err := r.Switch(t.Context(), "credentials-expire"); err != nil {
+		t.Error(err)
+	}
+	if refused.Load() < 5 {
+		t.Errorf("%d requests were refused", refused.Load())
+	}
+	nothingLeft(t, s, "credentials-expire")
+}
+
+// TestNamespaceLimits: limits and quotas of the namespace refuse the switch, or let it pass.
+func TestNamespaceLimits(t *testing.T) {
+	t.Parallel()
+	s := apiserver.Own(t, apiserver.Version())
+	keepOpen(t, s)
+	ctx, core := context.Background(), s.Client().CoreV1()
+	limit := func(item corev1.LimitRangeItem) func() error {
+		return func() error {
+			item.Type = corev1.LimitTypeContainer
+			_, err := core.LimitRanges(nodejob.Namespace).Create(ctx, &corev1.LimitRange{
+				ObjectMeta: metav1.ObjectMeta{Name: "limits"}, Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{item}},
+			}, metav1.CreateOptions{})
+			return err
+		}
+	}
+	quota := func(pods string) func() error {
+		return func() error {
+			quota, err := core.ResourceQuotas(nodejob.Namespace).Create(ctx, &corev1.ResourceQuota{
+				ObjectMeta: metav1.ObjectMeta{Name: "quota"}, Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse(pods)}},
+			}, metav1.CreateOptions{})
+			if err != nil {
+				return err
+			}
+			quota.Status = corev1.ResourceQuotaStatus{Hard: quota.Spec.Hard, Used: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("0")}}
+			_, err = core.ResourceQuotas(nodejob.Namespace).UpdateStatus(ctx, quota, metav1.UpdateOptions{})
+			return err
+		}
+	}
+	memory := func(size string) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(size)}
+	}
+	for _, test := range []struct {
+		name string
+		set  func() error
+		want string // empty: it passes
+	}{
+		{"limit-max", limit(corev1.LimitRangeItem{Max: memory("16Mi")}), "16Mi"},
+		{"limit-default", limit(corev1.LimitRangeItem{Default: memory("1Gi"), DefaultRequest: memory("100Mi")}), ""},
+		{"quota-none", quota("0"), "exceeded quota: quota"},
+		{"quota-enough", quota("50"), ""},
+	} {
+		h := newHollow(t, s, test.name)
+		if err := test.set(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := newRollout(s, &recorder{}).Switch(t.Context(), test.name)
+		switch {
+		case test.want != "":
+			wantUntouched(t, s, h, err, test.want)
+		case err != nil:
+			t.Errorf("%s: %v", test.name, err)
+		}
+		nothingLeft(t, s, test.name)
+		for _, err := range []error{
+			core.LimitRanges(nodejob.Namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}),
+			core.ResourceQuotas(nodejob.Namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestRestrictedCluster: Pod Security admission enforces "restricted" in every namespace that has no labels of its own.
+func TestRestrictedCluster(t *testing.T) {
+	t.Parallel()
+	if apiserver.Before(apiserver.Version(), "1.23") {
+		t.Skipf("Kubernetes %s has no Pod Security admission", apiserver.Version())
+	}
+	file := filepath.Join(t.TempDir(), "admission.yaml")
+	version := map[bool]string{true: "v1beta1", false: "v1"}[apiserver.Before(apiserver.Version(), "1.25")]
+	text := fmt.Sprintf(`apiVersion: apiserver.config.k8s.io/v1
+kind: AdmissionConfiguration
+plugins:
+- name: PodSecurity
+  configuration:
+    apiVersion: pod-security.admission.config.k8s.io/%s
+    kind: PodSecurityConfiguration
+    defaults: {enforce: restricted, enforce-version: latest}
+`, version)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := apiserver.Own(t, apiserver.Version(), "--admission-control-config-file="+file)
+	newHollow(t, s, "restricted")
+	if _, err := newRollout(s, &recorder{}).Switch(t.Context(), "restricted"); err != nil {
+		t.Error(err)
+	}
+	nothingLeft(t, s, "restricted")
+}

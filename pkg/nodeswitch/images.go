@@ -1,0 +1,127 @@
+package nodeswitch
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/pager"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/oldapi"
+)
+
+// maxImages bounds the images that a Job names, in bytes: they are one argument of a program, of which Linux takes 128 KiB.
+const maxImages = 64 << 10
+
+// maxImageName bounds the name of one image, in bytes: a name has 255 at most, a tag 128, a digest of SHA-512 136
+// (github.com/distribution/reference, regexp.go). No runtime pulls a longer one.
+const maxImageName = 1 << 10
+
+// workloadImages are the images of all workloads' pod templates, read once for all nodes.
+type workloadImages struct {
+	once   sync.Once
+	images []string
+	err    error
+}
+
+// imagesToBring are the images that the agent is to bring to the new runtime, of those that Docker has: what the node's pods use, and
+// what any workload may yet send here. While nodes are switched one after the other, pods move from each to the others; what
+// they need there has to be there, or it would be pulled again.
+func (s *hostWork) imagesToBring(ctx context.Context, pods []corev1.Pod) []string {
+	var specs []*corev1.PodSpec
+	for i := range pods {
+		specs = append(specs, &pods[i].Spec)
+	}
+	own := imagesOf(specs)
+	if s.options.CanaryImage != s.options.Image { // the agent's is brought anyway
+		own = append(own, s.options.CanaryImage)
+	}
+	s.workloads.once.Do(func() { s.workloads.images, s.workloads.err = s.templateImages(ctx) })
+	if s.workloads.err != nil {
+		s.tell(Warning, "only the images of the node's own pods are brought: %s", s.workloads.err)
+	}
+	size := 0
+	var all []string
+	for _, image := range append(own, s.workloads.images...) {
+		if len(image) > maxImageName {
+			s.tell(Warning, "an image name of %d bytes is skipped, since no runtime can pull it: %.60q…", len(image), image)
+			continue
+		}
+		if size += len(image) + len(`"",`); size > maxImages {
+			s.tell(Warning, "only %d images are brought; pods that come with others pull these", len(all))
+			break
+		}
+		all = append(all, image)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// templateImages reads the pod templates of Deployments, StatefulSets, DaemonSets and CronJobs.
+func (r *Switcher) templateImages(ctx context.Context) ([]string, error) {
+	apps := r.client.AppsV1()
+	lists := []struct {
+		kind string
+		page pager.ListPageFunc
+	}{
+		{"deployments", listPage(apps.Deployments(metav1.NamespaceAll).List)},
+		{"statefulsets", listPage(apps.StatefulSets(metav1.NamespaceAll).List)},
+		{"daemonsets", listPage(apps.DaemonSets(metav1.NamespaceAll).List)},
+		{"cronjobs", listPage(func(ctx context.Context, options metav1.ListOptions) (*batchv1.CronJobList, error) {
+			return oldapi.ListCronJobs(ctx, r.client, metav1.NamespaceAll, options)
+		})},
+	}
+	var images []string
+	for _, list := range lists {
+		err := pager.New(list.page).EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
+			images = append(images, imagesOf([]*corev1.PodSpec{templateOf(object)})...)
+			return nil
+		})
+		if err != nil {
+			return images, fmt.Errorf("list %s: %w", list.kind, err)
+		}
+	}
+	return images, nil
+}
+
+// listPage makes a typed List what a pager calls.
+func listPage[L runtime.Object](list func(context.Context, metav1.ListOptions) (L, error)) pager.ListPageFunc {
+	return func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		return list(ctx, options)
+	}
+}
+
+func templateOf(object runtime.Object) *corev1.PodSpec {
+	switch workload := object.(type) {
+	case *appsv1.Deployment:
+		return &workload.Spec.Template.Spec
+	case *appsv1.StatefulSet:
+		return &workload.Spec.Template.Spec
+	case *appsv1.DaemonSet:
+		return &workload.Spec.Template.Spec
+	case *batchv1.CronJob:
+		return &workload.Spec.JobTemplate.Spec.Template.Spec
+	default:
+		return &corev1.PodSpec{}
+	}
+}
+
+// imagesOf are the images that pods name, sorted, each once.
+func imagesOf(specs []*corev1.PodSpec) []string {
+	var images []string
+	for _, spec := range specs {
+		for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+			for _, container := range containers {
+				images = append(images, container.Image)
+			}
+		}
+	}
+	slices.Sort(images)
+	return slices.DeleteFunc(slices.Compact(images), func(image string) bool { return image == "" })
+}

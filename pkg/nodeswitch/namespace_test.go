@@ -1,0 +1,317 @@
+package nodeswitch
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+)
+
+// keepOpen lets privileged pods into the namespace until the test ends.
+func keepOpen(t *testing.T, s *apiserver.Server) {
+	t.Helper()
+	r := newRollout(s, &recorder{})
+	namespace, err := r.ensureNamespace(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := openKey("test " + t.Name())
+	if _, _, err := r.openNamespace(t.Context(), namespace, key, time.Now().Add(time.Hour).UTC().Format(time.RFC3339)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.closeNamespace(context.Background(), key, nil); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func ownNamespace(t *testing.T, s *apiserver.Server) *corev1.Namespace {
+	t.Helper()
+	namespace, err := s.Client().CoreV1().Namespaces().Get(context.Background(), nodejob.Namespace, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return namespace
+}
+
+func isOpenFor(t *testing.T, s *apiserver.Server, node string) bool {
+	t.Helper()
+	_, open := ownNamespace(t, s).Annotations[openKey(node)]
+	return open
+}
+
+// letsIn reports whether a privileged pod may be created.
+func letsIn(t *testing.T, s *apiserver.Server) bool {
+	t.Helper()
+	if apiserver.Before(s.Version, "1.23") { // nothing there goes by the label
+		level := ownNamespace(t, s).Labels[podSecurityLabels[0]]
+		return level == "" || level == privileged
+	}
+	_, err := s.Client().CoreV1().Pods(nodejob.Namespace).Create(context.Background(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "privileged"},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{
+			Name: "c", Image: "a", SecurityContext: &corev1.SecurityContext{Privileged: ptr.To(true)},
+		}}, AutomountServiceAccountToken: ptr.To(false)},
+	}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	if err != nil && !strings.Contains(err.Error(), "violates PodSecurity") {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+// TestNamespaceIsOpenForRuns: privileged pods are let in while a run is open, and at no other time.
+func TestNamespaceIsOpenForRuns(t *testing.T) {
+	t.Parallel()
+	s := apiserver.Own(t, apiserver.Version())
+	ctx := t.Context()
+	r := newRollout(s, &recorder{})
+	wantOpen := func(what string, want bool) {
+		t.Helper()
+		if got := letsIn(t, s); got != want {
+			t.Errorf("%s: lets privileged pods in: %t", what, got)
+		}
+	}
+	open := func(key, value string, wantAdded bool) {
+		t.Helper()
+		if _, added, err := r.openNamespace(ctx, ownNamespace(t, s), key, value); err != nil || added != wantAdded {
+			t.Errorf("open %s: %t, %v", key, added, err)
+		}
+	}
+	shut := func(key string) {
+		t.Helper()
+		if err := r.closeNamespace(ctx, key, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	a, b := openKey("a"), openKey("b")
+	for _, name := range []string{"a", "b"} {
+		s.CreateNodes(t, apiserver.Node(name, dockerVersion, "v1.23.17", func(node *corev1.Node) {
+			node.Annotations[nodestate.AnnotationPhase], node.Annotations[nodestate.AnnotationRun] = string(nodestate.StatePreparing), "r1"
+		}))
+	}
+	if _, err := r.ensureNamespace(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if !waitFor(func() bool { return !letsIn(t, s) }) { // its ServiceAccount comes later
+		t.Error("a new namespace is open")
+	}
+	open(a, "a", true)
+	open(a, "a", false) // the run is resumed
+	wantOpen("one run", true)
+	open(b, "b", true)
+	shut(a)
+	wantOpen("the other run", true)
+	shut(a)
+	wantOpen("the other run, still", true)
+	shut(b)
+	wantOpen("no run", false)
+	open(openKey("gone"), "gone", true)
+	open(a, "a", true)
+	shut(a)
+	wantOpen("the run of a node that is gone", false)
+
+	namespaces := s.Client().CoreV1().Namespaces()
+	relabel := func(labels map[string]string) {
+		t.Helper()
+		namespace := ownNamespace(t, s)
+		namespace.Labels = labels
+		if _, err := namespaces.Update(ctx, namespace, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const enforce = "pod-security.kubernetes.io/enforce"
+	withLabels := func(more map[string]string) map[string]string {
+		labels := nodejob.Labels()
+		maps.Copy(labels, more)
+		return labels
+	}
+	legacy := withLabels(nil)
+	for _, label := range podSecurityLabels {
+		legacy[label] = privileged
+	}
+	foreign := map[string]string{"mine": "too"}
+	maps.Copy(foreign, legacy)
+	delete(foreign, nodejob.LabelManagedBy)
+	closed := withLabels(nil)
+	for _, label := range podSecurityLabels {
+		closed[label] = restricted
+	}
+	for _, test := range []struct {
+		what          string
+		before, after map[string]string
+		adds          bool
+	}{
+		{"an administrator's level", withLabels(map[string]string{enforce: "baseline", "mine": "too"}), withLabels(map[string]string{enforce: "baseline", "mine": "too"}), true},
+		{"no level", withLabels(nil), withLabels(nil), true},
+		{"the level that an earlier version left", legacy, closed, true},
+		{"an administrator's namespace that is always open", foreign, foreign, false},
+	} {
+		relabel(test.before)
+		open(a, "a", test.adds)
+		wantOpen(test.what, true)
+		shut(a)
+		namespace := ownNamespace(t, s)
+		delete(namespace.Labels, corev1.LabelMetadataName)
+		if !maps.Equal(namespace.Labels, test.after) || len(namespace.Annotations) > 0 {
+			t.Errorf("%s: labels %v, annotations %v", test.what, namespace.Labels, namespace.Annotations)
+		}
+	}
+
+	relabel(closed)
+	open(b, r.clock.Now().Add(-time.Minute).UTC().Format(time.RFC3339), true) // a look that was killed
+	open(a, "a", true)
+	shut(a)
+	wantOpen("a look that was killed", false)
+	open(b, r.clock.Now().Add(time.Minute).UTC().Format(time.RFC3339), true)
+	open(a, "a", true)
+	shut(a)
+	wantOpen("a look", true)
+	shut(b)
+	wantOpen("after a look", false)
+
+	before := ownNamespace(t, s)
+	var group sync.WaitGroup
+	for i := range 4 {
+		group.Go(func() {
+			key := openKey(fmt.Sprint("racer ", i))
+			for range 10 {
+				opened, _, err := r.openNamespace(ctx, before, key, "a") // as it was before all of them
+				if err != nil {
+					t.Error(err)
+				}
+				if labels := ownNamespace(t, s).Labels; labels[enforce] != privileged {
+					t.Errorf("closed while a run is open: %v", labels)
+				}
+				if err := r.closeNamespace(ctx, key, opened); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	if namespace := ownNamespace(t, s); namespace.Labels[enforce] != restricted || len(namespace.Annotations) > 0 {
+		t.Errorf("after all runs: labels %v, annotations %v", namespace.Labels, namespace.Annotations)
+	}
+
+	for _, name := range []string{"a", "b"} {
+		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:null,%q:null}}}`, nodestate.AnnotationPhase, nodestate.AnnotationRun)
+		if _, err := s.Client().CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	// Whole runs: one that is undone, one that leaves its node to a person, and the way back of that.
+	h := newHollow(t, s, "ends")
+	h.script[protocol.PhasePrepare] = func(h *hollow, spec protocol.Spec) {
+		if !isOpenFor(t, s, "ends") {
+			t.Error("closed while the node is prepared")
+		}
+		h.result(spec, protocol.Result{Outcome: protocol.OutcomeRefused, Message: "no"})
+	}
+	if _, err := r.Switch(ctx, "ends"); err == nil {
+		t.Error("no error")
+	}
+	wantOpen("a refused run", false)
+	delete(h.script, protocol.PhasePrepare)
+	h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+		h.result(spec, protocol.Result{Outcome: protocol.OutcomeBroken, Message: "stuck"})
+	}
+	if _, err := r.Switch(ctx, "ends"); err == nil {
+		t.Error("no error")
+	}
+	wantOpen("a run that a person has to end", true)
+	found, err := r.FindInstalled(ctx)
+	if err != nil || len(found.Open) == 0 {
+		t.Errorf("uninstall would remove an open run: %+v, %v", found, err)
+	}
+	if _, err := r.Rollback(ctx, "ends"); err != nil {
+		t.Error(err)
+	}
+	wantOpen("a rollback", false)
+	delete(h.script, protocol.PhaseCutover)
+	if _, err := r.Switch(ctx, "ends"); err != nil {
+		t.Error(err)
+	}
+	wantOpen("a switch", false)
+	if _, err := r.LookAtHost(ctx, "ends"); err != nil {
+		t.Error(err)
+	}
+	wantOpen("a look at a host", false)
+
+	uninstalls(t, s, r)
+}
+
+func waitFor(condition func() bool) bool {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if condition() {
+			return true
+		}
+	}
+	return false
+}
+
+// uninstalls removes all that the runs before left.
+func uninstalls(t *testing.T, s *apiserver.Server, r *Switcher) {
+	t.Helper()
+	ctx := t.Context()
+	found, err := r.FindInstalled(ctx)
+	if err != nil || len(found.Open) > 0 {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	var names []string
+	for _, object := range found.Objects {
+		names = append(names, object.Name)
+	}
+	if want := []string{"node/ends", "namespace/" + nodejob.Namespace}; !slices.Equal(names, want) {
+		t.Errorf("found %v, want %v", names, want)
+	}
+	foreign, err := s.Client().CoreV1().Pods(nodejob.Namespace).Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "foreign"},
+		Spec: corev1.PodSpec{AutomountServiceAccountToken: ptr.To(false), Containers: []corev1.Container{{
+			Name: "c", Image: "a", SecurityContext: &corev1.SecurityContext{
+				AllowPrivilegeEscalation: ptr.To(false), RunAsNonRoot: ptr.To(true), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+			},
+		}}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, err := r.FindInstalled(ctx); err != nil || len(found.Objects) != 1 || !strings.Contains(strings.Join(found.Notes, ""), "pod foreign in it") {
+		t.Errorf("somebody else's pod would go: %+v, %v", found, err)
+	}
+	if err := s.Client().CoreV1().Pods(nodejob.Namespace).Delete(ctx, foreign.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+		t.Fatal(err)
+	}
+	if found, err = r.FindInstalled(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := RemoveInstalled(ctx, found, func(Installed) {}); err != nil {
+		t.Error(err)
+	}
+	for name := range getNode(t, s, "ends").Annotations {
+		if strings.HasPrefix(name, "kubectl-runtime.dev/") {
+			t.Errorf("annotation %s is left", name)
+		}
+	}
+	namespace, err := s.Client().CoreV1().Namespaces().Get(ctx, nodejob.Namespace, metav1.GetOptions{})
+	if err == nil && namespace.DeletionTimestamp == nil || err != nil && !apierrors.IsNotFound(err) {
+		t.Errorf("the namespace is left: %v", err)
+	}
+}

@@ -1,0 +1,260 @@
+package nodeswitch
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+)
+
+// reviewsAtOnce bounds how many access reviews are asked for at a time.
+const reviewsAtOnce = 8
+
+// Permission is a right in RBAC's words. Namespace is empty for all namespaces and for cluster-wide resources, Name for all objects.
+type Permission struct {
+	Verb, Group, Resource, Subresource, Namespace, Name string
+}
+
+// String is as `kubectl auth can-i` takes it: "create jobs.batch -n kubectl-runtime".
+func (p Permission) String() string {
+	text := p.Verb + " " + p.Resource
+	if p.Group != "" {
+		text += "." + p.Group
+	}
+	if p.Name != "" {
+		text += "/" + p.Name
+	}
+	if p.Subresource != "" {
+		text += " --subresource=" + p.Subresource
+	}
+	if p.Namespace != "" {
+		text += " -n " + p.Namespace
+	}
+	return text
+}
+
+// Role is what a command needs.
+type Role struct {
+	Command string
+	// Needed are the rights without which the command refuses to begin. Used are those that it uses where it has them: it says what it goes
+	// without.
+	Needed, Used []Permission
+}
+
+// Roles are those of docs/rbac.yaml, by command. The namespace is there already.
+func Roles() []Role {
+	plan := Role{Command: "plan", Needed: readPermissions(), Used: planOptional()}
+	return []Role{
+		{Command: "status", Needed: need("", "nodes", "", "", "get", "list"), Used: need("", "nodes", "", "", "watch")},
+		plan,
+		{
+			Command: "plan-hosts", Needed: slices.Concat(plan.Needed, LookPermissions(true), openPermissions()),
+			Used: slices.Concat(plan.Used, workloadPermissions(), followPermissions()),
+		},
+		{Command: "switch", Needed: slices.Concat(Permissions(drain.Options{}, true), openPermissions()), Used: slices.Concat(OptionalPermissions(), planOptional(), workloadPermissions())},
+		{Command: "rollback", Needed: slices.Concat(Permissions(drain.Options{}, true), openPermissions()), Used: OptionalPermissions()},
+		{Command: "uninstall", Needed: UninstallPermissions(), Used: uninstallOptional()},
+	}
+}
+
+// need lists the rights to do several things to a resource.
+func need(group, resource, subresource, namespace string, verbs ...string) []Permission {
+	var list []Permission
+	for _, verb := range verbs {
+		list = append(list, Permission{Verb: verb, Group: group, Resource: resource, Subresource: subresource, Namespace: namespace})
+	}
+	return list
+}
+
+// needNamespace lists rights to the program's own namespace. A request for a namespace is one within it, so that a Role can allow it.
+func needNamespace(verbs ...string) []Permission {
+	list := need("", "namespaces", "", nodejob.Namespace, verbs...)
+	for i := range list {
+		list[i].Name = nodejob.Namespace
+	}
+	return list
+}
+
+// readPermissions are for the nodes and what a drain would move.
+func readPermissions() []Permission {
+	return slices.Concat(need("", "nodes", "", "", "get", "list"), need("", "pods", "", "", "list"))
+}
+
+// planOptional are for the checks on budgets, volumes and CronJobs.
+func planOptional() []Permission {
+	return slices.Concat(
+		need("policy", "poddisruptionbudgets", "", "", "list"), need("", "persistentvolumes", "", "", "list"),
+		need("", "persistentvolumeclaims", "", "", "list"), need("batch", "cronjobs", "", "", "list"),
+	)
+}
+
+// workloadPermissions are for images that workloads may yet bring to a node.
+func workloadPermissions() []Permission {
+	return slices.Concat(
+		need("apps", "deployments", "", "", "list"), need("apps", "statefulsets", "", "", "list"), need("apps", "daemonsets", "", "", "list"),
+		need("batch", "cronjobs", "", "", "list"),
+	)
+}
+
+// followPermissions are to tell why a pod does not start, and whether one that seems not to have started has not.
+func followPermissions() []Permission {
+	return slices.Concat(need("", "events", "", nodejob.Namespace, "list"), need("coordination.k8s.io", "leases", "", corev1.NamespaceNodeLease, "get"))
+}
+
+// OptionalPermissions are rights that switch and rollback use where they have them: what they cannot do without them they say, or leave out.
+// They also ask for nodes/proxy, for the kubelet's metrics; docs/rbac.yaml does not give that, since it is a way into every pod.
+func OptionalPermissions() []Permission {
+	return slices.Concat(
+		// To learn of a change at once, and not at the next look.
+		need("", "pods", "", "", "watch"), need("", "nodes", "", "", "watch"),
+		// Which budget holds a pod back; what happened to the node, for the evidence.
+		need("policy", "poddisruptionbudgets", "", "", "list"),
+		need("", "events", "", metav1.NamespaceDefault, "list"),
+		followPermissions(),
+		// What the canary proves: exec, by which the host's evidence comes, too; DNS where there is one.
+		need("", "pods", "exec", nodejob.Namespace, "create"),
+		need("", "services", "", metav1.NamespaceSystem, "get"),
+		need("discovery.k8s.io", "endpointslices", "", metav1.NamespaceSystem, "list"), need("", "endpoints", "", metav1.NamespaceSystem, "get"),
+	)
+}
+
+// Permissions are the rights that a switch needs, beside OptionalPermissions and openPermissions.
+func Permissions(options drain.Options, namespaceExists bool) []Permission {
+	own := nodejob.Namespace
+	removal := need("", "pods", "eviction", "", "create")
+	if options.DisableEviction {
+		removal = need("", "pods", "", "", "delete")
+	}
+	return slices.Concat(
+		need("", "nodes", "", "", "get", "list", "patch"),
+		namespacePermissions(namespaceExists),
+		need("coordination.k8s.io", "leases", "", own, "get", "create", "update", "delete"),
+		jobPermissions(),
+		need("", "pods", "", "", "get"),
+		need("", "pods", "", own, "create", "delete"),
+		removal,
+		need("apps", "daemonsets", "", "", "get"),
+	)
+}
+
+// LookPermissions are the rights that LookAtHost needs, beside openPermissions.
+func LookPermissions(namespaceExists bool) []Permission {
+	return slices.Concat(namespacePermissions(namespaceExists), jobPermissions(), need("", "pods", "", nodejob.Namespace, "get", "delete"))
+}
+
+func namespacePermissions(exists bool) []Permission {
+	if exists {
+		return needNamespace("get")
+	}
+	return slices.Concat(needNamespace("get"), need("", "namespaces", "", "", "create"))
+}
+
+// openPermissions are for the labels that let privileged pods into the namespace while a run is open.
+func openPermissions() []Permission { return needNamespace("patch") }
+
+// jobPermissions are for a Job and what its pod says.
+func jobPermissions() []Permission {
+	own := nodejob.Namespace
+	return slices.Concat(
+		need("batch", "jobs", "", own, "get", "list", "create", "delete"),
+		need("", "pods", "", "", "list"),
+		need("", "pods", "log", own, "get"),
+	)
+}
+
+// PermissionError names the rights that the user lacks.
+type PermissionError struct{ Missing []Permission }
+
+func (e *PermissionError) Error() string {
+	names := make([]string, len(e.Missing))
+	for i, permission := range e.Missing {
+		names[i] = permission.String()
+	}
+	return "you lack permissions: " + strings.Join(names, ", ")
+}
+
+// CheckPermissions asks the server whether the user may do all that a switch needs. What is missing is a *PermissionError.
+func (r *Switcher) CheckPermissions(ctx context.Context) error {
+	return r.checkPermissions(ctx, func(exists bool) []Permission { return Permissions(r.options.Drain, exists) })
+}
+
+// CheckLookPermissions is the same for LookAtHost.
+func (r *Switcher) CheckLookPermissions(ctx context.Context) error {
+	return r.checkPermissions(ctx, func(exists bool) []Permission { return slices.Concat(readPermissions(), LookPermissions(exists)) })
+}
+
+// MissingOptional are the rights of a role that a command uses where it has them, and that the user lacks.
+func (r *Switcher) MissingOptional(ctx context.Context, command string) ([]Permission, error) {
+	if all, err := r.may(ctx, everything); err != nil || all {
+		return nil, err
+	}
+	i := slices.IndexFunc(Roles(), func(role Role) bool { return role.Command == command })
+	return r.missing(ctx, Roles()[i].Used)
+}
+
+// everything is an administrator's right, which saves asking for each.
+var everything = Permission{Verb: "*", Group: "*", Resource: "*"}
+
+func (r *Switcher) checkPermissions(ctx context.Context, list func(namespaceExists bool) []Permission) error {
+	all, err := r.may(ctx, everything)
+	if err != nil || all {
+		return err
+	}
+	namespace, err := r.client.CoreV1().Namespaces().Get(ctx, nodejob.Namespace, metav1.GetOptions{})
+	permissions := list(!apierrors.IsNotFound(err))
+	if err != nil || len(missingLabels(namespace)) > 0 { // it is made closed to privileged pods
+		permissions = slices.Concat(permissions, openPermissions())
+	}
+	missing, err := r.missing(ctx, permissions)
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		return &PermissionError{Missing: missing}
+	}
+	return nil
+}
+
+// missing are those of some rights that the user lacks.
+func (r *Switcher) missing(ctx context.Context, permissions []Permission) ([]Permission, error) {
+	allowed := make([]bool, len(permissions))
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(reviewsAtOnce)
+	for i, permission := range permissions {
+		group.Go(func() (err error) {
+			allowed[i], err = r.may(groupCtx, permission)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	var missing []Permission
+	for i, permission := range permissions {
+		if !allowed[i] && !slices.Contains(missing, permission) {
+			missing = append(missing, permission)
+		}
+	}
+	return missing, nil
+}
+
+func (r *Switcher) may(ctx context.Context, p Permission) (bool, error) {
+	review, err := r.client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{
+		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
+			Verb: p.Verb, Group: p.Group, Resource: p.Resource, Subresource: p.Subresource, Namespace: p.Namespace, Name: p.Name,
+		}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return false, fmt.Errorf("ask for permission to %s: %w", p, err)
+	}
+	return review.Status.Allowed, nil
+}

@@ -1,0 +1,59 @@
+package layers
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// plugin lists what each package of the plugin's side may import of this repository: nothing else is allowed. Each stands after those that it imports.
+var plugin = []struct {
+	name string
+	may  []string
+}{
+	{"redact", nil},
+	{"protocol", words("redact")},
+	{"untrusted", words("protocol")},
+	{"nodewatch", nil},
+	{"nodestate", words("protocol untrusted")},
+	{"inventory", words("nodestate untrusted")},
+	{"oldapi", words("inventory")},
+	{"assess", words("inventory nodestate protocol")},
+	{"drain", words("nodewatch oldapi")},
+	{"nodejob", words("nodestate nodewatch oldapi protocol untrusted")},
+	{"claim", words("nodejob nodestate untrusted")},
+	{"nodeswitch", words("claim drain inventory nodejob nodestate nodewatch oldapi protocol redact untrusted")},
+	{"rollout", words("nodeswitch")},
+	{"render", words("assess nodeswitch protocol untrusted")},
+	{"plugin", words("assess claim drain inventory nodejob nodestate nodeswitch oldapi protocol render rollout untrusted")},
+}
+
+// TestPluginLayers: a package of the plugin's side imports only those that it may, which come before it.
+func TestPluginLayers(t *testing.T) {
+	may, before := map[string][]string{}, []string{}
+	for _, p := range plugin {
+		for _, i := range p.may {
+			if !slices.Contains(before, i) {
+				t.Errorf("pkg/%s may import pkg/%s, which comes after it", p.name, i)
+			}
+		}
+		may[p.name], before = p.may, append(before, p.name)
+	}
+	for name, imports := range importsOf(t) {
+		name, ok := strings.CutPrefix(name, "pkg/")
+		if !ok || strings.HasPrefix(name, "agent") {
+			continue
+		}
+		allowed, known := may[name]
+		if !known && !slices.Contains(shared, name) {
+			t.Errorf("pkg/%s has no place: add it to test/layers", name)
+			continue
+		}
+		for _, i := range imports {
+			sub, ours := strings.CutPrefix(i, module+"pkg/")
+			if ours && !slices.Contains(allowed, sub) && !slices.Contains(shared, sub) {
+				t.Errorf("pkg/%s imports pkg/%s, and may import: %s", name, sub, strings.Join(allowed, ", "))
+			}
+		}
+	}
+}

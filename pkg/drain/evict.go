@@ -20,7 +20,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/oldapi"
 )
 
-// client is the drainer's client with the eviction calls overheard, since the library keeps a refused eviction's reason to itself and retries for
+// client is the drainer's client with the eviction calls recorded, since the library keeps a refused eviction's reason to itself and retries for
 // ever, and with single pods looked up in a watch.
 func (w *blockWatch) client(ctx context.Context, pods []corev1.Pod, departures *departures) kubernetes.Interface {
 	known, uids := map[string]map[string]string{}, map[string]types.UID{}
@@ -28,7 +28,7 @@ func (w *blockWatch) client(ctx context.Context, pods []corev1.Pod, departures *
 		known[pods[i].Namespace+"/"+pods[i].Name], uids[pods[i].Namespace+"/"+pods[i].Name] = pods[i].Labels, pods[i].UID
 	}
 	core := &watchedCore{w.drainer.client.CoreV1(), departures, uids}
-	return &overhearingClient{Interface: w.drainer.client, core: core, heard: func(namespace, pod string, err error) {
+	return &evictionRecorder{Interface: w.drainer.client, core: core, heard: func(namespace, pod string, err error) {
 		switch {
 		case err == nil:
 			w.accepted(namespace, pod)
@@ -76,29 +76,29 @@ func (d *Drainer) budgets(ctx context.Context, namespace string, podLabels map[s
 	return tight
 }
 
-// overhearingClient calls heard after each eviction.
-type overhearingClient struct {
+// evictionRecorder calls heard after each eviction.
+type evictionRecorder struct {
 	kubernetes.Interface
 	core  *watchedCore
 	heard func(namespace, pod string, err error)
 }
 
-func (c *overhearingClient) CoreV1() corev1client.CoreV1Interface { return c.core }
+func (c *evictionRecorder) CoreV1() corev1client.CoreV1Interface { return c.core }
 
-func (c *overhearingClient) PolicyV1() policyv1client.PolicyV1Interface {
-	return &overhearingV1{c.Interface.PolicyV1(), c.heard}
+func (c *evictionRecorder) PolicyV1() policyv1client.PolicyV1Interface {
+	return &recordingV1{c.Interface.PolicyV1(), c.heard}
 }
 
-func (c *overhearingClient) PolicyV1beta1() policyv1beta1client.PolicyV1beta1Interface {
-	return &overhearingV1beta1{c.Interface.PolicyV1beta1(), c.heard}
+func (c *evictionRecorder) PolicyV1beta1() policyv1beta1client.PolicyV1beta1Interface {
+	return &recordingV1beta1{c.Interface.PolicyV1beta1(), c.heard}
 }
 
-type overhearingV1 struct {
+type recordingV1 struct {
 	policyv1client.PolicyV1Interface
 	heard func(namespace, pod string, err error)
 }
 
-func (c *overhearingV1) Evictions(namespace string) policyv1client.EvictionInterface {
+func (c *recordingV1) Evictions(namespace string) policyv1client.EvictionInterface {
 	return &evictionsV1{c.PolicyV1Interface.Evictions(namespace), c.heard}
 }
 
@@ -113,12 +113,12 @@ func (c *evictionsV1) Evict(ctx context.Context, eviction *policyv1.Eviction) er
 	return err
 }
 
-type overhearingV1beta1 struct {
+type recordingV1beta1 struct {
 	policyv1beta1client.PolicyV1beta1Interface
 	heard func(namespace, pod string, err error)
 }
 
-func (c *overhearingV1beta1) Evictions(namespace string) policyv1beta1client.EvictionInterface {
+func (c *recordingV1beta1) Evictions(namespace string) policyv1beta1client.EvictionInterface {
 	return &evictionsV1beta1{c.PolicyV1beta1Interface.Evictions(namespace), c.heard}
 }
 

@@ -19,7 +19,7 @@ const (
 	// say that the pod is gone.
 	deadPodSeconds = 10
 	// rollingBack is why a switch leaves a node alone.
-	rollingBack = "a rollback of it was begun and is not over: `kubectl runtime rollback` goes on with it"
+	rollingBack = "a rollback of it was begun and is not over: `kubectl runtime rollback` resumes it"
 	// byHand is the way back that needs no kubelet. The agent is in the first of these folders that is not mounted noexec
 	// (pkg/agent/supervise, binDirs).
 	byHand = "on the node itself, as root: /var/lib/kubectl-runtime/bin/runtime-agent rollback (where /var/lib is mounted noexec, the " +

@@ -34,7 +34,7 @@ func (s *forward) rollback(ctx context.Context) error {
 	return s.ending.broken(ctx, StageRollback, result)
 }
 
-// Switch moves one node to containerd, or goes on with what an earlier run began. The node has passed the preflight. An error is
+// Switch moves one node to containerd, or resumes what an earlier run began. The node has passed the preflight. An error is
 // an *Error, except for what fails before the node is claimed. The report is never nil.
 func (r *Switcher) Switch(ctx context.Context, name string) (*Report, error) {
 	s := r.newSession(name)
@@ -101,12 +101,12 @@ func (s *forward) mark(ctx context.Context) error {
 	resumes := row.Switch.Open() && row.Run != ""
 	wasUnschedulable := ""
 	if resumes {
-		why, err := s.whyAnew(ctx, node)
+		why, err := s.whyNewRun(ctx, node)
 		if err != nil {
 			return err
 		}
 		if resumes = why == ""; !resumes {
-			s.tell(Info, "beginning anew: %s", why)
+			s.tell(Info, "starting a new run: %s", why)
 			wasUnschedulable = nodestate.Read(node).WasUnschedulable // a cordon of that run is ours to undo
 		}
 	}
@@ -114,7 +114,7 @@ func (s *forward) mark(ctx context.Context) error {
 		s.run, s.state, s.from = row.Run, row.Switch, row.From
 		s.report.Resumed = true
 		s.unproven = nodestate.Read(node).FailedBefore
-		s.tell(Info, "going on with run %s, whose state is %s", s.run, s.state)
+		s.tell(Info, "resuming run %s, whose state is %s", s.run, s.state)
 	} else {
 		s.from = row.Reported
 	}

@@ -21,7 +21,7 @@ type Verdict int
 
 // The verdicts.
 const (
-	// Go: the node can be switched. Resume: an earlier run can be gone on with.
+	// Go: the node can be switched. Resume: an earlier run can be resumed.
 	Go Verdict = iota
 	Resume
 	// Skip: there is nothing to do.
@@ -115,7 +115,7 @@ func (r *Switcher) Preflight(ctx context.Context, nodes []corev1.Node, alone boo
 	for i := range nodes {
 		finding := judge(&nodes[i])
 		if finding.Verdict == Resume {
-			why, err := r.whyAnew(ctx, &nodes[i])
+			why, err := r.whyNewRun(ctx, &nodes[i])
 			if err != nil {
 				return nil, err
 			}
@@ -175,7 +175,7 @@ func (r *Switcher) Plan(finding Finding) []string {
 	add("claim: create namespace %s if it is missing, lease %s and the node's %s* annotations", nodejob.Namespace, finding.Node, nodestate.Prefix)
 	switch finding.State {
 	case nodestate.StateCutover, nodestate.StateVerifying:
-		add("go on where the earlier run is: %s", finding.State)
+		add("resume where the earlier run is: %s", finding.State)
 	default:
 		add("prepare: run the agent %s in a privileged Job: configure containerd, bring the images, run a pod sandbox through CRI; the node stays in service", r.options.Image)
 		if finding.Cordoned {

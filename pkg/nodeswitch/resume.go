@@ -18,13 +18,13 @@ import (
 // rehearsalAge is how long what was prepared and rehearsed is good for: kubelet, containerd and the node's images change meanwhile.
 const rehearsalAge = time.Hour
 
-// whyAnew says why a switch of a node does not go on with the run that its annotations name but begins another one, or returns "" if it
+// whyNewRun says why a switch of a node does not go on with the run that its annotations name but begins another one, or returns "" if it
 // goes on. The node has an open run.
-func (r *Switcher) whyAnew(ctx context.Context, node *corev1.Node) (string, error) {
+func (r *Switcher) whyNewRun(ctx context.Context, node *corev1.Node) (string, error) {
 	row := inventory.FromNode(node)
 	switch row.Switch {
 	case nodestate.StatePreparing, nodestate.StatePrepared, nodestate.StateDraining:
-		return r.whyPrepareAnew(node, row.Run), nil
+		return r.whyPrepareAgain(node, row.Run), nil
 	default:
 	}
 	if row.Switch != nodestate.StateCutover || row.Runtime != inventory.RuntimeDocker || row.Ready != corev1.ConditionTrue {
@@ -50,8 +50,8 @@ func (r *Switcher) whyAnew(ctx context.Context, node *corev1.Node) (string, erro
 	return fmt.Sprintf("the node serves on Docker, and nothing is left of the cutover of run %s", row.Run), nil
 }
 
-// whyPrepareAnew judges a run that has not come to its cutover.
-func (r *Switcher) whyPrepareAnew(node *corev1.Node, run string) string {
+// whyPrepareAgain judges a run that has not come to its cutover.
+func (r *Switcher) whyPrepareAgain(node *corev1.Node, run string) string {
 	begun, known := RunBegun(run)
 	age := r.clock.Now().Sub(begun)
 	switch {

@@ -91,7 +91,7 @@ func TestHostIsNotAsked(t *testing.T) {
 		drains bool // the next run
 	}{
 		{"not-asked", false, "the host was not asked for the cutover, as far as is known; the node is Ready, cordoned", true},
-		{"not-asked-waits", true, "if the host was asked for the cutover, it goes on by itself; the node is Ready, cordoned", false},
+		{"not-asked-waits", true, "if the host was asked for the cutover, it continues by itself; the node is Ready, cordoned", false},
 	} {
 		newHollow(t, s, test.name)
 		ctx, cancel := context.WithCancelCause(t.Context())

@@ -97,14 +97,14 @@ func (s *hostWork) runUnattended(ctx context.Context, stage Stage, spec protocol
 	case !asked && (!begun || s.disproved != nil):
 		failed.State = fmt.Sprintf("the host was not asked for the %s, as far as is known; %s", stage, failed.State)
 	case !asked && ctx.Err() != nil:
-		failed.State = fmt.Sprintf("if the host was asked for the %s, it goes on by itself; %s", stage, failed.State)
+		failed.State = fmt.Sprintf("if the host was asked for the %s, it continues by itself; %s", stage, failed.State)
 	case ctx.Err() != nil:
-		failed.State = fmt.Sprintf("the host goes on with the %s by itself; %s", stage, failed.State)
+		failed.State = fmt.Sprintf("the host continues the %s by itself; %s", stage, failed.State)
 	case stage == StageRollback:
-		failed.State = "the host goes on with the rollback by itself, if it was reached; " + failed.State
+		failed.State = "the host continues the rollback by itself, if it was reached; " + failed.State
 		failed.Hint = "where the kubelet starts no pods, go back without it, " + byHand
 	default:
-		failed.State = fmt.Sprintf("the host goes on by itself, undoes the %s at its deadline if it has to; %s", stage, failed.State)
+		failed.State = fmt.Sprintf("the host continues by itself, undoes the %s at its deadline if it has to; %s", stage, failed.State)
 	}
 	return nil, failed
 }

@@ -88,15 +88,18 @@ bench: build lab ## measure images, time out of service and status, into docs/pe
 	done
 
 .PHONY: verify
-verify: verify-fast lint ## everything that can be said of the code without running it
+verify: verify-fast verify-systems lint ## everything that can be said of the code without running it
 
-# What the plugin is built from is vetted for the systems that it runs on. One command a line: make stops at the first that fails.
 .PHONY: verify-fast
-verify-fast: ## the part of verify that needs nothing but Go: go.mod, format, layers, generated files, other systems
+verify-fast: ## the part of verify that takes a minute and needs nothing but Go: go.mod, format, layers, generated files
 	go mod tidy -diff
 	@unformatted=$$(git ls-files -z '*.go' | xargs -0 gofmt -l) && [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
 	go test ./test/layers
 	go test -short -run '$(GENERATED)' $(GENERATORS)
+
+# What the plugin is built from is compiled for each system, many minutes the first time.
+.PHONY: verify-systems
+verify-systems: ## vet the plugin for the other systems that it runs on
 	@for os in darwin windows; do \
 		echo "go vet for $$os"; \
 		GOOS=$$os CGO_ENABLED=0 go vet $$(GOOS=$$os CGO_ENABLED=0 go list -deps ./cmd/kubectl-runtime | grep '^github.com/kubectl-runtime/') || exit 1; \

@@ -39,7 +39,7 @@ unit: ## unit tests
 	go test -race -shuffle=on -short ./cmd/... ./pkg/... ./test/lab/...
 
 # The API servers that tests run against, the oldest first (test/apiserver has them, too), and the tests that depend on which it is.
-API_VERSIONS := 1.17 1.20 1.24 1.37
+API_VERSIONS := 1.17 1.20 1.23 1.24 1.37
 OLDEST_API := $(firstword $(API_VERSIONS))
 VERSION_PACKAGES := ./test/apiserver ./pkg/oldapi ./pkg/drain ./pkg/nodejob ./pkg/nodeswitch ./pkg/plugin
 VERSION_TESTS := ^Test(Server|List.*|Evict|HasReadyEndpoint|CheckServer|TooOldServer|Status.*|Plan|Switch|SwitchChecks|SwitchDryRun|SwitchRefusals|Rollback|RollbackDryRun|Drain|Budget|Exec|ServerTakesTheManifests|Ensure|NoDNS|ImagesToBring|PodsThatAreLeaving|LookAtHost|NamespaceIsOpenForRuns|NamespaceLimits|PodSecurityPolicy|RestrictedCluster|RBACIsEnough|WebhookDenies|FailedBefore|Preflight|HostIsVerified)$$
@@ -56,7 +56,7 @@ api: ## tests against a real API server and etcd, and real daemons
 .PHONY: api-versions
 api-versions: ## what depends on the API server's version, against each from 1.17 on (half an hour; the builds of a cold cache are another)
 	@hack/deps
-	test/lab/build/build.sh etcd $(API_VERSIONS:%=kubernetes-%)
+	test/lab/build/build.sh etcd $(patsubst kubernetes-1.23,kubernetes-1.23-control-plane,$(API_VERSIONS:%=kubernetes-%))
 	for version in $(API_VERSIONS); do \
 		echo "Kubernetes $$version"; \
 		KUBECTL_RUNTIME_TEST_KUBERNETES=$$version CI=true go test -count=1 -timeout 40m -run '$(VERSION_TESTS)' $(VERSION_PACKAGES) || exit 1; \

@@ -52,6 +52,7 @@ const noInsecurePort = "--insecure-port=0"
 var releases = []release{
 	{version: "1.17", build: "kubernetes-1.17", args: []string{noInsecurePort}}, // the oldest that is supported
 	{version: "1.20", build: "kubernetes-1.20"},                                 // the last without CronJobs, budgets and slices of v1
+	{version: "1.23", build: "kubernetes-1.23-control-plane"},                   // the first with Pod Security, beside PodSecurityPolicy
 	{version: "1.24", build: "kubernetes-1.24"},                                 // over the lab's nodes with dockershim
 	{version: "1.37", build: "kubernetes-1.37"},
 }

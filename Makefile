@@ -95,6 +95,7 @@ verify-fast: ## the part of verify that takes a minute and needs nothing but Go:
 	go mod tidy -diff
 	@unformatted=$$(git ls-files -z '*.go' | xargs -0 gofmt -l) && [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
 	go test ./test/layers
+	@[ "$$(go test -list '$(GENERATED)' $(GENERATORS) | grep -c '^Test')" = $(words $(GENERATORS)) ] || { echo "a test of GENERATED was moved: mend GENERATORS in the Makefile"; exit 1; }
 	go test -short -run '$(GENERATED)' $(GENERATORS)
 
 # What the plugin is built from is compiled for each system, many minutes the first time.
@@ -107,7 +108,7 @@ verify-systems: ## vet the plugin for the other systems that it runs on
 
 # The tests that compare docs/checks.md, docs/configuration.md and docs/rbac.yaml with the code, and write them with -update.
 GENERATED := ^(TestDocs|TestDocumentationIsFresh|TestRBAC)$$
-GENERATORS := ./pkg/assess ./pkg/agent/translate ./pkg/rollout
+GENERATORS := ./pkg/assess ./pkg/agent/translate ./pkg/nodeswitch
 
 .PHONY: generate
 generate: ## write the generated files of docs/

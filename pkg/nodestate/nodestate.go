@@ -15,7 +15,7 @@ import (
 // Prefix is the domain of every annotation and label of this program.
 const Prefix = "kubectl-runtime.dev/"
 
-// The annotations on a Node that a switch leaves there; docs/architecture.md says who writes them.
+// The annotations on a Node that a switch leaves there; docs/design/cluster.md says who writes them.
 const (
 	// AnnotationPhase holds a State.
 	AnnotationPhase = Prefix + "phase"

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestPitfalls: the tests that docs/pitfalls.md names are there, and all 37 failures are.
+// TestPitfalls: the tests that docs/pitfalls.md names are there, and all 38 failures are.
 func TestPitfalls(t *testing.T) {
 	const root = "../.."
 	doc, err := os.ReadFile(filepath.Join(root, "docs/pitfalls.md"))
@@ -36,7 +36,7 @@ func TestPitfalls(t *testing.T) {
 			t.Errorf("there is no test %s", name)
 		}
 	}
-	if rows := len(regexp.MustCompile(`(?m)^\| \d+ \|`).FindAll(doc, -1)); rows != 37 {
+	if rows := len(regexp.MustCompile(`(?m)^\| \d+ \|`).FindAll(doc, -1)); rows != 38 {
 		t.Errorf("%d failures", rows)
 	}
 }

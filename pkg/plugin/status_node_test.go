@@ -44,7 +44,7 @@ func TestStatusOfOneNode(t *testing.T) {
 	} {
 		s.CreateNodes(t, apiserver.Node(test.name, test.runtime, "v1.23.17", ran(test.state)))
 		r := call(t.Context(), "status", test.name, "--kubeconfig="+admin)
-		want := append(test.want, "node "+test.name+":\n  state:    "+string(test.state)+"\n  run:      20261124-053000-abcde, begun "+begun+
+		want := append(test.want, "node "+test.name+":\n  state:    "+string(test.state)+"\n  run:      20261124-053000-abcde, started "+begun+
 			"\n  message:  drain: it\\u001b[31m says so\n  claim:    <none>: no run is at work on it\n")
 		for _, text := range want {
 			if !strings.Contains(r.errOut, text) {

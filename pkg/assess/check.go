@@ -241,7 +241,7 @@ func sorted(found map[Finding]int) []Finding {
 
 // Owner is the kind and name of what a person would edit. A ReplicaSet whose name ends in its pods' pod-template-hash is a
 // Deployment's (kubernetes pkg/controller/deployment/sync.go names it so), which saves listing every ReplicaSet. A static pod,
-// which the API shows as controlled by its node, is a file there and stands for itself.
+// which the API shows as controlled by its node, is a file there and is a workload of its own.
 func Owner(pod *corev1.Pod) (kind, name string) {
 	owner := metav1.GetControllerOf(pod)
 	if owner == nil || isStatic(pod) {

@@ -99,7 +99,7 @@ func TestLocalVolumes(t *testing.T) {
 	}
 }
 
-// TestSingleReplica: with all pods known, and only then, an owner's only pod is told.
+// TestSingleReplica: with all pods known, and only then, an owner's only pod is reported.
 func TestSingleReplica(t *testing.T) {
 	on := func(node string) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Spec.NodeName = node } }
 	in := Input{Nodes: []corev1.Node{dockerNode("n")}, Pods: []corev1.Pod{
@@ -195,7 +195,7 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-// TestTemplates: what is not a pod yet is told for no node, by the checks of workloads alone.
+// TestTemplates: what is not a pod yet is reported for no node, by the checks of workloads alone.
 func TestTemplates(t *testing.T) {
 	pod := ownedPod("", "x", mount("/var/run/docker.sock"))
 	emptyDir := corev1.Volume{Name: "tmp", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}

@@ -21,7 +21,7 @@ import (
 // releaseTimeout bounds Release: a Job that does not wait takes about as long as an exec that fails.
 const releaseTimeout = 5 * time.Second
 
-// MayExec reports whether the user may exec into pods. It is asked beforehand, since a refused upgrade is told by its text alone; in doubt
+// MayExec reports whether the user may exec into pods. It is asked beforehand, since a refused upgrade is recognised by its text alone; in doubt
 // it is true.
 func (r *Runner) MayExec(ctx context.Context) bool {
 	if r.mayExec.Load() {

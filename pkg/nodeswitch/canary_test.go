@@ -75,7 +75,7 @@ func TestCanaryAhead(t *testing.T) {
 }
 
 // TestCanaryAheadOfFailures: a canary that was begun is no proof of a cutover that the host undoes, and does not stay; one that has ended
-// when the verification begins is made anew.
+// when the verification begins is made again.
 func TestCanaryAheadOfFailures(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)

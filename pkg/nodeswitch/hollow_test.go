@@ -278,7 +278,7 @@ func (h *hollow) startPod(ctx context.Context, pod *corev1.Pod) {
 	}()
 }
 
-// awaitAsk waits until a pod is told to go on; it is false for one that is removed before.
+// awaitAsk waits until a pod gets the signal to start; it is false for one that is removed before.
 func (h *hollow) awaitAsk(ctx context.Context, pod *corev1.Pod) bool {
 	for ctx.Err() == nil {
 		h.mu.Lock()

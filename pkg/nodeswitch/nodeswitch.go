@@ -65,7 +65,7 @@ type Update struct {
 	Elapsed time.Duration
 }
 
-// Observer is told what happens. It may be called from several goroutines.
+// Observer gets what happens. It may be called from several goroutines.
 type Observer interface {
 	Observe(update Update)
 }

@@ -152,7 +152,7 @@ func wantError(t *testing.T, err error, outcome Outcome, text string) *Error {
 	return failed
 }
 
-// createPod creates a pod that a controller would create anew.
+// createPod creates a pod that a controller would create again.
 func createPod(t *testing.T, s *apiserver.Server, node, name string, change ...func(*corev1.Pod)) {
 	t.Helper()
 	ctx := context.Background()
@@ -390,7 +390,7 @@ func TestDrainTimeoutUncordons(t *testing.T) {
 	}
 	nothingLeft(t, s, "budget")
 
-	// The next run takes up where this one was, and does not prepare anew.
+	// The next run takes up where this one was, and does not prepare again.
 	run := node.Annotations[nodestate.AnnotationRun]
 	s.RemoveBudget(t, "default", "guard")
 	report, err := newRollout(s, &recorder{}).Switch(t.Context(), "budget")

@@ -20,7 +20,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
-var update = flag.Bool("update", false, "write docs/rbac.yaml anew")
+var update = flag.Bool("update", false, "write docs/rbac.yaml again")
 
 const rbacHead = `# The rights that each command needs, for who is no administrator: made from the code by
 # ` + "`go test ./pkg/nodeswitch -run TestRBAC -update`" + `. Each role is bound to a group: put users into it, or change the subjects.

@@ -18,7 +18,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
-// TestResumeAnew goes on with runs that it must not go on with: pods that came to the node since would be stopped without a drain.
+// TestResumeAnew resumes runs that must not be resumed: pods that came to the node since would be stopped without a drain.
 func TestResumeAnew(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -27,21 +27,21 @@ func TestResumeAnew(t *testing.T) {
 		why      string
 		cordoned bool // in the end
 	}{
-		{name: "anew-given-back", change: func(node *corev1.Node) {
+		{name: "again-given-back", change: func(node *corev1.Node) {
 			left(nodestate.StateCutover, true)(node)
 			node.Spec.Unschedulable = false
 		}, why: "nothing is left of the cutover of run r1"},
-		{name: "anew-cordoned", change: left(nodestate.StateCutover, true), why: "nothing is left of the cutover of run r1"},
-		{name: "anew-cordoned-before", change: func(node *corev1.Node) {
+		{name: "again-cordoned", change: left(nodestate.StateCutover, true), why: "nothing is left of the cutover of run r1"},
+		{name: "again-cordoned-before", change: func(node *corev1.Node) {
 			left(nodestate.StateCutover, true)(node)
 			node.Annotations[nodestate.AnnotationWasUnschedulable] = "true"
 		}, why: "nothing is left of the cutover of run r1", cordoned: true},
-		{name: "anew-old", change: func(node *corev1.Node) {
+		{name: "again-old", change: func(node *corev1.Node) {
 			left(nodestate.StatePrepared, false)(node)
 			node.Annotations[nodestate.AnnotationRun] = newRun(time.Now().Add(-2 * time.Hour))
 			node.Annotations[nodestate.AnnotationAgentImage] = agentImage
 		}, why: "is older than 1h0m0s"},
-		{name: "anew-other-image", change: func(node *corev1.Node) {
+		{name: "again-other-image", change: func(node *corev1.Node) {
 			left(nodestate.StateDraining, true)(node)
 			node.Annotations[nodestate.AnnotationRun] = newRun(time.Now())
 			node.Annotations[nodestate.AnnotationAgentImage] = "registry.example/agent:0"

@@ -87,7 +87,7 @@ func TestListCronJobs(t *testing.T) {
 	}
 }
 
-// TestEvict: a pod without a node goes at once, unless a budget keeps it; a precondition counts, and a pod that is gone is told.
+// TestEvict: a pod without a node goes at once, unless a budget keeps it; a precondition counts, and a pod that is gone is an error.
 func TestEvict(t *testing.T) {
 	s := server.Get(t)
 	pods := s.Client().CoreV1().Pods(namespace)

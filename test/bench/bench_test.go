@@ -1,6 +1,6 @@
 // Package bench measures what README promises against what people do today, and against the least that could be: images brought to
 // containerd, the time that a node is out of service, and `status`. `make bench` runs it and writes the figures to
-// docs/performance.md. Rivals take turns within each run, so that what else the machine does hits all of them; what is told is each
+// docs/performance.md. Rivals take turns within each run, so that what else the machine does hits all of them; what is reported is each
 // one's median.
 package bench
 

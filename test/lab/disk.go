@@ -46,7 +46,7 @@ func defaultFileSystem() string {
 
 func (n *node) image() string { return n.Disk + ".img" }
 
-// makeDisk makes the node's disk anew and mounts it.
+// makeDisk makes the node's disk again and mounts it.
 func (n *node) makeDisk(ctx context.Context) error {
 	kind, ok := fileSystems[n.FileSystem]
 	if !ok {

@@ -345,7 +345,7 @@ func (l *Lab) Command(ctx context.Context, name string, args ...string) (*exec.C
 	return cmd, nil
 }
 
-// PowerOff ends a node as a power cut does: every process of it is gone at once, nothing is told to stop, and what was not synced is lost.
+// PowerOff ends a node as a power cut does: every process of it is gone at once, nothing gets a signal to stop, and what was not synced is lost.
 // Then the disk is mounted as the node's next boot finds it.
 func (l *Lab) PowerOff(name string) error {
 	n, err := l.node(name)

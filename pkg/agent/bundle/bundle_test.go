@@ -225,7 +225,7 @@ func TestUnpackChanged(t *testing.T) {
 	}
 }
 
-// TestCopyAfterKill: what a process left that died in the middle is made anew.
+// TestCopyAfterKill: what a process left that died in the middle is made again.
 func TestCopyAfterKill(t *testing.T) {
 	from := t.TempDir()
 	for _, name := range []string{"containerd", Shim} {

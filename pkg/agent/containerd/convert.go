@@ -212,7 +212,7 @@ func fromV3(config table) error {
 			return err
 		}
 		if len(dirs) > 0 {
-			// Render refuses a longer list unless it is told which directory has the plugins.
+			// Render refuses a longer list unless it knows which directory has the plugins.
 			cni["bin_dirs"] = dirs
 			if len(dirs) == 1 {
 				cni["bin_dir"] = dirs[0]

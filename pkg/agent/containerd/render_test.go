@@ -15,7 +15,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files again")
 
 var settings = containerd.Settings{
 	CgroupDriver: "systemd", SandboxImage: "registry.k8s.io/pause:3.9", CNIBinDirs: "/opt/cni/bin", CNIConfDir: "/etc/cni/net.d",

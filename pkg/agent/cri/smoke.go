@@ -42,7 +42,7 @@ type SmokeOptions struct {
 	HostNetwork bool
 	// Look, if set, is given the processes while the container runs, where the runtime tells them.
 	Look func(Processes)
-	// Stage, if set, is told each part before it is done.
+	// Stage, if set, gets the name of each part before it starts.
 	Stage func(string)
 }
 

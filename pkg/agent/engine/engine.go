@@ -1,6 +1,6 @@
 // Package engine carries out the steps of a phase, and undoes them when one fails, the deadline passes or it is asked to.
 // It writes to the journal before and after each step, so that it can be killed at any instant: started again on the
-// same journal, it goes on with the phase or with its undoing.
+// same journal, it resumes the phase or its undo.
 //
 // It knows neither Docker nor Kubernetes and touches nothing but the journal. The host unit calls it with the steps of
 // pkg/agent/steps.

@@ -19,7 +19,7 @@ import (
 // "-2" behind it, and so on.
 const EditedSuffix = ".kubectl-runtime-edited"
 
-// State is a file as it was: what is needed to make it anew.
+// State is a file as it was: what is needed to make it again.
 type State struct {
 	// Absent means that there was no file; the other fields are then unset.
 	Absent  bool              `json:"absent,omitempty"`

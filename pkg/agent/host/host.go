@@ -62,7 +62,7 @@ func lastLine(text string) string {
 // Exec runs programs of the host.
 type Exec struct{}
 
-// Run implements Runner. When ctx ends the program is told to end, and killed 5 s later.
+// Run implements Runner. When ctx ends the program gets SIGINT, and SIGKILL 5 s later.
 func (Exec) Run(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }

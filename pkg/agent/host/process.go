@@ -129,7 +129,7 @@ func LacksSysResource(proc string) (bool, error) {
 	return false, errors.New("read capabilities: no CapBnd in the status of PID 1")
 }
 
-// MachineID returns what tells this host from a clone of its disk, empty if nothing does: its machine ID, or where that is made anew
+// MachineID returns what tells this host from a clone of its disk, empty if nothing does: its machine ID, or where that is made again
 // at each boot, what the firmware calls the machine.
 func MachineID() string { return machineID("/") }
 

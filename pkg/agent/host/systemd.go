@@ -138,7 +138,7 @@ func (s Systemd) Kill(ctx context.Context, unit string) error {
 	return systemctl(ctx, s, "kill", unit, "--signal=KILL", "--kill-who=main")
 }
 
-// Stale reports whether systemd would start a unit in another way if it read its files anew. In doubt it does.
+// Stale reports whether systemd would start a unit in another way if it read its files again. In doubt it does.
 func (s Systemd) Stale(ctx context.Context, unit string) (bool, error) {
 	p, err := s.Show(ctx, unit, "LoadState", "NeedDaemonReload")
 	return p["LoadState"] != "loaded" || p["NeedDaemonReload"] != "no", err
@@ -189,7 +189,7 @@ func (s Systemd) Unhold(ctx context.Context, units ...UnitState) error {
 	return s.DaemonReload(ctx)
 }
 
-// DaemonReload has systemd read unit files anew.
+// DaemonReload has systemd read unit files again.
 func (s Systemd) DaemonReload(ctx context.Context) error {
 	return systemctl(ctx, s, "daemon-reload", "")
 }

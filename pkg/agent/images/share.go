@@ -50,7 +50,7 @@ func (i *importer) share(ctx context.Context, image docker.Image, known sharing)
 	if err == nil || ctx.Err() != nil {
 		return &known.found.Target, err
 	}
-	i.why(image, fmt.Errorf("unpacked anew: %w", err))
+	i.why(image, fmt.Errorf("unpacked again: %w", err))
 	i.streaming.Lock()
 	defer i.streaming.Unlock()
 	if err := i.enough(image); err != nil {

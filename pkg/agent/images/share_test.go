@@ -361,14 +361,14 @@ func (n node) whole(t *testing.T) {
 // TestSharedOtherwise brings images whose snapshots, or blobs, cannot be shared.
 func TestSharedOtherwise(t *testing.T) {
 	for _, release := range agenttest.Releases(t) {
-		t.Run(release.Name+"/unpacked anew", func(t *testing.T) {
+		t.Run(release.Name+"/unpacked again", func(t *testing.T) {
 			n, d := startOverlay(t, release), newSharingDocker()
 			d.pull(t, n, runtime.GOARCH, []string{"odd:1"}, oddLayers(t))
 			blobs := n.blobs(t)
 			var why []string
 			fallback := images.WithFallback(func(_ string, err error) { why = append(why, err.Error()) })
 			shareAll(t, n, d, []string{"odd:1"}, fallback, images.WithSnapshotter("native"), images.WithRoot(images.Space{Dir: "/"}))
-			if len(why) != 1 || !strings.Contains(why[0], "unpacked anew") {
+			if len(why) != 1 || !strings.Contains(why[0], "unpacked again") {
 				t.Errorf("the reason is %q", why)
 			}
 			agenttest.Same(t, n.blobs(t), blobs)

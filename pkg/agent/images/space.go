@@ -17,7 +17,7 @@ import (
 const Reserve = 1 << 30
 
 // Need estimates the bytes that Import writes below containerd's root for these images, too high where they share layers: each
-// layer is kept as a blob and unpacked. Those that adoptable returns true for are linked: their directories are made anew, which took
+// layer is kept as a blob and unpacked. Those that adoptable returns true for are linked: their directories are made again, which took
 // under 1 % in trials. A nil adoptable is for a node where nothing can be adopted.
 func Need(list []docker.Image, adoptable func(id string) bool) int64 {
 	var bytes int64
@@ -48,7 +48,7 @@ func Adoptable(dockerRoot, root, snapshotter string) func(id string) bool {
 }
 
 // Shareable is Adoptable where Docker keeps its images in a namespace of containerd: it tells whether an image's blobs and snapshots are
-// there, so that no blob is copied. It is nil where none are, or where they are unpacked anew.
+// there, so that no blob is copied. It is nil where none are, or where they are unpacked again.
 func Shareable(ctx context.Context, c *client.Client, namespace, snapshotter string) (func(id string) bool, error) {
 	if snapshotter != adopt.Snapshotter {
 		return nil, nil

@@ -13,7 +13,7 @@ const (
 	ImageFS = "imagefs.available"
 )
 
-// defaultThresholds are DefaultEvictionHard (pkg/kubelet/eviction/defaults_linux.go), which a kubelet has that is told of no hard threshold.
+// defaultThresholds are DefaultEvictionHard (pkg/kubelet/eviction/defaults_linux.go), which a kubelet has without hard threshold.
 var defaultThresholds = map[string]string{NodeFS: "10%", ImageFS: "15%"}
 
 // Threshold is how much has to be free, or the kubelet reports DiskPressure: "15%" or a quantity such as "1Gi".

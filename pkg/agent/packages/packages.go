@@ -1,6 +1,6 @@
 // Package packages drives the host's package manager: apt, dnf or yum, zypper. It says what a command would do, from the manager's own
 // simulation, judges whether that leaves alone what a running Docker needs, and does it without a question. It never adds a
-// repository, and never removes a package but those that it is told to.
+// repository, and never removes a package but those that its caller names.
 //
 // The step containerd-install calls it. Where a manager's output is parsed, its tests hold what real ones print.
 package packages

@@ -293,7 +293,7 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// TestInstallRetries: lists that name what the repository no longer has are fetched anew, and nothing is unpacked before all is there.
+// TestInstallRetries: lists that name what the repository no longer has are fetched again, and nothing is unpacked before all is there.
 func TestInstallRetries(t *testing.T) {
 	a, _, _, f := managers(t, nil)
 	fresh := false

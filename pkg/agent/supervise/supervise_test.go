@@ -202,7 +202,7 @@ func TestCutoverIsVerified(t *testing.T) {
 	}
 }
 
-// TestWaits: a pod that waits asks its host for nothing until it is told, and then goes on, also in its next container.
+// TestWaits: a pod that waits asks its host for nothing until it gets the signal, and then continues, also in its next container.
 func TestWaits(t *testing.T) {
 	h := &hostUnit{}
 	s, out := newSupervisor(t, h)

@@ -30,7 +30,7 @@ func ConfigFile(args []string) string {
 	return path
 }
 
-// eachFlag cuts a command line as pflag does. What takes no value is told by the table of keys.
+// eachFlag cuts a command line as pflag does. Which flags take no value is in the table of keys.
 func eachFlag(args []string, visit func(name, value string) error) error {
 	for i := 1; i < len(args); i++ {
 		arg := args[i]

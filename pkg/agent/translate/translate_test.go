@@ -16,7 +16,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 )
 
-var update = flag.Bool("update", false, "write docs/configuration.md anew")
+var update = flag.Bool("update", false, "write docs/configuration.md again")
 
 func TestDocker(t *testing.T) {
 	type S = translate.Settings

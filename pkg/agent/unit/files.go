@@ -251,7 +251,7 @@ func (l Layout) Install(ctx context.Context, systemd host.Systemd, program strin
 			return err
 		}
 	}
-	return host.EnsureEnabled(ctx, systemd, host.Unit, host.UnitPath) // which has systemd read its files anew where it has to
+	return host.EnsureEnabled(ctx, systemd, host.Unit, host.UnitPath) // which has systemd read its files again where it has to
 }
 
 // uninstall removes the unit; the process that it runs goes on.

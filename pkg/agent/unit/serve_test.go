@@ -27,7 +27,7 @@ func (f *fixture) interrupted(t *testing.T) {
 	*f.failures[protocol.PhasePrepare] = nil
 }
 
-// TestBadInput: what cannot be gone on from is left as it is, the node is rescued, and systemd is told not to try again.
+// TestBadInput: what cannot be resumed is left as it is, the node is rescued, and systemd does not try again.
 func TestBadInput(t *testing.T) {
 	for _, test := range []struct {
 		name, file string

@@ -243,7 +243,7 @@ func (n *Namespace) Link(ctx context.Context, image Shared, room func(bytes int6
 				return err
 			}
 			defer func() { _ = from.Close() }()
-			// Where a blob is from, and what it is unpacked, stays known; what refers to what is said anew.
+			// Where a blob is from, and what it is unpacked, stays known; what refers to what is said again.
 			labels := maps.Clone(info.Labels)
 			maps.DeleteFunc(labels, func(key, _ string) bool {
 				return key != "containerd.io/uncompressed" && !strings.HasPrefix(key, "containerd.io/distribution.source.")

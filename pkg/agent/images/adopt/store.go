@@ -1,5 +1,5 @@
 // Package adopt makes containerd images out of Docker's overlay2 layers by hard links, so that neither time nor disk goes into
-// copies. It only reads Docker's data: what is linked is never written to, and its directories are made anew. Package images
+// copies. It only reads Docker's data: what is linked is never written to, and its directories are made again. Package images
 // calls it, and streams what cannot be adopted.
 package adopt
 

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree re-makes a layer's directory: directories anew, everything else as hard links or, with copies set, as copies. It works
+// tree re-makes a layer's directory: directories again, everything else as hard links or, with copies set, as copies. It works
 // relative to open directories only, so that neither long paths nor an image's symbolic links matter.
 type tree struct {
 	copies bool

@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// Outside is an address of this machine that is not localhost, which containerd trusts whatever it is told.
+// Outside is an address of this machine that is not localhost, which containerd trusts whatever its configuration says.
 func Outside(t *testing.T) string {
 	t.Helper()
 	addresses, err := net.InterfaceAddrs()

@@ -22,7 +22,7 @@ type CRI struct {
 	// hangs are the calls that get no answer until their caller gives up; "*" stands for all, fails those that fail.
 	hangs, Fails map[string]bool
 	containers   map[string]bool // running ones
-	Stopped      func()          // is told of each that is stopped; optional
+	Stopped      func()          // called for each that is stopped; optional
 }
 
 func (f *CRI) answer(ctx context.Context, call string, do func()) error {

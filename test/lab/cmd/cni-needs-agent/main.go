@@ -74,7 +74,7 @@ func ping(socket string) error {
 	return err
 }
 
-// serve answers until it is told to end.
+// serve answers until it gets a signal.
 func serve(socket string) error {
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -481,7 +481,11 @@ func (h *hollow) switchTo(runtime string) {
 	h.mu.Unlock()
 	h.updateNode(func(node *corev1.Node) {
 		node.Status.NodeInfo.ContainerRuntimeVersion = runtime
-		node.Status.Conditions[0].LastHeartbeatTime = metav1.NewTime(time.Now().Add(h.clock))
+		beat, last := time.Now().Add(h.clock), node.Status.Conditions[0].LastHeartbeatTime
+		if beat.Unix() == last.Unix() { // heartbeats are whole seconds, and a kubelet would send another one
+			beat = beat.Add(time.Second)
+		}
+		node.Status.Conditions[0].LastHeartbeatTime = metav1.NewTime(beat)
 	})
 }
 

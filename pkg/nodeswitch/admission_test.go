@@ -515,7 +515,8 @@ func TestNamespaceLimits(t *testing.T) {
 		set  func() error
 		want string // empty: it passes
 	}{
-		{"limit-max", limit(corev1.LimitRangeItem{Max: memory("16Mi")}), "16Mi"},
+		// Of a limit below the request, servers name the limit or the request, or only what is limited.
+		{"limit-max", limit(corev1.LimitRangeItem{Max: memory("16Mi")}), "memory"},
 		{"limit-default", limit(corev1.LimitRangeItem{Default: memory("1Gi"), DefaultRequest: memory("100Mi")}), ""},
 		{"quota-none", quota("0"), "exceeded quota: quota"},
 		{"quota-enough", quota("50"), ""},

@@ -457,7 +457,7 @@ func TestSharingKilled(t *testing.T) {
 			interrupted := 0
 			for range sharings {
 				undo()
-				startSharing().kill(took)
+				took = startSharing().kill(took)
 				if left, err := n.client.LeasesService().List(t.Context()); err != nil || len(left) > 0 {
 					interrupted++
 				}

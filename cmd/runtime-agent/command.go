@@ -166,7 +166,7 @@ func runCommand() *cobra.Command {
 			}
 			u.Rescue = func(ctx context.Context) ([]string, error) { return steps.Rescue(ctx, systemd) }
 			u.Log = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) }
-			// Interrupted is an error, too: systemd starts the unit again unless it was told to stop it.
+			// Interrupted is an error, too: systemd starts the unit again unless it was stopped by a command.
 			return u.Serve(cmd.Context())
 		},
 	}

@@ -261,7 +261,7 @@ func (c *Claim) renew(ctx context.Context) {
 func (c *Claim) IsLost() bool { return c.gone.Load() }
 
 // Keep makes sure that nobody can have taken the claim over, or says ErrLost. Each write that another run could suffer from comes right after
-// it: a process that slept for longer than its claim wakes in the middle of something, and others have gone on with the node.
+// it: a process that slept for longer than its claim wakes in the middle of something, and others may have changed the node since.
 func (c *Claim) Keep(ctx context.Context) error { return c.refresh(ctx, renewInterval) }
 
 // Prove is Keep with a renewal of now: the API server itself says that the claim is this process's.

@@ -18,6 +18,9 @@ import (
 const (
 	// admitPatience is how long a dry run is repeated while a webhook cannot be called or the server does not answer.
 	admitPatience = 15 * time.Second
+	// podSecurityTries is how often a refusal by Pod Security is looked at again: it reads the namespace's labels, which have just been changed, from
+	// a cache of each API server (k8s.io/pod-security-admission, admission/namespace.go).
+	podSecurityTries = 10
 	// createPatience is the same for a pod while its node is out of service. No node has a part in what a webhook answers.
 	createPatience = 5 * time.Second
 )
@@ -77,11 +80,13 @@ func (r *Runner) try(ctx context.Context, what string, create func(context.Conte
 	ctx, cancel := context.WithTimeoutCause(ctx, admitPatience, fmt.Errorf("no answer for %s", admitPatience))
 	defer cancel()
 	var last error
-	for {
+	for tries := 1; ; tries++ {
 		err := create(ctx, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		switch {
 		case err == nil, apierrors.IsAlreadyExists(err), hasNoDryRun(err):
 			return nil
+		case isByPodSecurity(err) && tries < podSecurityTries:
+			last = err
 		case isRefused(err) && !IsTransient(err):
 			return &AdmissionError{What: what, Cause: err}
 		case ctx.Err() == nil || last == nil:
@@ -94,6 +99,11 @@ func (r *Runner) try(ctx context.Context, what string, create func(context.Conte
 			return fmt.Errorf("try to create %s: %w: %w", what, pauseErr, last)
 		}
 	}
+}
+
+// isByPodSecurity reports whether Pod Security admission refused a pod; its words are the same since 1.22.
+func isByPodSecurity(err error) bool {
+	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "violates PodSecurity")
 }
 
 // hasNoDryRun reports whether a webhook's side effects keep the server from a dry run (apiserver, admission/plugin/webhook/errors,

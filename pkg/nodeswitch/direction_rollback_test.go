@@ -74,7 +74,7 @@ func TestRollback(t *testing.T) {
 		t.Error("the Job's own pod was not looked at")
 	}
 	if slices.ContainsFunc(observer.updates, func(u Update) bool { return u.Kind == AgentStep && u.Step.ID == "images" }) {
-		t.Error("steps of the switch were told as if they were done now")
+		t.Error("steps of the switch were reported as if they were done now")
 	}
 	node := getNode(t, s, "back")
 	if node.Spec.Unschedulable || node.Annotations[nodestate.AnnotationPhase] != string(nodestate.StateRolledBack) ||

@@ -75,7 +75,7 @@ type hollow struct {
 	epoch    int // grows when the containers die with their runtime
 	begun    map[string]bool
 	ended    map[string]bool
-	asked    map[string]bool // the pods that wait and were told to go on
+	asked    map[string]bool // the pods that wait and got the signal to start
 	// waitedCordoned: a pod that waits was started while the node was cordoned.
 	waitedCordoned bool
 	canaries       map[string]bool  // the names of those that were started

@@ -269,7 +269,7 @@ func TestSwitch(t *testing.T) {
 		}
 	}
 	if steps != 1 {
-		t.Errorf("a step was told %d times", steps)
+		t.Errorf("a step was reported %d times", steps)
 	}
 	nothingLeft(t, s, "good")
 }

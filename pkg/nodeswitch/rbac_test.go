@@ -22,7 +22,7 @@ import (
 
 var update = flag.Bool("update", false, "write docs/rbac.yaml again")
 
-const rbacHead = `# The rights that each command needs, for who is no administrator: made from the code by
+const rbacHead = `# The rights that each command needs, for users who are no administrators: made from the code by
 # ` + "`go test ./pkg/nodeswitch -run TestRBAC -update`" + `. Each role is bound to a group: put users into it, or change the subjects.
 # Whoever may create pods in namespace kubectl-runtime and change its labels is root on every node: that is switch, rollback and plan-hosts, which is plan
 # without --api-only. --disable-eviction needs "delete" of pods in all namespaces, too. No role reads nodes/proxy, by which the kubelet's metrics would be

@@ -18,7 +18,7 @@ import (
 // rehearsalAge is how long what was prepared and rehearsed is good for: kubelet, containerd and the node's images change meanwhile.
 const rehearsalAge = time.Hour
 
-// whyNewRun says why a switch of a node does not go on with the run that its annotations name but begins another one, or returns "" if it
+// whyNewRun says why a switch of a node does not resume the run that its annotations name but starts another one, or returns "" if it
 // goes on. The node has an open run.
 func (r *Switcher) whyNewRun(ctx context.Context, node *corev1.Node) (string, error) {
 	row := inventory.FromNode(node)

@@ -235,7 +235,7 @@ func (s *session) undoContext(ctx context.Context) (context.Context, context.Can
 	return context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 }
 
-// claim takes the Lease, finds out whether there is a run to go on with, and marks the node.
+// claim takes the Lease, finds out whether a run can be resumed, and marks the node.
 func (s *session) claim(ctx context.Context) (context.Context, error) {
 	began := s.begin(StageClaim)
 	claimed, err := s.takeAndMark(ctx)

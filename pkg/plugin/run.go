@@ -172,6 +172,16 @@ func addConsentFlags(flags *pflag.FlagSet, d *drain.Options) {
 	flags.BoolVar(&d.DeleteEmptyDirData, "delete-emptydir-data", false, "Continue even if there are pods using emptyDir, whose data is deleted when the node is drained")
 }
 
+// agentFlags are the flags that the user set on the agent's pods. A rollback needs them, too: its agent may come from the same registry alone.
+func (o *runOptions) agentFlags() []string {
+	onAgent := pflag.NewFlagSet("", pflag.ContinueOnError)
+	addAgentFlags(onAgent, &nodeswitch.Options{}, new(string))
+	return slices.DeleteFunc(slices.Clone(o.flags), func(flag string) bool {
+		name, _, _ := strings.Cut(strings.TrimPrefix(flag, "--"), "=")
+		return onAgent.Lookup(name) == nil && name != "canary-image"
+	})
+}
+
 // complete reads arguments, flags, streams and kubeconfig.
 func (o *runOptions) complete(cmd *cobra.Command, args []string) error {
 	o.selection.Names = args

@@ -3,6 +3,7 @@ package plugin
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,5 +38,19 @@ func TestInterrupted(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if last := lines[len(lines)-1]; len(lines) != 2 || !strings.Contains(last, "node-1 drain") || !strings.Contains(last, "Ctrl-C again") {
 		t.Errorf("printed\n%s", out.String())
+	}
+}
+
+// TestWayBack: the rollback that a switch names gets the switch's flags on the agent's pods, and no others. It has each of them.
+func TestWayBack(t *testing.T) {
+	o := runOptions{flags: []string{
+		"--image=registry.example/agent:1", "--image-pull-secret=a,b", "--canary-image=registry.example/canary:1", "--yes=true", "--force=true", "--keep-docker=true",
+	}}
+	got, want := o.agentFlags(), []string{"--image=registry.example/agent:1", "--image-pull-secret=a,b", "--canary-image=registry.example/canary:1"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if err := NewRollbackCommand(&Factory{}).ParseFlags(got); err != nil {
+		t.Errorf("rollback %q: %v", got, err)
 	}
 }

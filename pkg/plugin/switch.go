@@ -110,6 +110,8 @@ func (o *SwitchOptions) Run(ctx context.Context) error {
 		would: func(finding nodeswitch.Finding) string {
 			return fmt.Sprintf("switched from %s to containerd", finding.Runtime)
 		},
-		wayBack: func(node, _ string) string { return o.factory.Command("rollback", node) },
+		wayBack: func(node, _ string) string {
+			return o.factory.Command(append([]string{"rollback", node}, o.agentFlags()...)...)
+		},
 	})
 }

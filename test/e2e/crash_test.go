@@ -270,7 +270,7 @@ func (w *worker) trySwitch(t *testing.T, x cell) (outcome, then string) {
 		}
 		w.switchNode(t, 0, w.node, "--soak", "0s", "--delete-emptydir-data")
 		if now := w.currentRun(w.node); x.killsPlugin && x.outcome == "" && now != run {
-			t.Errorf("the second switch began run %s and did not go on with %s", now, run)
+			t.Errorf("the second switch began run %s and did not resume %s", now, run)
 		}
 		if strings.HasPrefix(then, "on Docker") {
 			then += ", second `switch` to containerd"

@@ -1,5 +1,5 @@
-// Package layers holds the rules of docs/architecture.md that the compiler does not: which package may import which, and which code may
-// change the host. It needs nothing but Go, so that it runs on every machine.
+// Package layers holds the rules of docs/architecture.md that the compiler does not: which package may import which, which code may
+// change the host, and which words are plain. It needs nothing but Go, so that it runs on every machine.
 package layers
 
 import (

@@ -36,7 +36,7 @@ func Registries(dir string, mirrors, insecure []string, docker, have HostFiles) 
 			if same(have[kept], docker[host]) && !slices.Contains(insecure, host) && (host != "docker.io" || len(mirrors) == 0) {
 				continue
 			}
-			warnings = append(warnings, fmt.Sprintf("%s is kept: what Docker was told about registry %s is not added to it", filepath.Join(dir, kept), host))
+			warnings = append(warnings, fmt.Sprintf("%s is kept: Docker's settings for registry %s are not added to it", filepath.Join(dir, kept), host))
 			continue
 		}
 		var own []string

@@ -254,7 +254,7 @@ func (c *Client) StopAll(ctx context.Context, limit, detach time.Duration) error
 	return JoinSome(errs)
 }
 
-// shown is how many errors of a kind are told.
+// shown is how many errors of a kind are reported.
 const shown = 3
 
 // JoinSome joins the first few of many errors that are much the same, and says how many there are besides. Nil ones do not count.

@@ -166,7 +166,7 @@ func (c Change) apply() error {
 }
 
 // sync makes the file, or that there is none, and the directories that were made for it last. It does so also for what is as it should be:
-// an attempt that was killed may have changed it, and not have come to this.
+// an attempt that was killed may have changed it, and not have got as far as here.
 func (c Change) sync() error {
 	if err := SyncFile(c.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -238,7 +238,7 @@ func (s Systemd) Log(ctx context.Context, unit string) string {
 	return strings.TrimSpace(out)
 }
 
-// UnitError is a unit that did not do as it was told, with what it logged.
+// UnitError is a unit that did not start or stop as requested, with what it logged.
 type UnitError struct {
 	Unit string
 	Err  error

@@ -20,7 +20,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/images"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
 )
@@ -172,30 +171,7 @@ func loadAll(t *testing.T, e *agenttest.Engine, architecture string, tags [][]st
 // startOverlay is start with the snapshotter that nodes have.
 func startOverlay(t *testing.T, release agenttest.Release) node {
 	t.Helper()
-	return startWith(t, release, "")
-}
-
-// startWith is startOverlay with more lines in containerd's config.
-func startWith(t *testing.T, release agenttest.Release, more string) node {
-	t.Helper()
-	config, err := containerd.Render([]byte(agenttest.Isolated+more), containerd.Settings{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	daemon := agenttest.Start(t, release, string(config), "")
-	c, err := containerd.Dial(daemon.Address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close() })
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	r, err := cri.Dial(ctx, daemon.Address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = r.Close() })
-	return node{client: c, cri: r, address: daemon.Address, daemon: daemon}
+	return startWith(t, release, "", containerd.Settings{})
 }
 
 // adoptAll imports by adoption and fails the test for what was not adopted.

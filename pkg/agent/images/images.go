@@ -115,11 +115,17 @@ func Import(ctx context.Context, d Source, c *client.Client, refs []string, repo
 	return i.added, err
 }
 
-// lookAgain makes sure that all images are there after the lease has ended, and with it whatever no record keeps.
+// lookAgain makes sure that all images and their records exist after the lease has ended, and with it whatever no record keeps.
 func (i *importer) lookAgain(ctx context.Context) error {
 	for _, target := range i.brought {
 		if !i.complete(ctx, target) {
 			return fmt.Errorf("import images: containerd does not have all of image %s any more, which was there a moment ago", target.Digest)
+		}
+	}
+	// Something else may keep what a record referred to: CRI makes a record of its own for each image, a little later.
+	for _, name := range i.added {
+		if _, err := i.client.ImageService().Get(ctx, name); err != nil {
+			return fmt.Errorf("import images: image %s was removed from containerd while others were brought: %w", name, err)
 		}
 	}
 	return nil

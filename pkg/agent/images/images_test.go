@@ -33,7 +33,13 @@ type node struct {
 
 func start(t *testing.T, release agenttest.Release) node {
 	t.Helper()
-	config, err := containerd.Render([]byte(agenttest.Isolated), containerd.Settings{Snapshotter: "native"})
+	return startWith(t, release, "", containerd.Settings{Snapshotter: "native"})
+}
+
+// startWith starts a containerd with more lines in its config, and connects to it.
+func startWith(t *testing.T, release agenttest.Release, more string, settings containerd.Settings) node {
+	t.Helper()
+	config, err := containerd.Render([]byte(agenttest.Isolated+more), settings)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -399,7 +399,7 @@ func TestSharedOtherwise(t *testing.T) {
 			}
 		})
 		t.Run(release.Name+"/isolated", func(t *testing.T) {
-			n, d := startWith(t, release, "[plugins.\"io.containerd.metadata.v1.bolt\"]\ncontent_sharing_policy = \"isolated\"\n"), newSharingDocker()
+			n, d := startWith(t, release, "[plugins.\"io.containerd.metadata.v1.bolt\"]\ncontent_sharing_policy = \"isolated\"\n", containerd.Settings{}), newSharingDocker()
 			d.pull(t, n, runtime.GOARCH, []string{"odd:1"}, oddLayers(t))
 			blobs := n.blobs(t)
 			full := t.TempDir()

@@ -2,10 +2,10 @@ package inspect
 
 import (
 	"context"
-	"os"
 	"strings"
 	"testing"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 )
 
@@ -23,19 +23,7 @@ func checkKernel(_ context.Context, i *inspection) error {
 
 // TestExampleCheck: the check of CONTRIBUTING.md is this one, and it works.
 func TestExampleCheck(t *testing.T) {
-	guide, err := os.ReadFile("../../../CONTRIBUTING.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	source, err := os.ReadFile("example_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, example, _ := strings.Cut(string(source), "// The check of CONTRIBUTING.md's example.\n\n")
-	example, _, _ = strings.Cut(example, "\n// TestExampleCheck")
-	if !strings.Contains(string(guide), "```go\n"+example+"```\n") {
-		t.Errorf("CONTRIBUTING.md does not have the code of this example:\n%s", example)
-	}
+	nodetest.ExampleIsInGuide(t, "check")
 
 	for kernel, refused := range map[string]bool{"2.6.32-754.el6.x86_64": true, "3.10.0-1160.el7.x86_64": false, "6.1.0-13-amd64": false} {
 		i := &inspection{h: &node.Host{}, report: node.Silent{}}

@@ -48,7 +48,7 @@ func checkKubelet(ctx context.Context, i *inspection) error {
 	return findOldRuntime(ctx, i)
 }
 
-// findOldRuntime finds Docker behind the kubelet, and how it was told to run pods' networks.
+// findOldRuntime finds Docker behind the kubelet, and how it is set to run pods' networks.
 func findOldRuntime(ctx context.Context, i *inspection) error {
 	if i.Dockershim() {
 		plugin, _ := i.setup.Flag("network-plugin")

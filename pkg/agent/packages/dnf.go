@@ -125,7 +125,7 @@ const (
 	noWeakDeps = "--setopt=install_weak_deps=False"
 )
 
-// simulate answers the question whether to go on with no. Both that and a failure exit with 1.
+// simulate answers the question whether to continue with no. Both that and a failure exit with 1.
 func (d dnf) simulate(ctx context.Context, args ...string) (Transaction, error) {
 	out, err := d.run(ctx, lookTime, append(append(d.asking(), "--assumeno", noWeakDeps), args...)...)
 	text := out

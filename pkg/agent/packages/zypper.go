@@ -47,7 +47,7 @@ type solvable struct {
 // noMatch is zypper's exit code where a search finds nothing (zypper(8), ZYPPER_EXIT_INF_CAP_NOT_FOUND).
 const noMatch = 104
 
-// With these codes zypper says that it did what it was told, and that updates, a reboot or a restart of itself are due.
+// With these codes zypper says that it did what was requested, and that updates, a reboot or a restart of itself are due.
 const infoFirst, infoLast = 100, 103
 
 func (z zypper) Versions(ctx context.Context, name string) ([]string, error) {

@@ -80,7 +80,7 @@ func TestStopPodsOfContainerd(t *testing.T) {
 	}
 }
 
-// TestEndStray: a kubelet that somebody started in the middle of a cutover must not go on with containerd beside Docker.
+// TestEndStray: a kubelet that somebody started in the middle of a cutover must not keep running on containerd beside Docker.
 func TestEndStray(t *testing.T) {
 	for _, test := range []struct {
 		name    string

@@ -11,6 +11,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/desired"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
@@ -52,19 +53,7 @@ func motdNote(h *node.Host) engine.Step {
 
 // TestExampleStep: the step of CONTRIBUTING.md is this one, and it works: recorded, applied twice, undone twice.
 func TestExampleStep(t *testing.T) {
-	guide, err := os.ReadFile("../../../CONTRIBUTING.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	source, err := os.ReadFile("example_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, example, _ := strings.Cut(string(source), "// The step of CONTRIBUTING.md's example.\n\n")
-	example, _, _ = strings.Cut(example, "\n// TestExampleStep")
-	if !strings.Contains(string(guide), "```go\n"+example+"```\n") {
-		t.Errorf("CONTRIBUTING.md does not have the code of this example:\n%s", example)
-	}
+	nodetest.ExampleIsInGuide(t, "step")
 
 	motdFile = filepath.Join(t.TempDir(), "motd.d", "container-runtime")
 	s := motdNote(&node.Host{RunDir: t.TempDir(), Spec: protocol.Spec{}})

@@ -83,7 +83,7 @@ func (l Layout) Find() (string, error) {
 	case 1:
 		return found[0], nil
 	}
-	return "", fmt.Errorf("look for the open run: there are %s; link %s to the directory of the one to go on with", strings.Join(found, ", "), l.current())
+	return "", fmt.Errorf("look for the open run: there are %s; link %s to the directory of the one to resume", strings.Join(found, ", "), l.current())
 }
 
 // SetCurrent makes run the one that the host works on.

@@ -61,7 +61,7 @@ func (u *Unit) busy() bool {
 	return open
 }
 
-// rescue brings the node back into service, and keeps a run that can be read again later from going on with what it had not
+// rescue brings the node back into service, and keeps a run that can be read again later from resuming what it had not
 // finished: it is undone then.
 func (u *Unit) rescue(ctx context.Context, cause error) error {
 	errs := []error{cause}

@@ -17,7 +17,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
-// systemctl answers like systemd and notes what it was told.
+// systemctl answers like systemd and notes what it was asked to do.
 type systemctl struct{ calls []string }
 
 func (s *systemctl) Run(_ context.Context, name string, args ...string) (string, error) {

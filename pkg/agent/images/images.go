@@ -90,6 +90,7 @@ type importer struct {
 	seen      map[string]bool
 	added     []string
 	brought   []ocispec.Descriptor // what the images' records refer to
+	recorded  []string             // the images' records; not those that CRI adds by itself, some time later
 	done      int64
 }
 
@@ -115,15 +116,15 @@ func Import(ctx context.Context, d Source, c *client.Client, refs []string, repo
 	return i.added, err
 }
 
-// lookAgain makes sure that all images and their records exist after the lease has ended, and with it whatever no record keeps.
+// lookAgain makes sure that all images and their records exist after the lease has ended, and with it whatever no record keeps. It looks at
+// the records, too: content can be kept by the record that CRI makes for each image.
 func (i *importer) lookAgain(ctx context.Context) error {
 	for _, target := range i.brought {
 		if !i.complete(ctx, target) {
 			return fmt.Errorf("import images: containerd does not have all of image %s any more, which was there a moment ago", target.Digest)
 		}
 	}
-	// Something else may keep what a record referred to: CRI makes a record of its own for each image, a little later.
-	for _, name := range i.added {
+	for _, name := range i.recorded {
 		if _, err := i.client.ImageService().Get(ctx, name); err != nil {
 			return fmt.Errorf("import images: image %s was removed from containerd while others were brought: %w", name, err)
 		}
@@ -289,6 +290,7 @@ func (i *importer) add(ctx context.Context, image docker.Image) ([]string, error
 		i.mu.Lock()
 		defer i.mu.Unlock()
 		i.brought = append(i.brought, *target)
+		i.recorded = append(i.recorded, names...)
 	}
 	return added, err
 }

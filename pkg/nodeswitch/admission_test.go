@@ -27,10 +27,11 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 // wantUntouched checks that a switch was refused before anything was changed, by an error that says all of texts.
-func wantUntouched(t *testing.T, s *apiserver.Server, h *hollow, err error, texts ...string) {
+func wantUntouched(t *testing.T, s *apiserver.Server, h *hollow.Node, err error, texts ...string) {
 	t.Helper()
 	failed := wantError(t, err, OutcomeRefused, "nothing was changed")
 	for _, text := range texts {
@@ -41,16 +42,14 @@ func wantUntouched(t *testing.T, s *apiserver.Server, h *hollow, err error, text
 	if failed.Hint == "" {
 		t.Error("no hint")
 	}
-	node := getNode(t, s, h.name)
+	node := getNode(t, s, h.Name)
 	for key := range node.Annotations {
 		if strings.HasPrefix(key, nodestate.Prefix) {
 			t.Errorf("annotation %s was made", key)
 		}
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.phases) > 0 || fmt.Sprint(h.cordons) != "[false]" {
-		t.Errorf("phases %v, cordons %v", h.phases, h.cordons)
+	if len(h.Phases()) > 0 || fmt.Sprint(h.Cordons()) != "[false]" {
+		t.Errorf("phases %v, cordons %v", h.Phases(), h.Cordons())
 	}
 }
 
@@ -139,7 +138,7 @@ func TestPolicies(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			h := newHollow(t, s, test.name)
+			h := hollow.New(t, s, test.name)
 			createPolicy(t, s, test.name, test.expression, test.message)
 			_, err := newRollout(s, &recorder{}).Switch(t.Context(), test.name)
 			if test.wants == nil {
@@ -272,12 +271,12 @@ func TestRewrittenImages(t *testing.T) {
 			t.Fatalf("the webhook is not called: %v", err)
 		}
 	}
-	h := newHollow(t, s, node)
-	h.script[protocol.PhasePrepare] = func(h *hollow, spec protocol.Spec) {
+	h := hollow.New(t, s, node)
+	h.Script[protocol.PhasePrepare] = func(h *hollow.Node, spec protocol.Spec) {
 		if spec.Image != mirror {
 			t.Errorf("the agent is to bring %s", spec.Image)
 		}
-		h.succeed(spec)
+		h.Succeed(spec)
 	}
 	if _, err := newRollout(s, &recorder{}).Switch(t.Context(), node); err != nil {
 		t.Error(err)
@@ -317,13 +316,13 @@ func TestWebhookDenies(t *testing.T) {
 			return map[bool]string{true: "no Jobs here"}[strings.HasPrefix(r.Name, "runtime-canary-")]
 		},
 	} {
-		h := newHollow(t, s, name)
+		h := hollow.New(t, s, name)
 		newWebhook(t, s, name, deny)
 		_, err := newRollout(s, &recorder{}).Switch(t.Context(), name)
 		wantUntouched(t, s, h, err, "no Jobs here", name+".webhook.example")
 		nothingLeft(t, s, name)
 	}
-	h := newHollow(t, s, "uncallable")
+	h := hollow.New(t, s, "uncallable")
 	newWebhook(t, s, "uncallable", allow).gone.Store(true)
 	_, err := quickly(newRollout(s, &recorder{})).Switch(t.Context(), "uncallable")
 	wantUntouched(t, s, h, err, "the cluster does not admit", "failed calling webhook", "uncallable.webhook.example")
@@ -350,12 +349,12 @@ func TestWebhookOnTheNode(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			h := newHollow(t, s, test.name)
+			h := hollow.New(t, s, test.name)
 			w := newWebhook(t, s, test.name, allow)
-			h.oldAgent = test.jobless
-			h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+			h.OldAgent = test.jobless
+			h.Script[protocol.PhaseCutover] = func(h *hollow.Node, spec protocol.Spec) {
 				test.set(w)
-				h.succeed(spec)
+				h.Succeed(spec)
 			}
 			observer := &recorder{}
 			report, err := newRollout(s, observer).Switch(t.Context(), test.name)
@@ -390,9 +389,9 @@ func TestFailedBefore(t *testing.T) {
 	fine := nodejob.CanaryCheck{Name: "volume", OK: true}
 	t.Run("default-deny", func(t *testing.T) {
 		t.Parallel()
-		h := newHollow(t, s, "default-deny")
-		h.checksBefore = []nodejob.CanaryCheck{denied, fine}
-		h.checks = h.checksBefore
+		h := hollow.New(t, s, "default-deny")
+		h.ChecksBefore = []nodejob.CanaryCheck{denied, fine}
+		h.Checks = h.ChecksBefore
 		r := newRollout(s, &recorder{})
 		report, err := r.Switch(t.Context(), "default-deny")
 		if err != nil {
@@ -411,9 +410,9 @@ func TestFailedBefore(t *testing.T) {
 	})
 	t.Run("fails-now", func(t *testing.T) {
 		t.Parallel()
-		h := newHollow(t, s, "fails-now")
-		h.checksBefore = []nodejob.CanaryCheck{denied, fine}
-		h.checks = []nodejob.CanaryCheck{denied, {Name: "volume", Message: "read-only"}}
+		h := hollow.New(t, s, "fails-now")
+		h.ChecksBefore = []nodejob.CanaryCheck{denied, fine}
+		h.Checks = []nodejob.CanaryCheck{denied, {Name: "volume", Message: "read-only"}}
 		_, err := newRollout(s, &recorder{}).Switch(t.Context(), "fails-now")
 		wantError(t, err, OutcomeRolledBack, "canary: volume: read-only")
 		if strings.Contains(err.Error(), "i/o timeout") {
@@ -423,9 +422,9 @@ func TestFailedBefore(t *testing.T) {
 	})
 	t.Run("another-run", func(t *testing.T) {
 		t.Parallel()
-		h := newHollow(t, s, "another-run")
-		h.checksBefore = []nodejob.CanaryCheck{denied, fine}
-		h.checks = h.checksBefore
+		h := hollow.New(t, s, "another-run")
+		h.ChecksBefore = []nodejob.CanaryCheck{denied, fine}
+		h.Checks = h.ChecksBefore
 		ctx, cancel := context.WithCancel(t.Context())
 		observer := &recorder{onStage: func(stage Stage) {
 			if stage == StageVerify {
@@ -441,8 +440,8 @@ func TestFailedBefore(t *testing.T) {
 	})
 	t.Run("never-ran", func(t *testing.T) {
 		t.Parallel()
-		h := newHollow(t, s, "never-ran")
-		h.canaryStatus = &corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CreateContainerError", Message: "no such plugin"}}}
+		h := hollow.New(t, s, "never-ran")
+		h.CanaryStatus = &corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CreateContainerError", Message: "no such plugin"}}}
 		report, err := quickly(newRollout(s, &recorder{})).Switch(t.Context(), "never-ran")
 		if err != nil || !strings.Contains(fmt.Sprint(report.Warnings), "check pod fails on docker://20.10.24 already") || !strings.Contains(fmt.Sprint(report.Warnings), "no such plugin") {
 			t.Errorf("warnings %q, %v", report.Warnings, err)
@@ -455,12 +454,12 @@ func TestFailedBefore(t *testing.T) {
 func TestCredentialsExpire(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "credentials-expire")
+	h := hollow.New(t, s, "credentials-expire")
 	var refused atomic.Int32
 	r := newRollout(s, &recorder{})
 	config := apiserver.Transport(s.Admin(), func(next http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(request *http.Request) (*http.Response, error) {
-			if h.isOn("containerd") && strings.Contains(request.URL.Path, "/pods/runtime-canary-") && request.Method == http.MethodGet && refused.Add(1) <= 5 {
+			if h.IsOn("containerd") && strings.Contains(request.URL.Path, "/pods/runtime-canary-") && request.Method == http.MethodGet && refused.Add(1) <= 5 {
 				body := `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"Unauthorized","reason":"Unauthorized","code":401}`
 				return &http.Response{
 					StatusCode: http.StatusUnauthorized, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(body)), Request: request,
@@ -521,7 +520,7 @@ func TestNamespaceLimits(t *testing.T) {
 		{"quota-none", quota("0"), "exceeded quota: quota"},
 		{"quota-enough", quota("50"), ""},
 	} {
-		h := newHollow(t, s, test.name)
+		h := hollow.New(t, s, test.name)
 		if err := test.set(); err != nil {
 			t.Fatal(err)
 		}
@@ -565,7 +564,7 @@ plugins:
 		t.Fatal(err)
 	}
 	s := apiserver.Own(t, apiserver.Version(), "--admission-control-config-file="+file)
-	newHollow(t, s, "restricted")
+	hollow.New(t, s, "restricted")
 	if _, err := newRollout(s, &recorder{}).Switch(t.Context(), "restricted"); err != nil {
 		t.Error(err)
 	}

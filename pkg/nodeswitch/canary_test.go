@@ -6,21 +6,21 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 // canaryOf is the canary's pod of a hollow's node, nil after a wait in which there was none.
-func canaryOf(h *hollow, spec protocol.Spec, wait time.Duration) *corev1.Pod {
+func canaryOf(h *hollow.Node, spec protocol.Spec, wait time.Duration) *corev1.Pod {
 	set := nodejob.NodeLabels(spec.Node)
 	set[nodejob.LabelRun], set[nodejob.LabelPhase] = spec.Run, nodejob.PhaseCanary
 	for deadline := time.Now().Add(wait); ; time.Sleep(20 * time.Millisecond) {
-		pod, err := (&nodejob.Runner{Client: h.client}).Pod(context.Background(), set)
+		pod, err := (&nodejob.Runner{Client: h.Client}).Pod(context.Background(), set)
 		if err != nil {
-			h.t.Error(err)
+			h.T.Error(err)
 		}
 		if pod != nil {
 			return pod
@@ -31,42 +31,28 @@ func canaryOf(h *hollow, spec protocol.Spec, wait time.Duration) *corev1.Pod {
 	}
 }
 
-// awaitRunning waits until the API shows a pod as running.
-func (h *hollow) awaitRunning(name string) {
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		pod, err := h.client.CoreV1().Pods(nodejob.Namespace).Get(context.Background(), name, metav1.GetOptions{})
-		if err == nil && pod.Status.Phase == corev1.PodRunning {
-			return
-		}
-		if time.Now().After(deadline) {
-			h.t.Errorf("pod %s does not run: %v", name, err)
-			return
-		}
-	}
-}
-
 // TestCanaryAhead: the canary starts when the node reports the new runtime, not before and not only after the host's result, and the
 // verification takes that one.
 func TestCanaryAhead(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "ahead")
+	h := hollow.New(t, s, "ahead")
 	var first *corev1.Pod
-	h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+	h.Script[protocol.PhaseCutover] = func(h *hollow.Node, spec protocol.Spec) {
 		if canaryOf(h, spec, 2*time.Second) != nil {
 			t.Error("the canary was made while the node was on Docker")
 		}
-		h.switchTo(containerdVersion)
+		h.SwitchTo(containerdVersion)
 		if first = canaryOf(h, spec, 20*time.Second); first == nil {
 			t.Error("no canary before the host's result")
 		}
-		h.result(spec, protocol.Result{Outcome: protocol.OutcomeSucceeded, RuntimeVersion: containerdVersion})
+		h.Result(spec, protocol.Result{Outcome: protocol.OutcomeSucceeded, RuntimeVersion: containerdVersion})
 	}
-	h.script[protocol.PhaseVerify] = func(h *hollow, spec protocol.Spec) {
+	h.Script[protocol.PhaseVerify] = func(h *hollow.Node, spec protocol.Spec) {
 		if now := canaryOf(h, spec, 0); now == nil || first == nil || now.UID != first.UID {
 			t.Error("the canary that was there was not taken")
 		}
-		h.succeed(spec)
+		h.Succeed(spec)
 	}
 	if _, err := newRollout(s, &recorder{}).Switch(t.Context(), "ahead"); err != nil {
 		t.Fatal(err)
@@ -79,14 +65,14 @@ func TestCanaryAhead(t *testing.T) {
 func TestCanaryAheadOfFailures(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "ahead-undone")
-	h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
-		h.switchTo(containerdVersion)
+	h := hollow.New(t, s, "ahead-undone")
+	h.Script[protocol.PhaseCutover] = func(h *hollow.Node, spec protocol.Spec) {
+		h.SwitchTo(containerdVersion)
 		if canaryOf(h, spec, 20*time.Second) == nil {
 			t.Error("no canary")
 		}
-		h.switchTo(dockerVersion)
-		h.result(spec, protocol.Result{Outcome: protocol.OutcomeRolledBack, Message: "containerd is silent"})
+		h.SwitchTo(dockerVersion)
+		h.Result(spec, protocol.Result{Outcome: protocol.OutcomeRolledBack, Message: "containerd is silent"})
 	}
 	_, err := newRollout(s, &recorder{}).Switch(t.Context(), "ahead-undone")
 	wantError(t, err, OutcomeRolledBack, "containerd is silent")
@@ -96,19 +82,19 @@ func TestCanaryAheadOfFailures(t *testing.T) {
 	}
 	nothingLeft(t, s, "ahead-undone")
 
-	h = newHollow(t, s, "ahead-ended")
-	h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
-		h.switchTo(containerdVersion)
+	h = hollow.New(t, s, "ahead-ended")
+	h.Script[protocol.PhaseCutover] = func(h *hollow.Node, spec protocol.Spec) {
+		h.SwitchTo(containerdVersion)
 		pod := canaryOf(h, spec, 20*time.Second)
 		if pod == nil {
 			t.Error("no canary")
 			return
 		}
-		h.awaitRunning(pod.Name)
-		status := h.running(pod, 0)
+		h.AwaitRunning(pod.Name)
+		status := h.Running(pod, 0)
 		status.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "Error"}}
-		h.setStatus(context.Background(), pod, corev1.PodFailed, status)
-		h.result(spec, protocol.Result{Outcome: protocol.OutcomeSucceeded, RuntimeVersion: containerdVersion})
+		h.SetStatus(context.Background(), pod, corev1.PodFailed, status)
+		h.Result(spec, protocol.Result{Outcome: protocol.OutcomeSucceeded, RuntimeVersion: containerdVersion})
 	}
 	if _, err := newRollout(s, &recorder{}).Switch(t.Context(), "ahead-ended"); err != nil {
 		t.Fatal(err)

@@ -23,6 +23,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 // holdLease makes a claim of somebody else, renewed some time ago.
@@ -44,7 +45,7 @@ func holdLease(t *testing.T, s *apiserver.Server, node string, renewed time.Time
 func TestForeignClaim(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "claimed")
+	h := hollow.New(t, s, "claimed")
 	renewed := time.Now().Add(-10 * time.Second)
 	holdLease(t, s, "claimed", renewed)
 	t.Cleanup(func() {
@@ -55,8 +56,8 @@ func TestForeignClaim(t *testing.T) {
 	if strings.Contains(err.Error(), "123-abc") {
 		t.Errorf("the error shows what is not for people: %v", err)
 	}
-	if node := getNode(t, s, "claimed"); node.Annotations[nodestate.AnnotationPhase] != "" || len(h.phases) > 0 {
-		t.Errorf("the node was touched: %v, phases %v", node.Annotations, h.phases)
+	if node := getNode(t, s, "claimed"); node.Annotations[nodestate.AnnotationPhase] != "" || len(h.Phases()) > 0 {
+		t.Errorf("the node was touched: %v, phases %v", node.Annotations, h.Phases())
 	}
 	lease, err := s.Client().CoordinationV1().Leases(nodejob.Namespace).Get(t.Context(), "claimed", metav1.GetOptions{})
 	if err != nil || *lease.Spec.HolderIdentity != "alice@laptop/123-abc" {
@@ -67,7 +68,7 @@ func TestForeignClaim(t *testing.T) {
 func TestExpiredClaimIsTakenOver(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	newHollow(t, s, "expired")
+	hollow.New(t, s, "expired")
 	holdLease(t, s, "expired", time.Now().Add(-2*time.Minute))
 	observer := &recorder{}
 	if _, err := quickly(newRollout(s, observer)).Switch(t.Context(), "expired"); err != nil {
@@ -85,7 +86,7 @@ func TestExpiredClaimIsTakenOver(t *testing.T) {
 func TestLiveClaimOfASlowClock(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "slow-clock")
+	h := hollow.New(t, s, "slow-clock")
 	holdLease(t, s, "slow-clock", time.Now().Add(-2*time.Minute))
 	leases := s.Client().CoordinationV1().Leases(nodejob.Namespace)
 	observer := &recorder{onStage: func(Stage) {
@@ -102,8 +103,8 @@ func TestLiveClaimOfASlowClock(t *testing.T) {
 	}}
 	_, err := quickly(newRollout(s, observer)).Switch(t.Context(), "slow-clock")
 	_ = wantError(t, err, OutcomeRefused, "alice@laptop is rolling it back since")
-	if lease, err := leases.Get(t.Context(), "slow-clock", metav1.GetOptions{}); err != nil || *lease.Spec.HolderIdentity != "alice@laptop/123-abc" || len(h.phases) > 0 {
-		t.Errorf("the claim was taken: %v %v, phases %v", lease, err, h.phases)
+	if lease, err := leases.Get(t.Context(), "slow-clock", metav1.GetOptions{}); err != nil || *lease.Spec.HolderIdentity != "alice@laptop/123-abc" || len(h.Phases()) > 0 {
+		t.Errorf("the claim was taken: %v %v, phases %v", lease, err, h.Phases())
 	}
 	if err := leases.Delete(t.Context(), "slow-clock", metav1.DeleteOptions{}); err != nil {
 		t.Error(err)
@@ -184,12 +185,12 @@ func withConfig(t *testing.T, r *Switcher, config *rest.Config) *Switcher {
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "outage")
+	h := hollow.New(t, s, "outage")
 	var away atomic.Bool
-	h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+	h.Script[protocol.PhaseCutover] = func(h *hollow.Node, spec protocol.Spec) {
 		away.Store(true)
 		time.Sleep(2 * time.Second)
-		h.succeed(spec)
+		h.Succeed(spec)
 		time.Sleep(2 * time.Second)
 		away.Store(false)
 	}
@@ -236,7 +237,7 @@ func TestOutageOfTheCanary(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			newHollow(t, s, test.name)
+			hollow.New(t, s, test.name)
 			var away atomic.Bool
 			r := through(t, s, newRollout(s, &recorder{}), func(request *http.Request) error {
 				hit := test.from(request)
@@ -314,15 +315,15 @@ func TestAwaitClaims(t *testing.T) {
 func TestOtherRunCameBetween(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "between")
+	h := hollow.New(t, s, "between")
 	if _, err := newRollout(s, &recorder{}).Switch(t.Context(), "between"); err != nil {
 		t.Fatal(err)
 	}
 	before := getNode(t, s, "between").Annotations
 	_, err := newRollout(s, &recorder{}).Switch(t.Context(), "between")
 	_ = wantError(t, err, OutcomeRefused, "already on "+containerdVersion)
-	if after := getNode(t, s, "between").Annotations; !maps.Equal(before, after) || len(h.phases) != 3 {
-		t.Errorf("the node was touched: %v, phases %v", after, h.phases)
+	if after := getNode(t, s, "between").Annotations; !maps.Equal(before, after) || len(h.Phases()) != 3 {
+		t.Errorf("the node was touched: %v, phases %v", after, h.Phases())
 	}
 	nothingLeft(t, s, "between")
 }

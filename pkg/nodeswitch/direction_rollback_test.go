@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 // left puts a node where an earlier run left it.
@@ -32,12 +33,12 @@ func left(state nodestate.State, cordonedByRun bool) func(*corev1.Node) {
 }
 
 // newSwitched is a node on containerd.
-func newSwitched(t *testing.T, s *apiserver.Server, name string, change ...func(*corev1.Node)) *hollow {
+func newSwitched(t *testing.T, s *apiserver.Server, name string, change ...func(*corev1.Node)) *hollow.Node {
 	t.Helper()
-	h := newHollow(t, s, name, change...)
-	h.switchTo(containerdVersion)
+	h := hollow.New(t, s, name, change...)
+	h.SwitchTo(containerdVersion)
 	// Heartbeats are whole seconds, and here no kubelet takes its time.
-	h.updateNode(func(node *corev1.Node) {
+	h.UpdateNode(func(node *corev1.Node) {
 		node.Status.Conditions[0].LastHeartbeatTime = metav1.NewTime(time.Now().Add(-time.Minute))
 	})
 	return h
@@ -46,7 +47,7 @@ func newSwitched(t *testing.T, s *apiserver.Server, name string, change ...func(
 func TestRollback(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "back", func(node *corev1.Node) {
+	h := hollow.New(t, s, "back", func(node *corev1.Node) {
 		node.Annotations[nodestate.AnnotationCRISocket] = "/var/run/dockershim.sock"
 	})
 	report, err := newRollout(s, &recorder{}).Switch(t.Context(), "back")
@@ -92,11 +93,9 @@ func TestRollback(t *testing.T) {
 	if proxy, err := s.Client().CoreV1().Pods("default").Get(t.Context(), "back-proxy", metav1.GetOptions{}); err != nil || !runsOn(proxy, "docker") {
 		t.Errorf("the node was given back before its DaemonSet's pod was on Docker: %v", err)
 	}
-	h.mu.Lock()
-	if fmt.Sprint(h.phases) != "[prepare cutover verify rollback]" {
-		t.Errorf("phases %v", h.phases)
+	if fmt.Sprint(h.Phases()) != "[prepare cutover verify rollback]" {
+		t.Errorf("phases %v", h.Phases())
 	}
-	h.mu.Unlock()
 	nothingLeft(t, s, "back")
 	_, err = newRollout(s, &recorder{}).Rollback(t.Context(), "back")
 	_ = wantError(t, err, OutcomeRefused, "already on "+dockerVersion)
@@ -106,22 +105,22 @@ func TestRollback(t *testing.T) {
 // TestRollbackFrom has a row for each place where an earlier run can have left a node, and for how it ends.
 func TestRollbackFrom(t *testing.T) {
 	t.Parallel()
-	ends := func(outcome protocol.Outcome) func(*hollow) {
-		return func(h *hollow) {
-			h.script[protocol.PhaseRollback] = func(h *hollow, spec protocol.Spec) {
-				h.result(spec, protocol.Result{Outcome: outcome, Message: "so it is", Hint: "do this"})
+	ends := func(outcome protocol.Outcome) func(*hollow.Node) {
+		return func(h *hollow.Node) {
+			h.Script[protocol.PhaseRollback] = func(h *hollow.Node, spec protocol.Spec) {
+				h.Result(spec, protocol.Result{Outcome: outcome, Message: "so it is", Hint: "do this"})
 			}
 		}
 	}
-	pulls := func(h *hollow) {
-		h.podStatus = &corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "manifest unknown"}}}
+	pulls := func(h *hollow.Node) {
+		h.PodStatus = &corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "manifest unknown"}}}
 	}
 	for _, test := range []struct {
 		name     string
 		state    nodestate.State
 		cordoned bool // by the run
 		onDocker bool
-		set      func(*hollow)
+		set      func(*hollow.Node)
 		outcome  Outcome
 		text     string // empty: it succeeds
 		after    nodestate.State
@@ -138,7 +137,7 @@ func TestRollbackFrom(t *testing.T) {
 		{name: "back-no-pod", state: nodestate.StateDone, set: pulls, outcome: OutcomeFailed, text: "manifest unknown", after: nodestate.StateDone, stages: "claim drain rollback"},
 		{
 			name: "back-canary", state: nodestate.StateDone, outcome: OutcomeStuck, text: "volume: read-only", after: nodestate.StateRollingBack, isLeft: true,
-			set: func(h *hollow) { h.checks[1] = nodejob.CanaryCheck{Name: "volume", Message: "read-only"} }, stages: "claim drain rollback verify",
+			set: func(h *hollow.Node) { h.Checks[1] = nodejob.CanaryCheck{Name: "volume", Message: "read-only"} }, stages: "claim drain rollback verify",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -146,7 +145,7 @@ func TestRollbackFrom(t *testing.T) {
 			s := server.Get(t)
 			create := newSwitched
 			if test.onDocker {
-				create = newHollow
+				create = hollow.New
 			}
 			h := create(t, s, test.name, left(test.state, test.cordoned))
 			if test.set != nil {
@@ -172,15 +171,13 @@ func TestRollbackFrom(t *testing.T) {
 			if message := node.Annotations[nodestate.AnnotationMessage]; test.text == "so it is" && !strings.Contains(message, test.text) {
 				t.Errorf("status would say %q", message)
 			}
-			h.mu.Lock()
-			if slices.Contains(h.phases, protocol.PhaseCutover) || slices.Contains(h.phases, protocol.PhasePrepare) {
-				t.Errorf("it was switched forth again: %v", h.phases)
+			if slices.Contains(h.Phases(), protocol.PhaseCutover) || slices.Contains(h.Phases(), protocol.PhasePrepare) {
+				t.Errorf("it was switched forth again: %v", h.Phases())
 			}
-			h.mu.Unlock()
 			if test.name != "back-canary" {
 				return
 			}
-			h.checks[1].OK = true
+			h.Checks[1].OK = true
 			if report, err := newRollout(s, &recorder{}).Rollback(t.Context(), test.name); err != nil || !report.Resumed {
 				t.Fatalf("the next run: %+v, %v", report, err)
 			}
@@ -207,9 +204,9 @@ func TestRollbackInterrupted(t *testing.T) {
 			t.Parallel()
 			s := server.Get(t)
 			h := newSwitched(t, s, name, left(nodestate.StateDone, false))
-			h.script[protocol.PhaseRollback] = func(h *hollow, spec protocol.Spec) {
+			h.Script[protocol.PhaseRollback] = func(h *hollow.Node, spec protocol.Spec) {
 				time.Sleep(1500 * time.Millisecond)
-				h.succeed(spec)
+				h.Succeed(spec)
 			}
 			if test.stage == StageDrain {
 				createPod(t, s, name, "back-slow", func(pod *corev1.Pod) { pod.Finalizers = []string{"example.com/wait"} })
@@ -219,7 +216,7 @@ func TestRollbackInterrupted(t *testing.T) {
 			defer cancel(nil)
 			observer := &recorder{onStage: func(stage Stage) {
 				if stage == test.stage {
-					go h.inMidst(stage, func() { cancel(errors.New("interrupted: test")) })
+					go inMidst(h, stage, func() { cancel(errors.New("interrupted: test")) })
 				}
 			}}
 			_, err := newRollout(s, observer).Rollback(ctx, name)

@@ -14,19 +14,20 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 // TestFailures has one row per way in which a phase can end badly.
 func TestFailures(t *testing.T) {
 	t.Parallel()
-	ends := func(outcome protocol.Outcome, text string) func(*hollow, protocol.Spec) {
-		return func(h *hollow, spec protocol.Spec) {
-			h.result(spec, protocol.Result{Outcome: outcome, Message: text, FailedStep: "some-step", Detail: "captured output", Hint: "do this"})
+	ends := func(outcome protocol.Outcome, text string) func(*hollow.Node, protocol.Spec) {
+		return func(h *hollow.Node, spec protocol.Spec) {
+			h.Result(spec, protocol.Result{Outcome: outcome, Message: text, FailedStep: "some-step", Detail: "captured output", Hint: "do this"})
 		}
 	}
 	for _, test := range []struct {
 		name    string
-		set     func(*hollow)
+		set     func(*hollow.Node)
 		outcome Outcome
 		text    string
 		state   nodestate.State
@@ -37,60 +38,66 @@ func TestFailures(t *testing.T) {
 	}{
 		{
 			name:    "prepare-refused",
-			set:     func(h *hollow) { h.script[protocol.PhasePrepare] = ends(protocol.OutcomeRefused, "no systemd") },
+			set:     func(h *hollow.Node) { h.Script[protocol.PhasePrepare] = ends(protocol.OutcomeRefused, "no systemd") },
 			outcome: OutcomeRefused, text: "some-step: no systemd", state: nodestate.StateFailed, stages: "claim prepare", runtime: dockerVersion,
 		},
 		{
-			name:    "rehearsal-undone",
-			set:     func(h *hollow) { h.script[protocol.PhasePrepare] = ends(protocol.OutcomeRolledBack, "no-such-plugin") },
+			name: "rehearsal-undone",
+			set: func(h *hollow.Node) {
+				h.Script[protocol.PhasePrepare] = ends(protocol.OutcomeRolledBack, "no-such-plugin")
+			},
 			outcome: OutcomeRefused, text: "no-such-plugin", state: nodestate.StateFailed, stages: "claim prepare", runtime: dockerVersion,
 		},
 		{
 			name: "prepare-broken",
-			set: func(h *hollow) {
-				h.script[protocol.PhasePrepare] = ends(protocol.OutcomeBroken, "containerd does not start")
+			set: func(h *hollow.Node) {
+				h.Script[protocol.PhasePrepare] = ends(protocol.OutcomeBroken, "containerd does not start")
 			},
 			outcome: OutcomeStuck, text: "containerd does not start", state: nodestate.StateBroken, stages: "claim prepare", runtime: dockerVersion,
 		},
 		{
-			name:    "cutover-undone",
-			set:     func(h *hollow) { h.script[protocol.PhaseCutover] = ends(protocol.OutcomeRolledBack, "kubelet refuses") },
+			name: "cutover-undone",
+			set: func(h *hollow.Node) {
+				h.Script[protocol.PhaseCutover] = ends(protocol.OutcomeRolledBack, "kubelet refuses")
+			},
 			outcome: OutcomeRolledBack, text: "kubelet refuses", state: nodestate.StateRolledBack, stages: "claim prepare drain cutover", everCordoned: true, runtime: dockerVersion,
 		},
 		{
 			name:    "cutover-refused",
-			set:     func(h *hollow) { h.script[protocol.PhaseCutover] = ends(protocol.OutcomeRefused, "another run") },
+			set:     func(h *hollow.Node) { h.Script[protocol.PhaseCutover] = ends(protocol.OutcomeRefused, "another run") },
 			outcome: OutcomeRefused, text: "another run", state: nodestate.StateFailed, stages: "claim prepare drain cutover", everCordoned: true, runtime: dockerVersion,
 		},
 		{
-			name:    "cutover-broken",
-			set:     func(h *hollow) { h.script[protocol.PhaseCutover] = ends(protocol.OutcomeBroken, "neither runtime") },
+			name: "cutover-broken",
+			set: func(h *hollow.Node) {
+				h.Script[protocol.PhaseCutover] = ends(protocol.OutcomeBroken, "neither runtime")
+			},
 			outcome: OutcomeStuck, text: "neither runtime", state: nodestate.StateBroken, stages: "claim prepare drain cutover", cordoned: true, everCordoned: true, runtime: dockerVersion,
 		},
 		{
 			name:    "canary-fails",
-			set:     func(h *hollow) { h.checks[1] = nodejob.CanaryCheck{Name: "volume", Message: "read-only"} },
+			set:     func(h *hollow.Node) { h.Checks[1] = nodejob.CanaryCheck{Name: "volume", Message: "read-only"} },
 			outcome: OutcomeRolledBack, text: "volume: read-only", state: nodestate.StateRolledBack, stages: "claim prepare drain cutover verify rollback", everCordoned: true, runtime: dockerVersion,
 		},
 		{
 			name: "host-disproves",
-			set: func(h *hollow) {
-				h.script[protocol.PhaseVerify] = ends(protocol.OutcomeRefused, "docker.service is active")
+			set: func(h *hollow.Node) {
+				h.Script[protocol.PhaseVerify] = ends(protocol.OutcomeRefused, "docker.service is active")
 			},
 			outcome: OutcomeRolledBack, text: "some-step: docker.service is active", state: nodestate.StateRolledBack, stages: "claim prepare drain cutover verify rollback", everCordoned: true, runtime: dockerVersion,
 		},
 		{
 			name: "way-back-fails",
-			set: func(h *hollow) {
-				h.checks[1] = nodejob.CanaryCheck{Name: "volume", Message: "read-only"}
-				h.script[protocol.PhaseRollback] = ends(protocol.OutcomeBroken, "docker is gone")
+			set: func(h *hollow.Node) {
+				h.Checks[1] = nodejob.CanaryCheck{Name: "volume", Message: "read-only"}
+				h.Script[protocol.PhaseRollback] = ends(protocol.OutcomeBroken, "docker is gone")
 			},
 			outcome: OutcomeStuck, text: "docker is gone", state: nodestate.StateBroken, stages: "claim prepare drain cutover verify rollback", cordoned: true, everCordoned: true, runtime: containerdVersion,
 		},
 		{
 			name: "image-pull",
-			set: func(h *hollow) {
-				h.podStatus = &corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "manifest unknown"}}}
+			set: func(h *hollow.Node) {
+				h.PodStatus = &corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "manifest unknown"}}}
 			},
 			outcome: OutcomeRefused, text: agentImage + " cannot be pulled: ErrImagePull: manifest unknown", state: nodestate.StateFailed, stages: "claim prepare", runtime: dockerVersion,
 		},
@@ -98,7 +105,7 @@ func TestFailures(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			s := server.Get(t)
-			h := newHollow(t, s, test.name, func(node *corev1.Node) {
+			h := hollow.New(t, s, test.name, func(node *corev1.Node) {
 				node.Annotations[nodestate.AnnotationCRISocket] = "/var/run/dockershim.sock"
 				node.Annotations["example.com/registry-password"] = "hunter2hunter2"
 			})
@@ -107,7 +114,7 @@ func TestFailures(t *testing.T) {
 			started := time.Now()
 			report, err := newRollout(s, observer).Switch(t.Context(), test.name)
 			_ = wantError(t, err, test.outcome, test.text)
-			if h.podStatus == nil {
+			if h.PodStatus == nil {
 				wantEvidence(t, report, test.name, test.text)
 			} else if len(report.Evidence) > 0 {
 				t.Error("evidence of an agent that never ran")
@@ -131,11 +138,9 @@ func TestFailures(t *testing.T) {
 			if got := node.Annotations[nodestate.AnnotationCRISocket]; got != "/var/run/dockershim.sock" {
 				t.Errorf("cri-socket is %q", got)
 			}
-			h.mu.Lock()
-			if got := slices.Contains(h.cordons, true); got != test.everCordoned {
+			if got := slices.Contains(h.Cordons(), true); got != test.everCordoned {
 				t.Errorf("ever cordoned: %t", got)
 			}
-			h.mu.Unlock()
 			if test.outcome != OutcomeStuck {
 				nothingLeft(t, s, test.name)
 			}
@@ -164,8 +169,8 @@ func wantEvidence(t *testing.T, report *Report, node, text string) {
 func TestCrashesInPrepare(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "crashes")
-	h.podStatus = &corev1.ContainerStatus{RestartCount: 3, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}}
+	h := hollow.New(t, s, "crashes")
+	h.PodStatus = &corev1.ContainerStatus{RestartCount: 3, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}}
 	_, err := quickly(newRollout(s, &recorder{})).Switch(t.Context(), "crashes")
 	if failed := wantError(t, err, OutcomeFailed, "CrashLoopBackOff"); !failed.Resumable {
 		t.Error("it is not resumable")
@@ -174,7 +179,7 @@ func TestCrashesInPrepare(t *testing.T) {
 		t.Errorf("state %q", state)
 	}
 	nothingLeft(t, s, "crashes")
-	h.podStatus = nil
+	h.PodStatus = nil
 	if _, err := newRollout(s, &recorder{}).Rollback(t.Context(), "crashes"); err != nil {
 		t.Errorf("the way back: %v", err)
 	}
@@ -184,21 +189,21 @@ func TestCrashesInPrepare(t *testing.T) {
 func TestPodReplacedInPrepare(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "replaced")
+	h := hollow.New(t, s, "replaced")
 	ctx, first := t.Context(), true
-	h.script[protocol.PhasePrepare] = func(h *hollow, spec protocol.Spec) {
+	h.Script[protocol.PhasePrepare] = func(h *hollow.Node, spec protocol.Spec) {
 		if !first {
-			h.succeed(spec)
+			h.Succeed(spec)
 			return
 		}
 		first = false
-		h.emit(spec, protocol.Event{Step: &protocol.Step{ID: "inspect", Title: "Inspect", State: protocol.StepStarted}})
+		h.Emit(spec, protocol.Event{Step: &protocol.Step{ID: "inspect", Title: "Inspect", State: protocol.StepStarted}})
 		pod, err := (&nodejob.Runner{Client: s.Client()}).PhasePod(ctx, spec)
 		if err != nil || pod == nil {
 			t.Errorf("no pod: %v", err)
 			return
 		}
-		h.setStatus(ctx, pod, corev1.PodRunning, corev1.ContainerStatus{
+		h.SetStatus(ctx, pod, corev1.PodRunning, corev1.ContainerStatus{
 			Name: pod.Spec.Containers[0].Name, RestartCount: 2, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
 		})
 		<-ctx.Done()
@@ -217,15 +222,15 @@ func TestPodReplacedInPrepare(t *testing.T) {
 func TestSilentPodInPrepare(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "silent")
+	h := hollow.New(t, s, "silent")
 	ctx, first := t.Context(), true
-	h.script[protocol.PhasePrepare] = func(h *hollow, spec protocol.Spec) {
+	h.Script[protocol.PhasePrepare] = func(h *hollow.Node, spec protocol.Spec) {
 		if first {
 			first = false
 			<-ctx.Done()
 			return
 		}
-		h.succeed(spec)
+		h.Succeed(spec)
 	}
 	seen := &recorder{}
 	if _, err := quickly(newRollout(s, seen)).Switch(ctx, "silent"); err != nil {
@@ -241,8 +246,8 @@ func TestSilentPodInPrepare(t *testing.T) {
 func TestDiesInPrepare(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "dies")
-	h.script[protocol.PhasePrepare] = func(*hollow, protocol.Spec) { <-t.Context().Done() }
+	h := hollow.New(t, s, "dies")
+	h.Script[protocol.PhasePrepare] = func(*hollow.Node, protocol.Spec) { <-t.Context().Done() }
 	r := newRollout(s, &recorder{})
 	r.prepareTimeout = 3 * time.Second
 	_, err := r.Switch(t.Context(), "dies")
@@ -259,7 +264,7 @@ func TestDiesInPrepare(t *testing.T) {
 func TestRemovalIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	newHollow(t, s, "removed")
+	hollow.New(t, s, "removed")
 	var mu sync.Mutex
 	dropped := map[string]bool{}
 	r := through(t, s, newRollout(s, &recorder{}), func(request *http.Request) error {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 // quick is a clock that runs faster than time does.
@@ -42,13 +43,13 @@ func quickly(r *Switcher) *Switcher {
 func TestNodeIsGoneOnceTheContainerRuns(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "gone")
-	h.silent = func(h *hollow) {
+	h := hollow.New(t, s, "gone")
+	h.Silent = func(h *hollow.Node) {
 		time.Sleep(7 * time.Second) // 70 s for the plugin
 		if node := getNode(t, s, "gone"); !node.Spec.Unschedulable || node.Annotations[nodestate.AnnotationPhase] != string(nodestate.StateCutover) {
 			t.Errorf("given up while the host is at work: cordoned %t, %v", node.Spec.Unschedulable, node.Annotations)
 		}
-		h.switchTo(containerdVersion)
+		h.SwitchTo(containerdVersion)
 	}
 	observer := &recorder{}
 	r := quickly(through(t, s, newRollout(s, observer), func(request *http.Request) error {
@@ -71,10 +72,10 @@ func TestNodeIsGoneOnceTheContainerRuns(t *testing.T) {
 func TestSoakFails(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "soaked")
+	h := hollow.New(t, s, "soaked")
 	observer := &recorder{onStage: func(stage Stage) {
 		if stage == StageSoak {
-			h.updateNode(func(node *corev1.Node) { node.Status.Conditions[0].Status = corev1.ConditionUnknown })
+			h.UpdateNode(func(node *corev1.Node) { node.Status.Conditions[0].Status = corev1.ConditionUnknown })
 		}
 	}}
 	soaking := func(o *Options) { o.Soak = 30 * time.Second }
@@ -84,7 +85,7 @@ func TestSoakFails(t *testing.T) {
 	if !node.Spec.Unschedulable || node.Annotations[nodestate.AnnotationPhase] != string(nodestate.StateVerifying) || node.Annotations[nodestate.AnnotationMessage] == "" {
 		t.Errorf("cordoned %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
 	}
-	h.updateNode(func(node *corev1.Node) { node.Status.Conditions[0].Status = corev1.ConditionTrue })
+	h.UpdateNode(func(node *corev1.Node) { node.Status.Conditions[0].Status = corev1.ConditionTrue })
 	if _, err := newRollout(s, &recorder{}).Switch(t.Context(), "soaked"); err != nil {
 		t.Fatal(err)
 	}
@@ -92,9 +93,7 @@ func TestSoakFails(t *testing.T) {
 	if node.Spec.Unschedulable || node.Annotations[nodestate.AnnotationPhase] != string(nodestate.StateDone) {
 		t.Errorf("after a second run: cordoned %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if got := h.phases; len(got) == 0 || got[len(got)-1] == protocol.PhaseRollback {
+	if got := h.Phases(); len(got) == 0 || got[len(got)-1] == protocol.PhaseRollback {
 		t.Errorf("phases %v", got)
 	}
 }

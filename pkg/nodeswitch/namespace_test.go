@@ -20,6 +20,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 // keepOpen lets privileged pods into the namespace until the test ends.
@@ -217,20 +218,20 @@ func TestNamespaceIsOpenForRuns(t *testing.T) {
 	}
 
 	// Whole runs: one that is undone, one that leaves its node to a person, and the way back of that.
-	h := newHollow(t, s, "ends")
-	h.script[protocol.PhasePrepare] = func(h *hollow, spec protocol.Spec) {
+	h := hollow.New(t, s, "ends")
+	h.Script[protocol.PhasePrepare] = func(h *hollow.Node, spec protocol.Spec) {
 		if !isOpenFor(t, s, "ends") {
 			t.Error("closed while the node is prepared")
 		}
-		h.result(spec, protocol.Result{Outcome: protocol.OutcomeRefused, Message: "no"})
+		h.Result(spec, protocol.Result{Outcome: protocol.OutcomeRefused, Message: "no"})
 	}
 	if _, err := r.Switch(ctx, "ends"); err == nil {
 		t.Error("no error")
 	}
 	wantOpen("a refused run", false)
-	delete(h.script, protocol.PhasePrepare)
-	h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
-		h.result(spec, protocol.Result{Outcome: protocol.OutcomeBroken, Message: "stuck"})
+	delete(h.Script, protocol.PhasePrepare)
+	h.Script[protocol.PhaseCutover] = func(h *hollow.Node, spec protocol.Spec) {
+		h.Result(spec, protocol.Result{Outcome: protocol.OutcomeBroken, Message: "stuck"})
 	}
 	if _, err := r.Switch(ctx, "ends"); err == nil {
 		t.Error("no error")
@@ -244,7 +245,7 @@ func TestNamespaceIsOpenForRuns(t *testing.T) {
 		t.Error(err)
 	}
 	wantOpen("a rollback", false)
-	delete(h.script, protocol.PhaseCutover)
+	delete(h.Script, protocol.PhaseCutover)
 	if _, err := r.Switch(ctx, "ends"); err != nil {
 		t.Error(err)
 	}

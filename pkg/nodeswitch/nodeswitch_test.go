@@ -30,6 +30,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 var server apiserver.Shared
@@ -210,7 +211,7 @@ func createDaemonPod(t *testing.T, s *apiserver.Server, node, name string) {
 func TestSwitch(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "good", func(node *corev1.Node) {
+	h := hollow.New(t, s, "good", func(node *corev1.Node) {
 		node.Annotations[nodestate.AnnotationCRISocket] = "/var/run/dockershim.sock"
 	})
 	createPod(t, s, "good", "web")
@@ -256,11 +257,9 @@ func TestSwitch(t *testing.T) {
 	if proxy, err := s.Client().CoreV1().Pods("default").Get(t.Context(), "proxy", metav1.GetOptions{}); err != nil || !runsOn(proxy, "containerd") {
 		t.Errorf("the node was given back before its DaemonSet's pod was on containerd: %v %v", proxy.Status.ContainerStatuses, err)
 	}
-	h.mu.Lock()
-	if fmt.Sprint(h.phases) != "[prepare cutover verify]" || fmt.Sprint(h.cordons) != "[false true false]" {
-		t.Errorf("phases %v, cordons %v", h.phases, h.cordons)
+	if fmt.Sprint(h.Phases()) != "[prepare cutover verify]" || fmt.Sprint(h.Cordons()) != "[false true false]" {
+		t.Errorf("phases %v, cordons %v", h.Phases(), h.Cordons())
 	}
-	h.mu.Unlock()
 	// Events come again with each stream and must be told once.
 	steps := 0
 	for _, u := range observer.updates {
@@ -277,7 +276,7 @@ func TestSwitch(t *testing.T) {
 func TestCordonedStaysCordoned(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	newHollow(t, s, "cordoned", func(node *corev1.Node) { node.Spec.Unschedulable = true })
+	hollow.New(t, s, "cordoned", func(node *corev1.Node) { node.Spec.Unschedulable = true })
 	report, err := newRollout(s, &recorder{}).Switch(t.Context(), "cordoned")
 	if err != nil {
 		t.Fatal(err)
@@ -301,12 +300,12 @@ func TestDrainedAgain(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
 	const name = "uncordoned"
-	h := newHollow(t, s, name)
+	h := hollow.New(t, s, name)
 	seen := "the cutover was not asked for"
-	h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+	h.Script[protocol.PhaseCutover] = func(h *hollow.Node, spec protocol.Spec) {
 		pods, err := s.Client().CoreV1().Pods("default").List(context.Background(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + name})
 		seen = fmt.Sprintf("unschedulable %t, %d pods, error %v", getNode(t, s, name).Spec.Unschedulable, len(pods.Items), err)
-		h.succeed(spec)
+		h.Succeed(spec)
 	}
 	observer := &recorder{}
 	observer.onStage = func(stage Stage) {
@@ -342,17 +341,17 @@ func TestAutoscalersAreKeptOff(t *testing.T) {
 	ours, theirs := nodestate.AutoscalerAnnotations()[0], nodestate.AutoscalerAnnotations()[1]
 	for _, test := range []struct {
 		name    string
-		outcome func(*hollow, protocol.Spec)
+		outcome func(*hollow.Node, protocol.Spec)
 	}{
-		{"autoscaled-done", (*hollow).succeed},
-		{"autoscaled-undone", func(h *hollow, spec protocol.Spec) {
-			h.result(spec, protocol.Result{Outcome: protocol.OutcomeRolledBack, Message: "the kubelet does not start"})
+		{"autoscaled-done", (*hollow.Node).Succeed},
+		{"autoscaled-undone", func(h *hollow.Node, spec protocol.Spec) {
+			h.Result(spec, protocol.Result{Outcome: protocol.OutcomeRolledBack, Message: "the kubelet does not start"})
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			h := newHollow(t, s, test.name, func(node *corev1.Node) { node.Annotations[theirs] = "true" })
+			h := hollow.New(t, s, test.name, func(node *corev1.Node) { node.Annotations[theirs] = "true" })
 			var during map[string]string
-			h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+			h.Script[protocol.PhaseCutover] = func(h *hollow.Node, spec protocol.Spec) {
 				during = getNode(t, s, test.name).Annotations
 				test.outcome(h, spec)
 			}
@@ -371,7 +370,7 @@ func TestAutoscalersAreKeptOff(t *testing.T) {
 func TestDrainTimeoutUncordons(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "budget")
+	h := hollow.New(t, s, "budget")
 	createPod(t, s, "budget", "guarded")
 	createBudget(t, s, "guard", "guarded")
 	observer := &recorder{}
@@ -401,7 +400,7 @@ func TestDrainTimeoutUncordons(t *testing.T) {
 		t.Errorf("report %+v, want run %s", report, run)
 	}
 	results := 0
-	for _, event := range h.events {
+	for _, event := range h.Events() {
 		if event.Result != nil && event.Phase == protocol.PhasePrepare {
 			results++
 		}
@@ -441,12 +440,12 @@ func TestInterrupt(t *testing.T) {
 		t.Run(string(test.stage), func(t *testing.T) {
 			t.Parallel()
 			s := server.Get(t)
-			h := newHollow(t, s, name)
-			slow := func(h *hollow, spec protocol.Spec) {
+			h := hollow.New(t, s, name)
+			slow := func(h *hollow.Node, spec protocol.Spec) {
 				time.Sleep(1500 * time.Millisecond)
-				h.succeed(spec)
+				h.Succeed(spec)
 			}
-			h.script[protocol.PhasePrepare], h.script[protocol.PhaseCutover] = slow, slow
+			h.Script[protocol.PhasePrepare], h.Script[protocol.PhaseCutover] = slow, slow
 			if test.stage == StageDrain {
 				createPod(t, s, name, "slow", func(pod *corev1.Pod) { pod.Finalizers = []string{"example.com/wait"} })
 				t.Cleanup(func() { dropFinalizers(t, s, "slow") })
@@ -459,7 +458,7 @@ func TestInterrupt(t *testing.T) {
 				case stage == StageUncordon && stage == test.stage:
 					cancel(signal) // it is over at once
 				case stage == test.stage:
-					go h.inMidst(stage, func() { cancel(signal) })
+					go inMidst(h, stage, func() { cancel(signal) })
 				}
 			}}
 			_, err := newRollout(s, observer).Switch(ctx, name)
@@ -505,7 +504,7 @@ func TestNodeClockSteps(t *testing.T) {
 	for name, clock := range map[string]time.Duration{"clock-back": -time.Hour, "clock-ahead": 24 * time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			newHollow(t, s, name).clock = clock
+			hollow.New(t, s, name).Clock = clock
 			report, err := newRollout(s, &recorder{}).Switch(t.Context(), name)
 			if err != nil || report.To != containerdVersion {
 				t.Errorf("%+v, %v", report, err)

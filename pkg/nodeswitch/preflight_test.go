@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 func annotated(pairs ...string) func(*corev1.Node) {
@@ -146,7 +147,7 @@ func TestPermissions(t *testing.T) {
 	if err := r.CheckPermissions(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	newHollow(t, s, "permitted")
+	hollow.New(t, s, "permitted")
 	createPod(t, s, "permitted", "permitted-web")
 	if _, err := r.Switch(t.Context(), "permitted"); err != nil {
 		t.Errorf("a user with these rights: %v", err)

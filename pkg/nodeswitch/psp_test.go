@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 // create creates the objects of a YAML text. The Go API has no PodSecurityPolicy any more.
@@ -54,14 +55,14 @@ func TestPodSecurityPolicy(t *testing.T) {
 			t.Errorf("%v: hint %q", err, failed.Hint)
 		}
 	}
-	h := newHollow(t, s, "psp-none")
+	h := hollow.New(t, s, "psp-none")
 	_, err := newRollout(s, &recorder{}).Switch(t.Context(), "psp-none")
 	wantUntouched(t, s, h, err, "no providers available")
 	named(err)
 
 	create(t, s, []byte(`{apiVersion: policy/v1beta1, kind: PodSecurityPolicy, metadata: {name: restricted}, spec: {volumes: [emptyDir], seLinux: {rule: RunAsAny},
   runAsUser: {rule: RunAsAny}, supplementalGroups: {rule: RunAsAny}, fsGroup: {rule: RunAsAny}}}`))
-	h = newHollow(t, s, "psp-restricted")
+	h = hollow.New(t, s, "psp-restricted")
 	_, err = newRollout(s, &recorder{}).Switch(t.Context(), "psp-restricted")
 	wantUntouched(t, s, h, err, "unable to", "ost network is not allowed")
 	named(err)
@@ -81,8 +82,8 @@ func TestPodSecurityPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	const node = "psp-allowed"
-	h = newHollow(t, s, node)
-	h.controller.Store(controller)
+	h = hollow.New(t, s, node)
+	h.Controller.Store(controller)
 	_, err = newRollout(s, &recorder{}).Switch(t.Context(), node)
 	wantError(t, err, OutcomeRefused, "FailedCreate")
 	named(err)

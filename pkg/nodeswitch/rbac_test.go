@@ -18,6 +18,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 var update = flag.Bool("update", false, "write docs/rbac.yaml again")
@@ -207,7 +208,7 @@ func TestRBACIsEnough(t *testing.T) {
 	if _, err := newRollout(s, &recorder{}).ensureNamespace(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	newHollow(t, s, "by-role")
+	hollow.New(t, s, "by-role")
 	createPod(t, s, "by-role", "by-role")
 	checks := roleChecks(t)
 	work := map[string]func(*Switcher) error{

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 const (
@@ -29,7 +30,7 @@ func TestRequests(t *testing.T) {
 	t.Parallel()
 	s := apiserver.Own(t, apiserver.Version()) // other tests' runs change the namespace, too
 	const name = "requests"
-	h := newHollow(t, s, name)
+	h := hollow.New(t, s, name)
 	var mu sync.Mutex
 	counts, total := map[string]int{}, 0
 	asked := func() int {
@@ -37,19 +38,19 @@ func TestRequests(t *testing.T) {
 		defer mu.Unlock()
 		return total
 	}
-	h.script[protocol.PhasePrepare] = func(h *hollow, spec protocol.Spec) {
-		h.emit(spec, protocol.Event{Step: &protocol.Step{ID: "images", Title: "Images", State: protocol.StepStarted}})
+	h.Script[protocol.PhasePrepare] = func(h *hollow.Node, spec protocol.Spec) {
+		h.Emit(spec, protocol.Event{Step: &protocol.Step{ID: "images", Title: "Images", State: protocol.StepStarted}})
 		time.Sleep(2 * time.Second) // the log is read
 		before := asked()
 		time.Sleep(20 * time.Second)
 		if n := asked() - before; n > maxWhileWaiting {
 			t.Errorf("%d requests while the plugin waits, more than %d", n, maxWhileWaiting)
 		}
-		h.succeed(spec)
+		h.Succeed(spec)
 	}
-	h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+	h.Script[protocol.PhaseCutover] = func(h *hollow.Node, spec protocol.Spec) {
 		time.Sleep(5 * time.Second)
-		h.succeed(spec)
+		h.Succeed(spec)
 	}
 	for i := range 3 {
 		createPod(t, s, name, fmt.Sprintf("requests-%d", i))

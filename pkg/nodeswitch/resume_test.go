@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 // TestResumeAnew resumes runs that must not be resumed: pods that came to the node since would be stopped without a drain.
@@ -50,7 +51,7 @@ func TestResumeAnew(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			s := server.Get(t)
-			newHollow(t, s, test.name, test.change)
+			hollow.New(t, s, test.name, test.change)
 			before := getNode(t, s, test.name).Annotations[nodestate.AnnotationRun]
 			createPod(t, s, test.name, test.name)
 			observer := &recorder{}
@@ -93,7 +94,7 @@ func TestHostIsNotAsked(t *testing.T) {
 		{"not-asked", false, "the host was not asked for the cutover, as far as is known; the node is Ready, cordoned", true},
 		{"not-asked-waits", true, "if the host was asked for the cutover, it continues by itself; the node is Ready, cordoned", false},
 	} {
-		newHollow(t, s, test.name)
+		hollow.New(t, s, test.name)
 		ctx, cancel := context.WithCancelCause(t.Context())
 		defer cancel(nil)
 		observer := &recorder{}

@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 // takeOver has another run take a node from one that sleeps, and come to its cutover.
@@ -81,27 +82,27 @@ func TestSleeperLeavesTheNode(t *testing.T) {
 		back  bool
 		stage Stage
 		// set has the other run come while the host works; without it, the other comes and the user ends this one.
-		set func(h *hollow, other func())
+		set func(h *hollow.Node, other func())
 	}{
-		{name: "sleeps-in-prepare", stage: StagePrepare, set: func(h *hollow, other func()) {
-			h.script[protocol.PhasePrepare] = func(h *hollow, spec protocol.Spec) {
+		{name: "sleeps-in-prepare", stage: StagePrepare, set: func(h *hollow.Node, other func()) {
+			h.Script[protocol.PhasePrepare] = func(h *hollow.Node, spec protocol.Spec) {
 				other()
-				h.result(spec, protocol.Result{Outcome: protocol.OutcomeRefused, Message: "no"})
+				h.Result(spec, protocol.Result{Outcome: protocol.OutcomeRefused, Message: "no"})
 			}
 		}},
-		{name: "sleeps-in-cutover", stage: StageCutover, set: func(h *hollow, other func()) {
-			h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) { other(); h.succeed(spec) }
+		{name: "sleeps-in-cutover", stage: StageCutover, set: func(h *hollow.Node, other func()) {
+			h.Script[protocol.PhaseCutover] = func(h *hollow.Node, spec protocol.Spec) { other(); h.Succeed(spec) }
 		}},
-		{name: "sleeps-in-undone-cutover", stage: StageCutover, set: func(h *hollow, other func()) {
-			h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+		{name: "sleeps-in-undone-cutover", stage: StageCutover, set: func(h *hollow.Node, other func()) {
+			h.Script[protocol.PhaseCutover] = func(h *hollow.Node, spec protocol.Spec) {
 				other()
-				h.result(spec, protocol.Result{Outcome: protocol.OutcomeRolledBack, Message: "no"})
+				h.Result(spec, protocol.Result{Outcome: protocol.OutcomeRolledBack, Message: "no"})
 			}
 		}},
-		{name: "sleeps-in-broken-cutover", stage: StageCutover, set: func(h *hollow, other func()) {
-			h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+		{name: "sleeps-in-broken-cutover", stage: StageCutover, set: func(h *hollow.Node, other func()) {
+			h.Script[protocol.PhaseCutover] = func(h *hollow.Node, spec protocol.Spec) {
 				other()
-				h.result(spec, protocol.Result{Outcome: protocol.OutcomeBroken, Message: "no"})
+				h.Result(spec, protocol.Result{Outcome: protocol.OutcomeBroken, Message: "no"})
 			}
 		}},
 		{name: "sleeps-in-drain", stage: StageDrain},
@@ -110,7 +111,7 @@ func TestSleeperLeavesTheNode(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			create, move := newHollow, (*Switcher).Switch
+			create, move := hollow.New, (*Switcher).Switch
 			if test.back {
 				create, move = newSwitched, (*Switcher).Rollback
 			}
@@ -135,11 +136,11 @@ func TestSleeperLeavesTheNode(t *testing.T) {
 				observer.onStage = func(stage Stage) {
 					switch {
 					case stage == test.stage && stage == StageDrain:
-						go h.inMidst(stage, func() { other(); cancel(woken) })
+						go inMidst(h, stage, func() { other(); cancel(woken) })
 					case stage == test.stage:
 						other()
 					case stage == StageDrain:
-						go h.inMidst(stage, func() { dropFinalizers(t, s, test.name) })
+						go inMidst(h, stage, func() { dropFinalizers(t, s, test.name) })
 					}
 				}
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 // TestHostIsVerified by the cutover's pod, and by a Job of its own where that pod ends without having asked for it.
@@ -20,20 +21,20 @@ func TestHostIsVerified(t *testing.T) {
 		name string
 		old  bool
 	}{{name: "verified-by-the-cutover"}, {name: "verified-by-its-job", old: true}} {
-		h := newHollow(t, s, test.name)
-		h.oldAgent = test.old
-		h.script[protocol.PhaseVerify] = func(h *hollow, spec protocol.Spec) {
-			_, err := h.client.BatchV1().Jobs(nodejob.Namespace).Get(context.Background(), nodejob.JobName(spec.Node, spec.Run, spec.Phase), metav1.GetOptions{})
+		h := hollow.New(t, s, test.name)
+		h.OldAgent = test.old
+		h.Script[protocol.PhaseVerify] = func(h *hollow.Node, spec protocol.Spec) {
+			_, err := h.Client.BatchV1().Jobs(nodejob.Namespace).Get(context.Background(), nodejob.JobName(spec.Node, spec.Run, spec.Phase), metav1.GetOptions{})
 			if err != nil && !apierrors.IsNotFound(err) || (err == nil) != test.old {
 				t.Errorf("%s: a Job for the verification: %v", test.name, err)
 			}
-			h.succeed(spec)
+			h.Succeed(spec)
 		}
 		if _, err := newRollout(s, &recorder{}).Switch(t.Context(), test.name); err != nil {
 			t.Error(err)
 		}
-		if fmt.Sprint(h.phases) != "[prepare cutover verify]" {
-			t.Errorf("%s: %v", test.name, h.phases)
+		if fmt.Sprint(h.Phases()) != "[prepare cutover verify]" {
+			t.Errorf("%s: %v", test.name, h.Phases())
 		}
 		nothingLeft(t, s, test.name)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 // deleteDaemonPod deletes a DaemonSet's pod that runs, and whose kubelet does not end it.
@@ -23,7 +24,7 @@ func deleteDaemonPod(t *testing.T, s *apiserver.Server, node, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pod.Annotations = map[string]string{neverEnds: "true"}
+	pod.Annotations = map[string]string{hollow.NeverEnds: "true"}
 	if _, err = pods.Update(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -59,16 +60,16 @@ func exists(t *testing.T, s *apiserver.Server, name string) bool {
 func TestPodsThatAreLeaving(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "leaving")
+	h := hollow.New(t, s, "leaving")
 	deleteDaemonPod(t, s, "leaving", "leaving-soon")
 	deleteDaemonPod(t, s, "leaving", "leaving-ended")
 	deleteDaemonPod(t, s, "leaving", "leaving-runs")
-	h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
+	h.Script[protocol.PhaseCutover] = func(h *hollow.Node, spec protocol.Spec) {
 		if exists(t, s, "leaving-soon") {
 			t.Error("the cutover did not wait for a pod that was being deleted")
 		}
 		setPhase(t, s, "leaving-ended", corev1.PodSucceeded) // the last word of the kubelet that is stopped
-		h.succeed(spec)
+		h.Succeed(spec)
 	}
 	seen := &recorder{}
 	ended := make(chan struct{})
@@ -106,8 +107,8 @@ func TestPodsThatAreLeaving(t *testing.T) {
 func TestOwnPodsGoAtOnce(t *testing.T) {
 	t.Parallel()
 	s := server.Get(t)
-	h := newHollow(t, s, "canaries")
-	h.canaryHangs = true
+	h := hollow.New(t, s, "canaries")
+	h.CanaryHangs = true
 	if _, err := newRollout(s, &recorder{}).Switch(t.Context(), "canaries"); err != nil {
 		t.Fatal(err)
 	}
@@ -116,9 +117,7 @@ func TestOwnPodsGoAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	nothingLeft(t, s, "canaries")
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.canaries) < 2 { // a third one, before the drain, may be over before the kubelet has seen it
-		t.Errorf("canaries %v", h.canaries)
+	if len(h.Canaries()) < 2 { // a third one, before the drain, may be over before the kubelet has seen it
+		t.Errorf("canaries %v", h.Canaries())
 	}
 }

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
 // TestCutoverWaits: the cutover's pod is on the node before it is cordoned, and begins when the node is drained. One that cannot be told
@@ -24,25 +25,23 @@ func TestCutoverWaits(t *testing.T) {
 		{name: "waits", started: "supervise; supervise --wait"},
 		{name: "waits-deaf", deaf: true, started: "supervise; supervise --wait; supervise"},
 	} {
-		h := newHollow(t, s, test.name)
-		h.deaf = test.deaf
+		h := hollow.New(t, s, test.name)
+		h.Deaf = test.deaf
 		createPod(t, s, test.name, test.name+"-app")
-		h.script[protocol.PhaseCutover] = func(h *hollow, spec protocol.Spec) {
-			h.mu.Lock()
-			cordoned := slices.Contains(h.cordons, true)
-			h.mu.Unlock()
+		h.Script[protocol.PhaseCutover] = func(h *hollow.Node, spec protocol.Spec) {
+			cordoned := slices.Contains(h.Cordons(), true)
 			if _, err := s.Client().CoreV1().Pods("default").Get(t.Context(), test.name+"-app", metav1.GetOptions{}); !cordoned || !apierrors.IsNotFound(err) {
 				t.Errorf("%s: begun on a node that is cordoned: %t, with a pod to evict: %v", test.name, cordoned, err)
 			}
-			h.succeed(spec)
+			h.Succeed(spec)
 		}
 		if _, err := newRollout(s, &recorder{}).Switch(t.Context(), test.name); err != nil {
 			t.Fatal(err)
 		}
-		if h.waitedCordoned {
+		if h.WaitedCordoned() {
 			t.Errorf("%s: the pod that waits was started when the node was cordoned", test.name)
 		}
-		if started := strings.Join(h.started, "; "); started != test.started {
+		if started := strings.Join(h.Started(), "; "); started != test.started {
 			t.Errorf("%s: started %q", test.name, started)
 		}
 		nothingLeft(t, s, test.name)

@@ -1,4 +1,4 @@
-package nodeswitch
+package hollow
 
 import (
 	"archive/tar"
@@ -18,16 +18,19 @@ import (
 )
 
 // serve is the kubelet's API as far as the plugin needs it.
-func (h *hollow) serve(w http.ResponseWriter, r *http.Request) {
+func (h *Node) serve(w http.ResponseWriter, r *http.Request) {
+	if h.Answer != nil && h.Answer(w, r) {
+		return
+	}
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	switch parts[0] {
 	case "containerLogs":
-		if h.podStatus != nil {
+		if h.PodStatus != nil {
 			http.Error(w, "container is waiting to start", http.StatusBadRequest)
 			return
 		}
 		if parts[3] == nodejob.PhaseCanary {
-			if h.canaryStatus != nil {
+			if h.CanaryStatus != nil {
 				http.Error(w, "container is waiting to start", http.StatusBadRequest)
 				return
 			}
@@ -37,7 +40,7 @@ func (h *hollow) serve(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if strings.HasPrefix(parts[2], "runtime-evidence-") {
-			h.t.Errorf("the log of %s was read", parts[2])
+			h.T.Errorf("the log of %s was read", parts[2])
 			return
 		}
 		h.serveLog(w, r, parts[2])
@@ -57,13 +60,18 @@ func (h *hollow) serve(w http.ResponseWriter, r *http.Request) {
 
 // executor runs commands in a pod.
 type executor struct {
-	h   *hollow
+	h   *Node
 	pod string
 }
 
-func (e executor) ExecInContainer(_ context.Context, _, _, _ string, command []string, _ io.Reader, out, _ io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
+func (e executor) ExecInContainer(_ context.Context, _, _, _ string, command []string, _ io.Reader, out, errOut io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
+	if e.h.Exec != nil {
+		if done, err := e.h.Exec(command, out, errOut); done {
+			return err
+		}
+	}
 	if command[1] == "ask" {
-		if e.h.deaf {
+		if e.h.Deaf {
 			return errors.New("the container is deaf")
 		}
 		e.h.mu.Lock()
@@ -78,10 +86,10 @@ func (e executor) ExecInContainer(_ context.Context, _, _, _ string, command []s
 }
 
 // serveEvidence is what the agent gathers: one file, with a secret that it has overlooked.
-func (h *hollow) serveEvidence(w io.Writer) error {
+func (h *Node) serveEvidence(w io.Writer) error {
 	zip := gzip.NewWriter(w)
 	archive := tar.NewWriter(zip)
-	text := "journal of " + h.name + "\npassword: hunter2hunter2\n"
+	text := "journal of " + h.Name + "\npassword: hunter2hunter2\n"
 	return errors.Join(
 		archive.WriteHeader(&tar.Header{Name: "run/journal.jsonl", Mode: 0o600, Size: int64(len(text))}),
 		func() error { _, err := io.WriteString(archive, text); return err }(), archive.Close(), zip.Close(),
@@ -89,7 +97,7 @@ func (h *hollow) serveEvidence(w io.Writer) error {
 }
 
 // serveLog streams the event file from its beginning, until the container dies or ends.
-func (h *hollow) serveLog(w http.ResponseWriter, r *http.Request, pod string) {
+func (h *Node) serveLog(w http.ResponseWriter, r *http.Request, pod string) {
 	h.mu.Lock()
 	epoch := h.epoch
 	h.mu.Unlock()
@@ -104,7 +112,7 @@ func (h *hollow) serveLog(w http.ResponseWriter, r *http.Request, pod string) {
 		for _, event := range events {
 			line, err := event.Encode()
 			if err != nil {
-				h.t.Error(err)
+				h.T.Error(err)
 			}
 			_, _ = w.Write(line)
 		}

@@ -105,7 +105,7 @@ func askRollback(layout unit.Layout, machine string) error {
 	if _, _, err := journal.ReadHere(layout.RunDir(run), machine); err != nil {
 		return err
 	}
-	return layout.AskRollback(run)
+	return layout.Requests().AskRollback(run)
 }
 
 // start has the host unit go to work, and returns when it has ended.
@@ -115,7 +115,7 @@ func start(ctx context.Context, layout unit.Layout, out io.Writer) error {
 		return fmt.Errorf("find the agent's program: %w", err)
 	}
 	systemd := host.Systemd{Run: host.Exec{}}
-	if err := layout.Install(ctx, systemd, program); err != nil {
+	if err := unit.Install(ctx, layout, systemd, program); err != nil {
 		return err
 	}
 	if err := systemd.Start(ctx, host.Unit); err != nil {

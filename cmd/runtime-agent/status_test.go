@@ -149,7 +149,7 @@ func TestRollbackNeedsAJournal(t *testing.T) {
 		layout := unit.Layout{Root: t.TempDir()}
 		writeRun(t, layout, []journal.Record{record(journal.KindOpen, protocol.PhasePrepare, "")}, damaged)
 		spec := protocol.Spec{Version: protocol.Version, Run: "r1", Node: "node-1", Phase: protocol.PhasePrepare, CutoverSeconds: 60}
-		if err := layout.Ask(spec); err != nil {
+		if err := layout.Requests().Ask(spec); err != nil {
 			t.Fatal(err)
 		}
 		if err := askRollback(layout, "other"); !errors.Is(err, journal.ErrUnusable) {
@@ -160,7 +160,7 @@ func TestRollbackNeedsAJournal(t *testing.T) {
 		if findErr != nil {
 			t.Fatal(findErr)
 		}
-		_, asked, specErr := layout.Spec(run, protocol.PhaseRollback)
+		_, asked, specErr := layout.Requests().Spec(run, protocol.PhaseRollback)
 		if errors.Is(err, journal.ErrUnusable) != damaged || asked == damaged || specErr != nil {
 			t.Errorf("damaged %t: %v; asked for: %t %v", damaged, err, asked, specErr)
 		}

@@ -28,7 +28,7 @@ var exceptions = map[string]string{
 	"pkg/agent/packages/apt.go":              "packages that are kept for the undo, in the run's directory",
 	"pkg/agent/pods/processes.go":            "it kills processes",
 	"pkg/agent/supervise/supervise.go":       "the directory of the agent's own program",
-	"pkg/agent/unit/files.go":                "the agent's own directories, before there is a journal",
+	"pkg/agent/unit/layout.go":               "the agent's own directories, before there is a journal",
 	"pkg/agent/unit/run.go":                  "the lock of the host unit",
 }
 

@@ -88,7 +88,7 @@ func (s *Supervisor) awaitAsk(ctx context.Context) (bool, error) {
 	ticker := time.NewTicker(waitInterval)
 	defer ticker.Stop()
 	for {
-		if _, asked, err := s.Layout.Spec(s.Spec.Run, s.Spec.Phase); err != nil || asked {
+		if _, asked, err := s.Layout.Requests().Spec(s.Spec.Run, s.Spec.Phase); err != nil || asked {
 			return asked, err
 		}
 		select {
@@ -117,7 +117,7 @@ func (s *Supervisor) Ask() error {
 	if refused != nil {
 		return errors.New(refused.Message)
 	}
-	return s.Layout.Ask(s.Spec)
+	return s.Layout.Requests().Ask(s.Spec)
 }
 
 func (s *Supervisor) newTail() *tail {
@@ -144,9 +144,9 @@ func (s *Supervisor) runPhase(ctx context.Context, tail *tail) (protocol.Result,
 	if err != nil {
 		return protocol.Result{}, err
 	}
-	ask := s.Layout.Ask
+	ask := s.Layout.Requests().Ask
 	if s.Spec.Phase == protocol.PhaseRollback && tail.after > 0 {
-		ask = s.Layout.AskAgain // an earlier attempt failed, and this one has no result yet
+		ask = s.Layout.Requests().AskAgain // an earlier attempt failed, and this one has no result yet
 	}
 	if err := ask(s.Spec); err != nil {
 		return protocol.Result{}, err
@@ -243,7 +243,7 @@ func (s *Supervisor) beginRollback(t *tail) (*protocol.Result, error) {
 	}); err != nil {
 		return nil, err
 	}
-	t.after, err = s.Layout.Attempt(s.Spec.Run, s.Spec.Attempt, failed)
+	t.after, err = s.Layout.Requests().Attempt(s.Spec.Run, s.Spec.Attempt, failed)
 	return nil, err
 }
 
@@ -313,7 +313,7 @@ func (s *Supervisor) follow(ctx context.Context, t *tail, program string) (proto
 }
 
 func (s *Supervisor) start(ctx context.Context, program string) error {
-	if err := s.Layout.Install(ctx, s.Systemd, program); err != nil {
+	if err := unit.Install(ctx, s.Layout, s.Systemd, program); err != nil {
 		return err
 	}
 	return host.StartNoWait(ctx, s.Systemd, host.Unit)
@@ -332,7 +332,7 @@ func (s *Supervisor) notRunning(ctx context.Context, cause error) (protocol.Resu
 		return protocol.Result{}, err
 	}
 	// What is refused must not begin at the next boot. If it has begun after all, its result is awaited by the next pod.
-	if withdrawErr := s.Layout.Withdraw(ctx, s.Systemd, s.Spec.Run, s.Spec.Phase); withdrawErr != nil {
+	if withdrawErr := unit.Withdraw(ctx, s.Layout, s.Systemd, s.Spec.Run, s.Spec.Phase); withdrawErr != nil {
 		return protocol.Result{}, errors.Join(err, withdrawErr)
 	}
 	return s.refuse(err.Error(), err.Hint(), err)

@@ -166,7 +166,7 @@ func TestCutoverIsVerified(t *testing.T) {
 		s, out := newSupervisor(t, h)
 		s.Spec.Phase = protocol.PhaseCutover
 		asked := func(phase protocol.Phase) bool {
-			_, ok, err := s.Layout.Spec("r1", phase)
+			_, ok, err := s.Layout.Requests().Spec("r1", phase)
 			if err != nil {
 				t.Error(err)
 			}
@@ -241,7 +241,7 @@ func TestAskRefuses(t *testing.T) {
 	if err := s.Ask(); err == nil || !strings.Contains(err.Error(), "run r0 of this node is not over") {
 		t.Error(err)
 	}
-	if _, asked, err := s.Layout.Spec(s.Spec.Run, s.Spec.Phase); err != nil || asked {
+	if _, asked, err := s.Layout.Requests().Spec(s.Spec.Run, s.Spec.Phase); err != nil || asked {
 		t.Error("it was asked for", err)
 	}
 }
@@ -414,7 +414,7 @@ func TestRollbackIsAskedForAgain(t *testing.T) {
 	}
 
 	run(protocol.OutcomeRefused, 0, 1) // without a journal there is nothing to undo, and the host stays as it is
-	if _, ok, err := s.Layout.Spec("r1", protocol.PhaseRollback); err != nil || ok {
+	if _, ok, err := s.Layout.Requests().Spec("r1", protocol.PhaseRollback); err != nil || ok {
 		t.Error("it was asked for", err)
 	}
 

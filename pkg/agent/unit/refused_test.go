@@ -75,7 +75,7 @@ func TestRefusedRollbackIsOver(t *testing.T) {
 				t.Errorf("%s, crash %t: asked for after the refusal: %v", next, crash, got)
 			}
 			*shut = false
-			if err := f.Layout.AskRollback("r1"); err != nil {
+			if err := f.Layout.Requests().AskRollback("r1"); err != nil {
 				t.Fatal(err)
 			}
 			if got := f.run(t, "r1"); got[protocol.PhaseRollback] != protocol.OutcomeSucceeded || len(f.marks(t)) > 0 {

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -58,7 +57,7 @@ func (u *Unit) Run(ctx context.Context) error {
 		return err
 	}
 	if run == "" {
-		return u.Layout.uninstall(ctx, u.Systemd)
+		return uninstall(ctx, u.Layout, u.Systemd)
 	}
 	if err := u.Layout.SetCurrent(run); err != nil {
 		return err
@@ -67,23 +66,6 @@ func (u *Unit) Run(ctx context.Context) error {
 		return err
 	}
 	return u.carryOut(ctx, run)
-}
-
-// Withdraw takes back what was asked for a phase that never began, and the unit with it, so that no later boot begins it. It is an
-// error if an agent is at work or the run has begun.
-func (l Layout) Withdraw(ctx context.Context, systemd host.Systemd, run string, phase protocol.Phase) error {
-	unlock, err := lock(filepath.Join(l.dir(), "lock"))
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if _, records, err := journal.Read(l.RunDir(run)); err != nil || len(records) > 0 {
-		return errors.Join(fmt.Errorf("withdraw phase %s of run %s: it has begun", phase, run), err)
-	}
-	if err := host.Remove(l.specPath(run, phase)); err != nil {
-		return err
-	}
-	return l.uninstall(ctx, systemd)
 }
 
 // lock keeps a second agent off the host, whoever started it.
@@ -119,7 +101,7 @@ func (u *Unit) undoAbandoned(ctx context.Context, current string) error {
 		if !abandoned(records) {
 			continue
 		}
-		if err := u.Layout.AskRollback(entry.Name()); err != nil {
+		if err := u.Layout.Requests().AskRollback(entry.Name()); err != nil {
 			return err
 		}
 		if err := u.carryOut(ctx, entry.Name()); err != nil {
@@ -164,7 +146,7 @@ func (u *Unit) carryOut(ctx context.Context, run string) error {
 			return err
 		}
 		if !ok {
-			return u.Layout.uninstall(ctx, u.Systemd)
+			return uninstall(ctx, u.Layout, u.Systemd)
 		}
 		if err := u.phase(ctx, spec, j, events); err != nil {
 			return err
@@ -175,7 +157,7 @@ func (u *Unit) carryOut(ctx context.Context, run string) error {
 // node returns the node's name as any phase of the run gives it.
 func (u *Unit) node(run string) (string, error) {
 	for _, phase := range phases {
-		if spec, ok, err := u.Layout.Spec(run, phase); err != nil || ok {
+		if spec, ok, err := u.Layout.Requests().Spec(run, phase); err != nil || ok {
 			return spec.Node, err
 		}
 	}
@@ -187,8 +169,8 @@ func (u *Unit) node(run string) (string, error) {
 func (u *Unit) next(run string, j *journal.Journal, events *events) (protocol.Spec, bool, error) {
 	order := phases
 	rollback, reported := events.Result(protocol.PhaseRollback)
-	refused := reported && rollback.Outcome == protocol.OutcomeRefused && host.Absent(u.Layout.againPath(run))
-	if _, ok, err := u.Layout.Spec(run, protocol.PhaseRollback); err != nil {
+	refused := reported && rollback.Outcome == protocol.OutcomeRefused && host.Absent(u.Layout.Requests().againPath(run))
+	if _, ok, err := u.Layout.Requests().Spec(run, protocol.PhaseRollback); err != nil {
 		return protocol.Spec{}, false, err
 	} else if ok && !refused {
 		order = phases[len(phases)-1:]
@@ -200,12 +182,12 @@ func (u *Unit) next(run string, j *journal.Journal, events *events) (protocol.Sp
 	for i, phase := range order {
 		isOpen := anyOpen && i == 0
 		r, done := events.Result(phase)
-		again := phase == protocol.PhaseRollback && !host.Absent(u.Layout.againPath(run)) &&
+		again := phase == protocol.PhaseRollback && !host.Absent(u.Layout.Requests().againPath(run)) &&
 			(r.Outcome != protocol.OutcomeSucceeded || engine.Standing(j.Records()))
 		if done && !again && !isOpen {
 			continue
 		}
-		spec, ok, err := u.Layout.Spec(run, phase)
+		spec, ok, err := u.Layout.Requests().Spec(run, phase)
 		if err != nil || ok {
 			return spec, ok, err
 		}
@@ -218,7 +200,7 @@ func (u *Unit) next(run string, j *journal.Journal, events *events) (protocol.Sp
 func (u *Unit) phase(ctx context.Context, spec protocol.Spec, j *journal.Journal, events *events) error {
 	open, anyOpen := engine.Open(j.Records())
 	// Without the unit a reboot would end the phase; one that is open already has to be brought to its end all the same.
-	if err := u.Layout.Install(ctx, u.Systemd, u.Program); err != nil && !anyOpen {
+	if err := Install(ctx, u.Layout, u.Systemd, u.Program); err != nil && !anyOpen {
 		return err
 	}
 	if spec.Phase == protocol.PhaseRollback && !anyOpen {
@@ -259,11 +241,11 @@ func (u *Unit) phase(ctx context.Context, spec protocol.Spec, j *journal.Journal
 			return err
 		}
 		if spec.Phase == protocol.PhaseRollback {
-			if err := host.Remove(u.Layout.againPath(spec.Run)); err != nil {
+			if err := host.Remove(u.Layout.Requests().againPath(spec.Run)); err != nil {
 				return err
 			}
 		}
-		if err := u.Layout.uninstall(ctx, u.Systemd); err != nil {
+		if err := uninstall(ctx, u.Layout, u.Systemd); err != nil {
 			return err
 		}
 		return events.Append(protocol.Event{Phase: spec.Phase, Result: &result})
@@ -277,7 +259,7 @@ func (u *Unit) withdrawPending(run string, records []journal.Record) error {
 		if _, done := engine.Result(records, phase); done {
 			continue
 		}
-		if err := host.Remove(u.Layout.specPath(run, phase)); err != nil {
+		if err := host.Remove(u.Layout.Requests().specPath(run, phase)); err != nil {
 			return err
 		}
 	}
@@ -295,28 +277,4 @@ func (u *Unit) persist(ctx context.Context, do func() error) error {
 			return fmt.Errorf("%w: %w", engine.ErrInterrupted, err)
 		}
 	}
-}
-
-// Runs lists the runs on this host, oldest first.
-func (l Layout) Runs() ([]string, error) {
-	entries, err := os.ReadDir(l.runs())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list runs: %w", err)
-	}
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int {
-		ai, aerr := a.Info()
-		bi, berr := b.Info()
-		if aerr != nil || berr != nil {
-			return 0
-		}
-		return ai.ModTime().Compare(bi.ModTime())
-	})
-	var runs []string
-	for _, entry := range entries {
-		runs = append(runs, entry.Name())
-	}
-	return runs, nil
 }

@@ -103,7 +103,7 @@ func TestServeTriesAgain(t *testing.T) {
 func TestUnitIsNotRestartedForGood(t *testing.T) {
 	l := Layout{Root: t.TempDir()}
 	systemd := host.Systemd{Run: &systemctl{}, Dir: filepath.Join(l.Root, "etc/systemd/system")}
-	if err := l.Install(context.Background(), systemd, "/agent"); err != nil {
+	if err := Install(context.Background(), l, systemd, "/agent"); err != nil {
 		t.Fatal(err)
 	}
 	if text, err := os.ReadFile(l.unitPath()); err != nil || !strings.Contains(string(text), "\nRestartPreventExitStatus=3\n") {
@@ -116,17 +116,17 @@ func TestWithdraw(t *testing.T) {
 	ctx := context.Background()
 	f := newFixture(t)
 	f.ask(t, "r1", protocol.PhasePrepare)
-	if err := f.Layout.Install(ctx, f.Systemd, "/agent"); err != nil {
+	if err := Install(ctx, f.Layout, f.Systemd, "/agent"); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Layout.Withdraw(ctx, f.Systemd, "r1", protocol.PhasePrepare); err != nil || !host.Absent(f.Layout.unitPath()) {
+	if err := Withdraw(ctx, f.Layout, f.Systemd, "r1", protocol.PhasePrepare); err != nil || !host.Absent(f.Layout.unitPath()) {
 		t.Fatalf("%v, or the unit is left", err)
 	}
-	if _, ok, err := f.Layout.Spec("r1", protocol.PhasePrepare); ok || err != nil {
+	if _, ok, err := f.Layout.Requests().Spec("r1", protocol.PhasePrepare); ok || err != nil {
 		t.Errorf("it is still asked for (%v)", err)
 	}
 	f.interrupted(t)
-	if err := f.Layout.Withdraw(ctx, f.Systemd, "r1", protocol.PhasePrepare); err == nil || host.Absent(f.Layout.unitPath()) {
+	if err := Withdraw(ctx, f.Layout, f.Systemd, "r1", protocol.PhasePrepare); err == nil || host.Absent(f.Layout.unitPath()) {
 		t.Errorf("an open phase was withdrawn: %v", err)
 	}
 }

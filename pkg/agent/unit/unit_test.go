@@ -99,7 +99,7 @@ func newFixture(t *testing.T) *fixture {
 func (f *fixture) ask(t *testing.T, run string, phase protocol.Phase) {
 	t.Helper()
 	spec := protocol.Spec{Version: protocol.Version, Run: run, Node: "node-1", Phase: phase, CutoverSeconds: 60}
-	if err := f.Layout.Ask(spec); err != nil {
+	if err := f.Layout.Requests().Ask(spec); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Layout.SetCurrent(run); err != nil {
@@ -319,14 +319,14 @@ func TestOneAgentAtATime(t *testing.T) {
 func TestAskKeepsTheFirst(t *testing.T) {
 	l := Layout{Root: t.TempDir()}
 	spec := protocol.Spec{Version: protocol.Version, Run: "r1", Node: "n", Phase: protocol.PhasePrepare, CutoverSeconds: 60, Image: "a", Pod: protocol.PodRef{UID: "1"}}
-	if err := l.Ask(spec); err != nil {
+	if err := l.Requests().Ask(spec); err != nil {
 		t.Fatal(err)
 	}
 	spec.Image, spec.Pod.UID = "b", "2"
-	if err := l.Ask(spec); err != nil {
+	if err := l.Requests().Ask(spec); err != nil {
 		t.Fatal(err)
 	}
-	got, ok, err := l.Spec("r1", protocol.PhasePrepare)
+	got, ok, err := l.Requests().Spec("r1", protocol.PhasePrepare)
 	if err != nil || !ok || got.Image != "a" || got.Pod.UID != "2" {
 		t.Errorf("%+v %t %v", got, ok, err)
 	}
@@ -342,7 +342,7 @@ func TestMakeDir(t *testing.T) {
 	if err := os.Chmod(l.dir(), 0o755); err != nil { // whatever the umask
 		t.Fatal(err)
 	}
-	if err := l.Ask(spec); err != nil {
+	if err := l.Requests().Ask(spec); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(l.dir()); err != nil || info.Mode().Perm() != 0o700 {

@@ -6,21 +6,13 @@ package images
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/images/archive"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -40,7 +32,7 @@ type Option func(*importer)
 
 // WithSnapshotter unpacks images for the named snapshotter, which has to be the one that CRI is configured with, instead of
 // containerd's default one.
-func WithSnapshotter(name string) Option { return func(i *importer) { i.snapshotter = name } }
+func WithSnapshotter(name string) Option { return func(i *importer) { i.into.snapshotter = name } }
 
 // WithDockerRoot adopts the images below Docker's data root instead of streaming them, where that can be done.
 func WithDockerRoot(root string) Option { return func(i *importer) { i.dockerRoot = root } }
@@ -54,7 +46,7 @@ func WithTemporary(dir Space) Option { return func(i *importer) { i.temporary = 
 
 // WithRun labels the records that are made, so that Undo finds them.
 func WithRun(run string) Option {
-	return func(i *importer) { i.run = run }
+	return func(i *importer) { i.into.run = run }
 }
 
 // WithFallback has why called for each image that could not be adopted.
@@ -68,15 +60,13 @@ func WithSkipped(why func(ref string, err error)) Option {
 }
 
 type importer struct {
-	source      Source
-	client      *client.Client
-	snapshotter string
-	dockerRoot  string
-	root        Space
-	temporary   Space
-	run         string
-	fallback    func(image string, err error)
-	skipped     func(ref string, err error)
+	source     Source
+	into       destination
+	dockerRoot string
+	root       Space
+	temporary  Space
+	fallback   func(image string, err error)
+	skipped    func(ref string, err error)
 
 	namespace string
 	inside    *adopt.Namespace // namespace
@@ -100,7 +90,7 @@ type importer struct {
 // which is the one the node has been running. Refs that Docker does not have are skipped: a pod's image may not have been
 // pulled yet. What an Import brought that the end of the host interrupted is to be undone first: files of it may be lost. report, if not nil, is called after each ref with how many are done.
 func Import(ctx context.Context, d Source, c *client.Client, refs []string, report func(done, total int64, ref string), opts ...Option) (added []string, err error) {
-	i := &importer{source: d, client: c, seen: map[string]bool{}}
+	i := &importer{source: d, into: destination{client: c}, seen: map[string]bool{}}
 	for _, opt := range opts {
 		opt(i)
 	}
@@ -120,12 +110,12 @@ func Import(ctx context.Context, d Source, c *client.Client, refs []string, repo
 // the records, too: content can be kept by the record that CRI makes for each image.
 func (i *importer) lookAgain(ctx context.Context) error {
 	for _, target := range i.brought {
-		if !i.complete(ctx, target) {
+		if !i.into.complete(ctx, target) {
 			return fmt.Errorf("import images: containerd does not have all of image %s any more, which was there a moment ago", target.Digest)
 		}
 	}
 	for _, name := range i.recorded {
-		if _, err := i.client.ImageService().Get(ctx, name); err != nil {
+		if _, err := i.into.client.ImageService().Get(ctx, name); err != nil {
 			return fmt.Errorf("import images: image %s was removed from containerd while others were brought: %w", name, err)
 		}
 	}
@@ -167,15 +157,15 @@ const together = 4
 // open makes what shares or adopts images, where that may be done at all.
 func (i *importer) open(ctx context.Context) {
 	if i.namespace != "" {
-		i.inside = adopt.OpenNamespace(i.client, i.namespace)
+		i.inside = adopt.OpenNamespace(i.into.client, i.namespace)
 		i.inside.Keep = max(Reserve, i.root.Keep)
 		return
 	}
-	if i.dockerRoot == "" || i.snapshotter != "" && i.snapshotter != adopt.Snapshotter {
+	if i.dockerRoot == "" || i.into.snapshotter != "" && i.into.snapshotter != adopt.Snapshotter {
 		return
 	}
 	if i.store, i.unfit = adopt.Open(i.dockerRoot); i.unfit == nil {
-		i.adopter, i.unfit = adopt.New(ctx, i.client, i.store, max(Reserve, i.root.Keep))
+		i.adopter, i.unfit = adopt.New(ctx, i.into.client, i.store, max(Reserve, i.root.Keep))
 	}
 }
 
@@ -258,14 +248,6 @@ func (i *importer) adopt(ctx context.Context, image docker.Image) (*ocispec.Desc
 	return &target, err
 }
 
-func (i *importer) stream(ctx context.Context, image docker.Image) (*ocispec.Descriptor, error) {
-	target, err := i.load(ctx, image)
-	if err != nil {
-		return nil, err
-	}
-	return target, i.unpack(ctx, *target)
-}
-
 // add brings one image and returns the records it made.
 func (i *importer) add(ctx context.Context, image docker.Image) ([]string, error) {
 	known := i.look(ctx, image)
@@ -273,19 +255,19 @@ func (i *importer) add(ctx context.Context, image docker.Image) ([]string, error
 	if err != nil {
 		return nil, err
 	}
-	target, missing, err := i.present(ctx, known.id, names)
+	target, missing, err := i.into.present(ctx, known.id, names)
 	if err != nil {
 		return nil, err
 	}
 	if target == nil {
 		target, err = i.bring(ctx, image, known)
 	} else {
-		err = i.unpack(ctx, *target)
+		err = i.into.unpack(ctx, *target)
 	}
 	if err != nil {
 		return nil, err
 	}
-	added, err := i.record(ctx, *target, missing)
+	added, err := i.into.record(ctx, *target, missing)
 	if err == nil {
 		i.mu.Lock()
 		defer i.mu.Unlock()
@@ -293,196 +275,4 @@ func (i *importer) add(ctx context.Context, image docker.Image) ([]string, error
 		i.recorded = append(i.recorded, names...)
 	}
 	return added, err
-}
-
-// recordNames are the names that CRI looks an image up by: normalised tags and digests, or its ID where there are none.
-func recordNames(image docker.Image, id string) ([]string, error) {
-	var names []string
-	for _, familiar := range slices.Concat(image.RepoDigests, image.RepoTags) {
-		name, err := reference.ParseDockerRef(familiar)
-		if err != nil {
-			return nil, fmt.Errorf("name %q: %w", familiar, err)
-		}
-		if !slices.Contains(names, name.String()) {
-			names = append(names, name.String())
-		}
-	}
-	if len(names) == 0 {
-		names = []string{id}
-	}
-	return names, nil
-}
-
-// present looks for the image under its names. It returns what a record that stands for it refers to, nil if there is none,
-// and the names that do not stand for it yet.
-func (i *importer) present(ctx context.Context, id string, names []string) (target *ocispec.Descriptor, missing []string, err error) {
-	for _, name := range names {
-		record, err := i.client.ImageService().Get(ctx, name)
-		if errdefs.IsNotFound(err) {
-			missing = append(missing, name)
-			continue
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("get record %s: %w", name, err)
-		}
-		if i.matches(ctx, record.Target, id) != nil || !i.complete(ctx, record.Target) {
-			missing = append(missing, name)
-			continue
-		}
-		target = &record.Target
-	}
-	return target, missing, nil
-}
-
-// matches checks that target is the image that Docker calls id. Equal config digests mean equal layers; with Docker's
-// containerd store the ID is the manifest's or the index's digest instead.
-func (i *importer) matches(ctx context.Context, target ocispec.Descriptor, id string) error {
-	if target.Digest.String() == id {
-		return nil
-	}
-	config, err := images.Config(ctx, i.client.ContentStore(), target, platforms.Default())
-	if err != nil {
-		return fmt.Errorf("read config of %s: %w", target.Digest, err)
-	}
-	if config.Digest.String() != id {
-		return fmt.Errorf("what arrived has the ID %s, not Docker's %s", config.Digest, id)
-	}
-	return nil
-}
-
-// load streams the image into the content store. It is saved by ID: then the stream holds this one image and no names, which
-// are given by record.
-func (i *importer) load(ctx context.Context, image docker.Image) (*ocispec.Descriptor, error) {
-	stream, err := i.source.Save(ctx, image.ID)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = stream.Close() }()
-	store := i.client.ContentStore()
-	wrapper, err := archive.ImportIndex(ctx, store, stream)
-	if err != nil {
-		return nil, fmt.Errorf("read what Docker saved: %w", err)
-	}
-	target, err := onlyManifest(ctx, store, wrapper)
-	if err != nil {
-		return nil, err
-	}
-	// Labels make the garbage collector keep what the manifest refers to. Docker's containerd store leaves out the platforms
-	// it does not have.
-	handler := images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-		children, err := images.Children(ctx, store, desc)
-		if errdefs.IsNotFound(err) {
-			return nil, images.ErrSkipDesc
-		}
-		return children, err
-	})
-	labelled := images.SetChildrenLabels(store, images.FilterPlatforms(handler, platforms.Default()))
-	if err := images.WalkNotEmpty(ctx, labelled, target); err != nil {
-		return nil, fmt.Errorf("read what Docker saved: %w", err)
-	}
-	if err := i.matches(ctx, target, image.ID); err != nil {
-		return nil, err
-	}
-	if !i.complete(ctx, target) {
-		return nil, errors.New("read what Docker saved: layers are missing")
-	}
-	return &target, nil
-}
-
-// onlyManifest returns the one image that an archive's index refers to, without the annotations that name it.
-func onlyManifest(ctx context.Context, store content.Provider, wrapper ocispec.Descriptor) (ocispec.Descriptor, error) {
-	data, err := content.ReadBlob(ctx, store, wrapper)
-	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("read what Docker saved: %w", err)
-	}
-	var index ocispec.Index
-	if err := json.Unmarshal(data, &index); err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("read what Docker saved: %w", err)
-	}
-	digests := map[digest.Digest]bool{}
-	for _, manifest := range index.Manifests {
-		digests[manifest.Digest] = true
-	}
-	if len(digests) != 1 {
-		return ocispec.Descriptor{}, fmt.Errorf("read what Docker saved: %d images instead of one", len(digests))
-	}
-	target := index.Manifests[0]
-	target.Annotations = nil
-	return target, nil
-}
-
-// record makes the records names. containerd does not ask whether a digest in a name is the target's, and CRI finds an image
-// that a pod pins by digest only by such a name. CRI adds a record named by the image's ID when it sees the first one; it counts
-// as made here, since it would keep the image.
-func (i *importer) record(ctx context.Context, target ocispec.Descriptor, names []string) (added []string, err error) {
-	if len(names) == 0 {
-		return nil, nil
-	}
-	service := i.client.ImageService()
-	config, err := images.Config(ctx, i.client.ContentStore(), target, platforms.Default())
-	if err != nil {
-		return nil, fmt.Errorf("read config of %s: %w", target.Digest, err)
-	}
-	byID := config.Digest.String()
-	if _, err := service.Get(ctx, byID); errdefs.IsNotFound(err) {
-		added = append(added, byID)
-	} else if err != nil {
-		return nil, fmt.Errorf("get record %s: %w", byID, err)
-	}
-	for _, name := range names {
-		record := images.Image{Name: name, Target: target, Labels: i.labels(target)}
-		_, err := service.Create(ctx, record)
-		if errdefs.IsAlreadyExists(err) {
-			if _, err := service.Update(ctx, record, "target"); err != nil {
-				return added, fmt.Errorf("move record %s: %w", name, err)
-			}
-			continue
-		}
-		if err != nil {
-			return added, fmt.Errorf("create record %s: %w", name, err)
-		}
-		if !slices.Contains(added, name) {
-			added = append(added, name)
-		}
-	}
-	return added, nil
-}
-
-// The labels by which Undo knows a record: who made it, and for what.
-const (
-	runLabel    = "kubectl-runtime.dev/run"
-	targetLabel = "kubectl-runtime.dev/target"
-)
-
-func (i *importer) labels(target ocispec.Descriptor) map[string]string {
-	if i.run == "" {
-		return nil
-	}
-	return map[string]string{runLabel: i.run, targetLabel: target.Digest.String()}
-}
-
-// pinnedLabel keeps an image from the kubelet's garbage collection; containerd before 1.6.38 ignores it.
-const pinnedLabel = "io.cri-containerd.pinned"
-
-// Pin exempts the image that ref names from the kubelet's garbage collection, under all its names.
-func Pin(ctx context.Context, c *client.Client, ref string) error {
-	name, err := reference.ParseDockerRef(ref)
-	if err != nil {
-		return fmt.Errorf("pin image %q: %w", ref, err)
-	}
-	record, err := c.ImageService().Get(ctx, name.String())
-	if err != nil {
-		return fmt.Errorf("pin image %s: %w", ref, err)
-	}
-	records, err := c.ImageService().List(ctx, "target.digest=="+record.Target.Digest.String())
-	if err != nil {
-		return fmt.Errorf("pin image %s: %w", ref, err)
-	}
-	for _, record := range records {
-		update := images.Image{Name: record.Name, Labels: map[string]string{pinnedLabel: "pinned"}}
-		if _, err := c.ImageService().Update(ctx, update, "labels."+pinnedLabel); err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("pin image %s: %w", record.Name, err)
-		}
-	}
-	return nil
 }

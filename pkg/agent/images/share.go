@@ -43,8 +43,8 @@ func (i *importer) share(ctx context.Context, image docker.Image, known sharing)
 	if err := i.inside.Link(ctx, known.found, func(bytes int64) error { return i.room(bytes) }); err != nil {
 		return nil, err
 	}
-	err := fmt.Errorf("%w for the snapshotter %s", adopt.ErrUnsuitable, i.snapshotter)
-	if i.snapshotter == "" || i.snapshotter == adopt.Snapshotter {
+	err := fmt.Errorf("%w for the snapshotter %s", adopt.ErrUnsuitable, i.into.snapshotter)
+	if i.into.snapshotter == "" || i.into.snapshotter == adopt.Snapshotter {
 		err = i.inside.Adopt(ctx, known.found)
 	}
 	if err == nil || ctx.Err() != nil {
@@ -56,5 +56,5 @@ func (i *importer) share(ctx context.Context, image docker.Image, known sharing)
 	if err := i.enough(image); err != nil {
 		return nil, err
 	}
-	return &known.found.Target, i.unpack(ctx, known.found.Target)
+	return &known.found.Target, i.into.unpack(ctx, known.found.Target)
 }

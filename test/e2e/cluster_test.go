@@ -32,8 +32,6 @@ type cluster struct {
 	dir string
 	// plan is what testPlan found.
 	plan *planned
-	// cutOff are the IDs of Docker's sandboxes that had an address when a node's power was cut.
-	cutOff sync.Map
 }
 
 // result is what a command printed and how it ended.

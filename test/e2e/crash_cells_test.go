@@ -276,35 +276,15 @@ func signalTo(sig syscall.Signal, program string, argument ...string) func(conte
 
 // cutPower has a node lose what it has not synced, and boot again.
 func cutPower(ctx context.Context, c *cluster, node string) error {
-	if err := c.powerOff(node); err != nil {
+	if err := c.PowerOff(node); err != nil {
 		return err
 	}
 	return c.Boot(ctx, node)
 }
 
-// powerOff cuts the power, and remembers Docker's pods that have an address then: the kubelet with dockershim runs no CNI DEL for a sandbox without
-// a network namespace, and the address stays leased when Docker has forgotten the sandbox.
-func (c *cluster) powerOff(node string) error {
-	leases, err := filepath.Glob(filepath.Join(c.Root(node), "var/lib/cni/networks/*/[0-9]*"))
-	if err != nil {
-		return err
-	}
-	for _, lease := range leases {
-		text, err := os.ReadFile(lease)
-		if err != nil {
-			continue // it was released meanwhile
-		}
-		id, _, _ := strings.Cut(string(text), "\r\n")
-		if _, err := os.Stat(filepath.Join(c.Root(node), "var/lib/docker/containers", id)); err == nil {
-			c.cutOff.Store(id, true)
-		}
-	}
-	return c.PowerOff(node)
-}
-
 // cutPowerTwice cuts the power again with the first record that the agent writes after the boot.
 func cutPowerTwice(ctx context.Context, c *cluster, node string) error {
-	if err := c.powerOff(node); err != nil {
+	if err := c.PowerOff(node); err != nil {
 		return err
 	}
 	records, err := c.records(node, c.currentRun(node))

@@ -234,7 +234,7 @@ func TestLeases(t *testing.T) {
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
-	released, err := ReleaseStale(dir, []string{"aaa", "ddd", ""})
+	released, err := Release(dir, func(lease Lease) bool { return lease.ContainerID != "bbb" && lease.ContainerID != "ccc" })
 	if err != nil || len(released) != 2 {
 		t.Errorf("released %v, %v", released, err)
 	}

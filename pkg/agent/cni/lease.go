@@ -7,7 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
+	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -78,16 +78,15 @@ func leaseOwner(data []byte) string {
 	return strings.TrimSpace(first)
 }
 
-// ReleaseStale deletes the leases of the given containers below dir (empty means LeaseDir) and returns them. Callers run CNI DEL
+// Release deletes the leases below dir (empty means LeaseDir) that are stale, and returns them, those before an error included. Callers run CNI DEL
 // first; this is for what it left, since a leaked address is never given out again.
-func ReleaseStale(dir string, containerIDs []string) ([]Lease, error) {
+func Release(dir string, stale func(Lease) bool) (released []Lease, err error) {
 	leases, err := Leases(dir)
 	if err != nil {
 		return nil, err
 	}
-	var released []Lease
 	for _, lease := range leases {
-		if lease.ContainerID == "" || !slices.Contains(containerIDs, lease.ContainerID) {
+		if lease.ContainerID == "" || !stale(lease) {
 			continue
 		}
 		if err := unix.Unlink(lease.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -96,4 +95,13 @@ func ReleaseStale(dir string, containerIDs []string) ([]Lease, error) {
 		released = append(released, lease)
 	}
 	return released, nil
+}
+
+// sandboxID is the form of the IDs that Docker and containerd's CRI give to sandboxes. Other users of host-local have other forms, such as
+// "default-<ID>" (nerdctl).
+var sandboxID = regexp.MustCompile("^[0-9a-f]{64}$")
+
+// OfSandbox reports whether the lease has the form of one that the kubelet's runtime took in the network.
+func (l Lease) OfSandbox(network string) bool {
+	return network != "" && l.Network == network && sandboxID.MatchString(l.ContainerID)
 }

@@ -78,6 +78,13 @@ func (p Stopper) endNetworks(ctx context.Context, left error, report engine.Repo
 	maps.Copy(namespaces, p.pods.sandboxes)
 	asked := p.ask(ctx, func(c *cri.Client) error {
 		return host.Within(ctx, p.limits.ask, func(ctx context.Context) error {
+			sandboxes, err := c.Sandboxes(ctx)
+			for _, sandbox := range sandboxes { // also one whose network was never complete: it may have an address
+				namespaces[sandbox.ID] = namespaces[sandbox.ID]
+			}
+			if err != nil {
+				return err
+			}
 			known, err := c.NetworkNamespaces(ctx)
 			maps.Copy(namespaces, known)
 			return err
@@ -98,7 +105,7 @@ func (p Stopper) endNetworks(ctx context.Context, left error, report engine.Repo
 		}
 		gone = append(gone, id)
 	}
-	released, err := cni.ReleaseStale(p.leases, gone)
+	released, err := cni.Release(p.leases, func(lease cni.Lease) bool { return slices.Contains(gone, lease.ContainerID) })
 	for _, lease := range released {
 		report.Info(fmt.Sprintf("released %s, which CNI had left to containerd's pod %.12s", lease.IP, lease.ContainerID))
 	}

@@ -57,7 +57,7 @@ func StopDockers(ctx context.Context, found facts.Found, report engine.Report) e
 		if err := endPodsLeft(ctx, d, report); err != nil {
 			return err
 		}
-		if err := releaseLeases(containers, report); err != nil {
+		if err := releaseLeases(ctx, "", found, containers, report); err != nil {
 			return err
 		}
 		report.Progress(fmt.Sprintf("%d sandboxes", count(containers, docker.Container.Sandbox)), 0, 0, "")
@@ -255,17 +255,54 @@ func stopContainers(ctx context.Context, d *docker.Client, containers []docker.C
 	_ = group.Wait() // none of them fails
 }
 
-// releaseLeases frees addresses that host-local still holds for Docker's pods: nobody would ever ask for them again.
-func releaseLeases(containers []docker.Container, report engine.Report) error {
-	var ids []string
+// releaseLeases frees the addresses below dir that host-local holds for nobody; it would never give them out again. These are the addresses of
+// Docker's sandboxes, which are stopped, and in the kubelet's network those of sandboxes that no runtime knows: cri-dockerd removes a sandbox whose
+// CNI DEL failed, and dockershim one that a reboot left without a network namespace (it runs no CNI DEL for it).
+func releaseLeases(ctx context.Context, dir string, found facts.Found, containers []docker.Container, report engine.Report) error {
+	network, err := cni.Detect(found.CNIConfDir, found.CNIBinDir)
+	if err != nil {
+		return err
+	}
+	stopped, others := map[string]bool{}, map[string]bool{}
 	for _, c := range containers {
 		if c.Sandbox() {
-			ids = append(ids, c.ID)
+			stopped[c.ID] = true
+		} else {
+			others[c.ID] = true
 		}
 	}
-	released, err := cni.ReleaseStale("", ids)
+	owned := sync.OnceValues(func() (map[string]bool, error) { return containerdSandboxes(ctx, found) })
+	released, err := cni.Release(dir, func(lease cni.Lease) bool {
+		if stopped[lease.ContainerID] {
+			return true
+		}
+		if others[lease.ContainerID] || !lease.OfSandbox(network.Name) {
+			return false
+		}
+		known, err := owned()
+		return err == nil && !known[lease.ContainerID]
+	})
 	for _, lease := range released {
-		report.Info(fmt.Sprintf("released %s, which CNI had left to Docker's pod %.12s", lease.IP, lease.ContainerID))
+		if stopped[lease.ContainerID] {
+			report.Info(fmt.Sprintf("released %s, which CNI had left to Docker's pod %.12s", lease.IP, lease.ContainerID))
+			continue
+		}
+		report.Info(fmt.Sprintf("released %s: its sandbox %.12s exists neither in Docker nor in containerd", lease.IP, lease.ContainerID))
 	}
 	return err
+}
+
+// containerdSandboxes are the IDs of the sandboxes that containerd knows, running or not.
+func containerdSandboxes(ctx context.Context, found facts.Found) (map[string]bool, error) {
+	known := map[string]bool{}
+	err := host.Within(ctx, 5*time.Second, func(ctx context.Context) error {
+		return cri.With(ctx, found.Facts.NewEndpoint, func(c *cri.Client) error {
+			sandboxes, err := c.Sandboxes(ctx)
+			for _, sandbox := range sandboxes {
+				known[sandbox.ID] = true
+			}
+			return err
+		})
+	})
+	return known, err
 }

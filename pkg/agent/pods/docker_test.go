@@ -2,6 +2,7 @@ package pods
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cni"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/nodetest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
@@ -121,6 +124,60 @@ func TestDockershimPodsWithoutAgent(t *testing.T) {
 			}
 			if len(heard.warnings) != 1 || !strings.Contains(heard.warnings[0], "CNI DEL failed") || strings.Count(heard.warnings[0], "\n") > 4 {
 				t.Errorf("warnings: %q", heard.warnings)
+			}
+		})
+	}
+}
+
+// TestReleaseLeases: an address is freed when its sandbox is stopped or unknown to both runtimes, and kept when anything else may use it.
+func TestReleaseLeases(t *testing.T) {
+	id := func(letter string) string { return strings.Repeat(letter, 64) }
+	for _, test := range []struct {
+		name  string
+		fails string // a call of containerd's CRI
+		want  []string
+	}{
+		{name: "containerd answers", want: []string{"other/10.0.0.9", "pods/10.0.0.2", "pods/10.0.0.3", "pods/10.0.0.6", "pods/10.0.0.7"}},
+		{name: "containerd fails", fails: "ListPodSandbox", want: []string{"other/10.0.0.9", "pods/10.0.0.2", "pods/10.0.0.3", "pods/10.0.0.4", "pods/10.0.0.6", "pods/10.0.0.7"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			confDir, leases := t.TempDir(), t.TempDir()
+			files := map[string]string{filepath.Join(confDir, "10-net.conflist"): `{"cniVersion":"0.4.0","name":"pods","plugins":[{"type":"ptp"}]}`}
+			for address, owner := range map[string]string{
+				"pods/10.0.0.1":  id("a"), // Docker's stopped sandbox
+				"pods/10.0.0.2":  id("b"), // a container of Docker's that is no sandbox
+				"pods/10.0.0.3":  id("c"), // containerd's sandbox
+				"pods/10.0.0.4":  id("d"), // nobody's
+				"pods/10.0.0.6":  "default-" + id("d"),
+				"pods/10.0.0.7":  "",
+				"other/10.0.0.9": id("e"),
+			} {
+				files[filepath.Join(leases, address)] = owner + "\r\neth0"
+			}
+			for path, content := range files {
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			runtime := nodetest.StartCRI(t)
+			runtime.Sandboxes, runtime.Fails[test.fails] = []string{id("c")}, true
+			found := facts.Found{CNIConfDir: confDir}
+			found.Facts.NewEndpoint = runtime.Endpoint
+			sandbox := map[string]string{"io.kubernetes.docker.type": "podsandbox"}
+			err := releaseLeases(t.Context(), leases, found, []docker.Container{{ID: id("a"), Labels: sandbox}, {ID: id("b")}}, node.Silent{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			left, err := cni.Leases(leases)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, lease := range left {
+				got = append(got, lease.Network+"/"+lease.IP.String())
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("left: got %q, want %q", got, test.want)
 			}
 		})
 	}

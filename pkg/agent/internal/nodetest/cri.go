@@ -23,6 +23,7 @@ type CRI struct {
 	hangs, Fails map[string]bool
 	containers   map[string]bool // running ones
 	Stopped      func()          // called for each that is stopped; optional
+	Sandboxes    []string        // IDs
 }
 
 func (f *CRI) answer(ctx context.Context, call string, do func()) error {
@@ -81,7 +82,12 @@ func (f *CRI) StopContainer(ctx context.Context, r *runtimeapi.StopContainerRequ
 
 // ListPodSandbox is the runtime's.
 func (f *CRI) ListPodSandbox(ctx context.Context, _ *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
-	return &runtimeapi.ListPodSandboxResponse{}, f.answer(ctx, "ListPodSandbox", func() {})
+	list := &runtimeapi.ListPodSandboxResponse{}
+	return list, f.answer(ctx, "ListPodSandbox", func() {
+		for _, id := range f.Sandboxes {
+			list.Items = append(list.Items, &runtimeapi.PodSandbox{Id: id})
+		}
+	})
 }
 
 // StartCRI runs one with these containers until the test ends.

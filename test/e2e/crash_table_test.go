@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -64,29 +65,32 @@ func openTable(t *testing.T, name string) *table {
 	return m
 }
 
-// productOf names the sources of the product by their content, which a commit that changes only tests and documents does not change. It is
-// empty where they differ from the commit.
+// productOf names, by their content, the sources that run in a cell: the agent's, those that switch one node, and go.mod. A change of tests, of
+// documents, or of what only prints does not change it. It is empty where the sources differ from the commit.
 func productOf(t *testing.T) string {
 	t.Helper()
-	git := func(args ...string) string {
-		cmd := exec.CommandContext(t.Context(), "git", args...)
+	output := func(program string, args ...string) string {
+		cmd := exec.CommandContext(t.Context(), program, args...)
 		cmd.Dir = "../.."
 		out, err := cmd.Output()
 		if err != nil {
-			t.Logf("every cell is tried: git %s: %v", strings.Join(args, " "), err)
-			return "?"
+			t.Fatalf("which product is this? %s %s: %v", program, strings.Join(args, " "), err)
 		}
-		return string(out)
+		return strings.TrimSpace(string(out))
 	}
-	sources := []string{"cmd", "pkg", "go.mod"}
-	if git(append([]string{"status", "--porcelain", "--"}, sources...)...) != "" {
+	const ours = "{{with .Module}}{{if .Main}}{{$.Dir}}{{end}}{{end}}"
+	dirs := strings.Fields(output("go", "list", "-deps", "-f", ours, "./cmd/runtime-agent", "./pkg/nodeswitch"))
+	if output("git", append([]string{"status", "--porcelain", "--", "go.mod"}, dirs...)...) != "" {
+		t.Log("every cell is tried: the sources are not committed")
 		return ""
 	}
-	var trees []string
-	for _, source := range sources {
-		trees = append(trees, strings.TrimSpace(git("rev-parse", "HEAD:"+source)))
+	sum := sha256.New()
+	for line := range strings.Lines(output("git", append([]string{"ls-files", "--stage", "--", "go.mod"}, dirs...)...) + "\n") {
+		if _, file, _ := strings.Cut(strings.TrimSpace(line), "\t"); !strings.HasSuffix(file, "_test.go") {
+			_, _ = fmt.Fprint(sum, line)
+		}
 	}
-	return strings.Join(trees, " ")
+	return fmt.Sprintf("%x", sum.Sum(nil))
 }
 
 func (m *table) passed(x cell) bool {

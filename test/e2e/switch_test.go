@@ -110,9 +110,11 @@ func (c *cluster) waitPodsWith(t *testing.T, selection ...string) {
 		var list struct {
 			Items []struct {
 				Metadata struct{ Namespace, Name string }
+				Spec     struct{ NodeName string }
 				Status   struct {
-					Phase      string
-					Conditions []struct{ Type, Status string }
+					Phase, PodIP      string
+					Conditions        []struct{ Type, Status, Reason, Message string }
+					ContainerStatuses json.RawMessage
 				}
 			}
 		}
@@ -126,7 +128,8 @@ func (c *cluster) waitPodsWith(t *testing.T, selection ...string) {
 				ready = ready || condition.Type == "Ready" && condition.Status == "True"
 			}
 			if !ready {
-				waiting = append(waiting, pod.Metadata.Namespace+"/"+pod.Metadata.Name+" "+pod.Status.Phase)
+				waiting = append(waiting, fmt.Sprintf("%s/%s on %s: %s, address %s, conditions %+v, containers %s", pod.Metadata.Namespace, pod.Metadata.Name,
+					pod.Spec.NodeName, pod.Status.Phase, pod.Status.PodIP, pod.Status.Conditions, pod.Status.ContainerStatuses))
 			}
 		}
 		if len(list.Items) == 0 {

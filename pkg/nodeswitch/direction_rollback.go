@@ -2,7 +2,6 @@ package nodeswitch
 
 import (
 	"context"
-	"errors"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -58,7 +57,7 @@ func (s *backward) mark(ctx context.Context) error {
 		return err
 	}
 	if finding := judgeBack(node, s.options.Drain.Force); finding.Verdict == Refuse || finding.Verdict == Skip {
-		return errors.New(finding.Reason)
+		return &UnfitError{finding}
 	}
 	s.watch.Start(ctx, node)
 	row := inventory.FromNode(node)

@@ -92,7 +92,7 @@ func (s *forward) mark(ctx context.Context) error {
 	}
 	// Another run may have come and gone since the preflight, while a question was open or another node was switched.
 	if finding := judge(node); finding.Verdict == Refuse || finding.Verdict == Skip {
-		return errors.New(finding.Reason)
+		return &UnfitError{finding}
 	}
 	s.watch.Start(ctx, node)
 	row := inventory.FromNode(node)

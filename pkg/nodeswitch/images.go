@@ -31,7 +31,7 @@ type workloadImages struct {
 }
 
 // imagesToBring are the images that the agent is to bring to the new runtime, of those that Docker has: what the node's pods use, and
-// what any workload may yet send here. While nodes are switched one after the other, pods move from each to the others; what
+// what any workload may yet send here. While the nodes of a cluster are switched, pods move from each to the others; what
 // they need there has to be there, or it would be pulled again.
 func (s *hostWork) imagesToBring(ctx context.Context, pods []corev1.Pod) []string {
 	var specs []*corev1.PodSpec

@@ -47,6 +47,11 @@ type Finding struct {
 	Evict    []string
 }
 
+// UnfitError says that a node cannot be moved as it is, or that there is nothing to do.
+type UnfitError struct{ Finding Finding }
+
+func (e *UnfitError) Error() string { return e.Finding.Reason }
+
 // judge looks at a Node alone.
 func judge(node *corev1.Node) Finding {
 	row := inventory.FromNode(node)

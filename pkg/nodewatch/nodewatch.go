@@ -1,6 +1,6 @@
 // Package nodewatch knows one Node and its pods as the API server reported them last, by one watch each, so that waiting costs no requests. What it
 // returns may be a moment old. It decides nothing and writes nothing: what has to be true now is asked of the API server by its callers, the rollout,
-// nodejob and drain.
+// nodejob and drain. Nodes are all Nodes of a cluster, for a rollout over many.
 package nodewatch
 
 import (
@@ -13,14 +13,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/clock"
-	"k8s.io/utils/ptr"
 )
 
 const (
@@ -39,8 +37,8 @@ const (
 
 // Watch is one node and its pods.
 type Watch struct {
+	feed
 	client kubernetes.Interface
-	clock  clock.WithTicker
 	name   string
 	onNode string // the field selector of its pods
 
@@ -59,7 +57,7 @@ func New(client kubernetes.Interface, clock clock.WithTicker, node string) *Watc
 	listed := make(chan struct{})
 	close(listed)
 	return &Watch{
-		client: client, clock: clock, name: node, version: "0", changed: make(chan struct{}), listed: listed,
+		feed: feed{clock}, client: client, name: node, version: "0", changed: make(chan struct{}), listed: listed,
 		onNode: fields.OneTermEqualSelector("spec.nodeName", node).String(),
 	}
 }
@@ -173,23 +171,6 @@ func (w *Watch) pause(ctx context.Context, changed <-chan struct{}) error {
 	return nil
 }
 
-// keep calls follow, whose watch ends sooner or later, until ctx ends.
-func (w *Watch) keep(ctx context.Context, follow func(context.Context) error) {
-	for {
-		interval := pollInterval
-		if err := follow(ctx); apierrors.IsForbidden(err) {
-			interval = forbiddenPause
-		}
-		timer := w.clock.NewTimer(interval)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		case <-timer.C():
-		}
-	}
-}
-
 // followNode watches the Node until that fails, from the state that is given. One Node is read as it is now, which costs the server little.
 func (w *Watch) followNode(ctx context.Context, node *corev1.Node) error {
 	if node == nil {
@@ -198,8 +179,8 @@ func (w *Watch) followNode(ctx context.Context, node *corev1.Node) error {
 			return err
 		}
 	}
-	selector := fields.OneTermEqualSelector(metav1.ObjectNameField, w.name).String()
-	return w.follow(ctx, selector, node.ResourceVersion, w.client.CoreV1().Nodes().Watch, func(event apiwatch.Event) error {
+	only := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, w.name).String()}
+	return w.follow(ctx, only, node.ResourceVersion, w.client.CoreV1().Nodes().Watch, func(event apiwatch.Event) error {
 		node, ok := event.Object.(*corev1.Node)
 		if !ok || event.Type == apiwatch.Deleted {
 			return errors.New("the Node is gone")
@@ -219,7 +200,7 @@ func (w *Watch) followPods(ctx context.Context, listed func()) error {
 	for i := range list.Items {
 		pods[list.Items[i].UID] = &list.Items[i]
 	}
-	return w.follow(ctx, w.onNode, list.ResourceVersion, w.client.CoreV1().Pods(metav1.NamespaceAll).Watch, func(event apiwatch.Event) error {
+	return w.follow(ctx, metav1.ListOptions{FieldSelector: w.onNode}, list.ResourceVersion, w.client.CoreV1().Pods(metav1.NamespaceAll).Watch, func(event apiwatch.Event) error {
 		if pod, ok := event.Object.(*corev1.Pod); ok {
 			w.setPod(pod, event.Type == apiwatch.Deleted)
 		}
@@ -238,66 +219,6 @@ func (w *Watch) list(ctx context.Context) (*corev1.PodList, error) {
 		list, err = w.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: w.onNode})
 	}
 	return list, err
-}
-
-// follow passes on the events of one kind of objects from a version on. Begun is called before the first, when the server has begun to watch. A watch
-// that the server ends in time is continued.
-func (w *Watch) follow(ctx context.Context, selector, version string, start func(context.Context, metav1.ListOptions) (apiwatch.Interface, error),
-	take func(apiwatch.Event) error, begun func(),
-) error {
-	for {
-		events, err := start(ctx, metav1.ListOptions{
-			FieldSelector: selector, ResourceVersion: version, AllowWatchBookmarks: true, TimeoutSeconds: ptr.To[int64](watchSeconds),
-		})
-		if err != nil {
-			return err
-		}
-		if begun != nil {
-			begun()
-			begun = nil
-		}
-		began := w.clock.Now()
-		err = w.consume(ctx, events, &version, take)
-		events.Stop()
-		if err != nil || w.clock.Now().Sub(began) < pollInterval { // one that ends at once would be a hot loop
-			return err
-		}
-	}
-}
-
-// consume returns nil when the server ends the watch.
-func (w *Watch) consume(ctx context.Context, events apiwatch.Interface, version *string, take func(apiwatch.Event) error) error {
-	timer := w.clock.NewTimer(silence)
-	defer timer.Stop()
-	for {
-		var event apiwatch.Event
-		ok := false
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-timer.C():
-			return errors.New("the watch is silent")
-		case event, ok = <-events.ResultChan():
-		}
-		if !ok {
-			return nil
-		}
-		if event.Type == apiwatch.Error { // 410 Gone, say: the objects are read again
-			return apierrors.FromObject(event.Object)
-		}
-		timer.Reset(silence)
-		object, err := meta.Accessor(event.Object)
-		if err != nil {
-			return err
-		}
-		*version = object.GetResourceVersion()
-		if event.Type == apiwatch.Bookmark {
-			continue
-		}
-		if err := take(event); err != nil {
-			return err
-		}
-	}
 }
 
 func (w *Watch) setNode(node *corev1.Node) {

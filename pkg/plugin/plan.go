@@ -53,7 +53,7 @@ type Plan struct {
 	Kind       string            `json:"kind"`
 	Nodes      []render.PlanNode `json:"nodes"`
 	Findings   []PlanFinding     `json:"findings"`
-	// Order is that in which the nodes that are on Docker are switched, one after the other.
+	// Order is that in which the nodes that are on Docker start.
 	Order []string `json:"order,omitempty"`
 	// Expected is how long that takes; it is left out where no switch in the cluster has been measured.
 	Expected *PlanTimes `json:"expected,omitempty"`

@@ -37,6 +37,17 @@ func (p *lazyProgress) interrupted() {
 	}
 }
 
+// pause has something else written where the live line is.
+func (p *lazyProgress) pause(write func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.current == nil {
+		write()
+		return
+	}
+	p.current.Pause(write)
+}
+
 // Close ends the live line, so that something else can be written.
 func (p *lazyProgress) Close() {
 	p.mu.Lock()

@@ -21,7 +21,8 @@ const (
 	resultSkipped  = "skipped"   // there was nothing to do
 	resultPlanned  = "planned"   // by a dry run
 	resultFailed   = "failed"    // Error says why, and in which state the node is
-	resultNotBegun = "not-begun" // since a node before it failed
+	resultBlocked  = "blocked"   // PodDisruptionBudgets kept it from being drained at each attempt; it serves as before
+	resultNotBegun = "not-begun" // Reason says why
 )
 
 // Result is what `switch -o json` and `rollback -o json` print, whatever failed.

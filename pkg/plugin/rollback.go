@@ -20,8 +20,8 @@ const rollbackTimeout = 10 * time.Minute
 // RollbackOptions are `kubectl runtime rollback`.
 type RollbackOptions struct{ runOptions }
 
-const rollbackLong = `Moves nodes back to Docker Engine and to the files from before their switch, one after the other: drains the node, lets the
-host undo by itself what the switch changed, proves the result with a canary pod, and uncordons. It works after a finished
+const rollbackLong = `Moves nodes back to Docker Engine and to the files from before their switch: drains the node, lets the host undo by itself
+what the switch changed, proves the result with a canary pod, and uncordons. Several nodes are moved as switch does it. It works after a finished
 switch until the cleanup, and also ends one that was interrupted, failed, or could not be undone. A node that was cordoned before
 stays cordoned. After any interruption, run it again: it resumes the run.
 
@@ -76,7 +76,7 @@ func (o *RollbackOptions) Validate() error {
 	return o.validate()
 }
 
-// Run rolls the nodes back one after the other and stops at the first that fails.
+// Run rolls the nodes back.
 func (o *RollbackOptions) Run(ctx context.Context) error {
 	return o.run(ctx, move{
 		kind: "RollbackResult", name: "rollback", question: "Roll back", target: inventory.RuntimeDocker, done: "rolled back to",

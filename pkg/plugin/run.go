@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/user"
 	"path"
@@ -53,12 +52,14 @@ type runOptions struct {
 	strict    bool
 	rollout   nodeswitch.Options
 	pull      string
+	limits    rollout.Limits
 	// ignore are IDs of checks that are not run.
 	ignore []string
 	output string
 
-	// flags are those that the user set, for the command line that resumes the run after a failure.
+	// flags are those that the user set, and selected the nodes that were chosen, for the command line that resumes the run after a failure.
 	flags    []string
+	selected []string
 	terminal bool
 	client   kubernetes.Interface
 	config   *rest.Config
@@ -89,6 +90,7 @@ func (o *runOptions) addSharedFlags(flags *pflag.FlagSet) {
 	flags.BoolVarP(&o.yes, "yes", "y", false, "Do not ask; needed where there is no terminal")
 	flags.BoolVar(&o.wait, "wait", false, "If another run has a node, wait until it ends, for at most --timeout")
 	flags.BoolVar(&o.strict, "strict", false, "Refuse all nodes if one of those that match cannot be moved; by default such a node is skipped. A node that is named always refuses")
+	o.addLimitFlags(flags)
 	addAgentFlags(flags, &o.rollout, &o.pull)
 	flags.StringVar(&o.rollout.CanaryImage, "canary-image", "", "The canary pod's image, which holds the agent, too (default the agent's)")
 	flags.DurationVar(&o.rollout.Soak, "soak", 10*time.Second, "How long to watch a node after it is back in service")
@@ -187,7 +189,11 @@ func (o *runOptions) complete(cmd *cobra.Command, args []string) error {
 	o.selection.Names = args
 	o.rollout.PullPolicy = corev1.PullPolicy(o.pull)
 	o.rollout.Image = cmp.Or(o.rollout.Image, o.factory.agentImage())
+	o.selected = slices.Clone(args)
 	cmd.Flags().Visit(func(flag *pflag.Flag) {
+		if flag.Name == "selector" || flag.Name == "all" {
+			o.selected = append(o.selected, "--"+flag.Name+"="+flag.Value.String())
+		}
 		if cmd.InheritedFlags().Lookup(flag.Name) == nil && !slices.Contains([]string{"selector", "all", "dry-run", "output"}, flag.Name) {
 			value := flag.Value.String()
 			if list, ok := flag.Value.(pflag.SliceValue); ok {
@@ -219,6 +225,9 @@ func (o *runOptions) validate() error {
 	case d.Timeout < 0 || o.rollout.Soak < 0 || d.SkipWaitForDeleteTimeoutSeconds < 0 || d.ChunkSize < 0:
 		return errors.New("--timeout, --soak, --skip-wait-for-delete-timeout and --chunk-size cannot be negative")
 	}
+	if err := o.validateLimits(); err != nil {
+		return err
+	}
 	if err := validateAgent(o.rollout); err != nil {
 		return err
 	}
@@ -234,7 +243,7 @@ func (o *runOptions) validate() error {
 	return nil
 }
 
-// run moves the nodes one after the other, stops at the first that fails, and says what became of them.
+// run moves the nodes, and says what became of them.
 func (o *runOptions) run(ctx context.Context, m move) error {
 	err := o.runNodes(ctx, m)
 	if printErr := o.printResults(m, err); err == nil {
@@ -259,14 +268,14 @@ func (o *runOptions) runNodes(ctx context.Context, m move) error {
 	r := nodeswitch.New(nodeswitch.Config{
 		Client: o.client, REST: o.config, Clock: o.factory.Clock, Observer: progress, Options: o.rollout, Holder: holder(),
 	})
-	findings, err := o.preflight(ctx, m, r, nodes)
+	checked, err := o.preflight(ctx, m, r, nodes)
 	progress.Close()
 	if err != nil {
 		return err
 	}
 	var todo []nodeswitch.Finding
 	unfit := 0
-	for _, finding := range findings {
+	for _, finding := range checked.findings {
 		text := finding.Reason
 		switch {
 		case finding.Unfit:
@@ -295,34 +304,7 @@ func (o *runOptions) runNodes(ctx context.Context, m move) error {
 			return err
 		}
 	}
-	return o.moveNodes(ctx, m, r, progress, todo)
-}
-
-// moveNodes moves one node after the other.
-func (o *runOptions) moveNodes(ctx context.Context, m move, r *nodeswitch.Switcher, progress *lazyProgress, todo []nodeswitch.Finding) error {
-	errOut := o.factory.Streams.ErrOut
-	for i, finding := range todo {
-		done := context.AfterFunc(ctx, progress.interrupted)
-		report, err := m.do(r, ctx, finding.Node)
-		done()
-		progress.Close()
-		if err != nil {
-			saveEvidence(errOut, report)
-			o.results = append(o.results, nodeResult(report, err))
-			if rest := todo[i+1:]; len(rest) > 0 {
-				fmt.Fprintf(errOut, "not started: %s\n", names(rest))
-				for _, finding := range rest {
-					o.results = append(o.results, NodeResult{Node: finding.Node, Result: resultNotBegun})
-				}
-			}
-			return o.exitError(m.name, finding.Node, err)
-		}
-		_, _ = io.WriteString(errOut, render.Report(report, m.wayBack(finding.Node, report.Run)))
-		if err := o.conclude(nodeResult(report, nil), fmt.Sprintf("node/%s %s %s\n", finding.Node, m.done, report.To)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return o.moveNodes(ctx, m, r, progress, checked)
 }
 
 // awaitOthers waits until no other run has any of the nodes, and reads them again: that run has changed them.
@@ -341,8 +323,17 @@ func (o *runOptions) awaitOthers(ctx context.Context, m move, r *nodeswitch.Swit
 	return findSomeNodes(ctx, o.factory, o.client, o.selection)
 }
 
+// checked are nodes that passed the preflight, or are skipped, in the order in which they start. Each has a finding.
+type checked struct {
+	nodes    []corev1.Node
+	findings []nodeswitch.Finding
+	// alone: the cluster has no other node.
+	alone bool
+	at    time.Time
+}
+
 // preflight checks permissions and nodes, with --wait once no other run has them. What is wrong with any node ends in one error for all.
-func (o *runOptions) preflight(ctx context.Context, m move, r *nodeswitch.Switcher, nodes []corev1.Node) ([]nodeswitch.Finding, error) {
+func (o *runOptions) preflight(ctx context.Context, m move, r *nodeswitch.Switcher, nodes []corev1.Node) (*checked, error) {
 	if err := r.CheckPermissions(ctx); err != nil {
 		return nil, o.factory.permissionError(err)
 	}
@@ -364,7 +355,8 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *nodeswitch.Switch
 		return nil, o.factory.explain("list", "nodes", "", err)
 	}
 	rollout.Order(nodes)
-	findings, err := m.preflight(r, ctx, nodes, len(some.Items) < 2)
+	c := &checked{nodes: nodes, alone: len(some.Items) < 2, at: o.factory.Clock.Now()}
+	findings, err := m.preflight(r, ctx, nodes, c.alone)
 	if err != nil {
 		return nil, o.factory.explain("check", "nodes", "", err)
 	}
@@ -380,7 +372,8 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *nodeswitch.Switch
 	if m.assesses {
 		err = o.assess(ctx, nodes, findings)
 	}
-	return findings, err
+	c.findings = findings
+	return c, err
 }
 
 // skips reports whether a node that cannot be moved is left out: the user chose nodes by a selector and did not ask for all or none.
@@ -408,6 +401,9 @@ func (o *runOptions) ask(ctx context.Context, m move, todo []nodeswitch.Finding)
 	w := o.factory.Streams.ErrOut
 	for _, finding := range todo {
 		fmt.Fprintf(w, "node %s: %s to %s; %d pods to evict\n", finding.Node, finding.Runtime, m.target, len(finding.Evict))
+	}
+	if len(todo) > 1 {
+		fmt.Fprintf(w, "at most %s of the selected nodes unavailable at a time, the first one alone\n", &o.limits.MaxUnavailable)
 	}
 	fmt.Fprintf(w, "%s %s? [y/N] ", m.question, names(todo))
 	return o.factory.confirm(ctx)

@@ -19,9 +19,14 @@ type SwitchOptions struct {
 	all bool
 }
 
-const switchLong = `Moves nodes from Docker Engine to containerd, one after the other: prepares and rehearses the new runtime while the node
-serves, drains it, lets the host switch by itself, proves the result with a canary pod, and uncordons. What fails is undone.
-A node that was cordoned before stays cordoned. After any interruption, run it again: it resumes the run.
+const switchLong = `Moves nodes from Docker Engine to containerd: prepares and rehearses the new runtime while the node serves, drains it, lets
+the host switch by itself, proves the result with a canary pod, and uncordons. What fails is undone. A node that was cordoned
+before stays cordoned. After any interruption, run it again: it resumes the run.
+
+Of several nodes, no more than --max-unavailable are unavailable at a time. Nodes that are cordoned or not Ready for other reasons
+count, too. The first node moves alone, then one, two, four and so on at a time; nodes of the control plane come last, one at a
+time. Each node is judged again right before it starts. The first failure stops new starts, unless --max-failures allows more; a
+node that is left out of service always does, and so do three failures of the same kind. What is in flight goes on.
 
 A node without a containerd that fits its kubelet gets one from its configured package repositories, or from --containerd-archive.
 
@@ -38,7 +43,10 @@ const switchExample = `  # What would be done
   kubectl runtime switch node-1
 
   # Switch the nodes of a pool, without a question, and let emptyDir data go
-  kubectl runtime switch -l pool=blue --yes --delete-emptydir-data`
+  kubectl runtime switch -l pool=blue --yes --delete-emptydir-data
+
+  # Switch all nodes, with a tenth of them unavailable at a time
+  kubectl runtime switch --all --max-unavailable=10%`
 
 // NewSwitchCommand is `kubectl runtime switch`.
 func NewSwitchCommand(f *Factory) *cobra.Command {
@@ -100,7 +108,7 @@ func (o *SwitchOptions) Validate() error {
 	return o.validate()
 }
 
-// Run switches the nodes one after the other and stops at the first that fails.
+// Run switches the nodes.
 func (o *SwitchOptions) Run(ctx context.Context) error {
 	return o.run(ctx, move{
 		kind: "SwitchResult", name: "switch", assesses: true, question: "Switch", target: inventory.RuntimeContainerd, done: "switched to",

@@ -120,6 +120,15 @@ func (p *Progress) Close() {
 	p.erase()
 }
 
+// Pause has something else written where the live line is.
+func (p *Progress) Pause(write func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.erase()
+	write()
+	p.draw()
+}
+
 // Observe shows one update.
 func (p *Progress) Observe(u nodeswitch.Update) {
 	p.mu.Lock()

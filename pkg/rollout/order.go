@@ -1,4 +1,5 @@
-// Package rollout is about many nodes: in which order they are switched. What happens to one of them is nodeswitch's business.
+// Package rollout is about many nodes: in which order they are moved, which of them may start now, and what stops them all. Next decides, and knows
+// neither time nor API; Driver is the loop around it. What happens to one node is its caller's business.
 package rollout
 
 import (
@@ -16,7 +17,7 @@ func IsControlPlane(node *corev1.Node) bool {
 	return slices.ContainsFunc(controlPlaneLabels, func(label string) bool { _, ok := node.Labels[label]; return ok })
 }
 
-// Order sorts nodes in the order in which they are switched, one after the other, so that the first worker is the canary: workers before
+// Order sorts nodes in the order in which they start, so that the first worker is the canary: workers before
 // the control plane, whose nodes matter most; one zone after the other, so that what goes wrong harms one zone; then by name.
 func Order(nodes []corev1.Node) {
 	group := func(node *corev1.Node) int {

@@ -23,9 +23,9 @@ var plugin = []struct {
 	{"nodejob", words("nodestate nodewatch oldapi protocol untrusted")},
 	{"claim", words("nodejob nodestate untrusted")},
 	{"nodeswitch", words("claim drain inventory nodejob nodestate nodewatch oldapi protocol redact untrusted")},
-	{"rollout", words("nodeswitch")},
+	{"rollout", nil},
 	{"render", words("assess nodeswitch protocol untrusted")},
-	{"plugin", words("assess claim drain inventory nodejob nodestate nodeswitch oldapi protocol render rollout untrusted")},
+	{"plugin", words("assess claim drain inventory nodejob nodestate nodeswitch nodewatch oldapi protocol render rollout untrusted")},
 }
 
 // TestPluginLayers: a package of the plugin's side imports only those that it may, which come before it.

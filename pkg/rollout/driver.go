@@ -1,0 +1,194 @@
+package rollout
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+)
+
+// lookInterval is how often the driver looks at the nodes although none has changed.
+const lookInterval = 5 * time.Second
+
+// Cluster is what the driver knows of the cluster's nodes.
+type Cluster interface {
+	// Node is a node as it was reported last; nil if the cluster does not have it.
+	Node(name string) *corev1.Node
+	// Changed is closed when a node changes after this call.
+	Changed() <-chan struct{}
+}
+
+// End is how the work on a node ended. Reason is a Member's.
+type End struct {
+	Result Result
+	Reason string
+}
+
+// Work is what a rollout does.
+type Work interface {
+	// Move does the work on one node. It is called for several nodes at once.
+	Move(ctx context.Context, node string) End
+	// The others are called by one goroutine. Ended gets what became of a node that was started, or is skipped without that; Again, one that went to the
+	// end of the queue. Waits is called when the reason changes why no node starts although none is in flight; it is empty once one starts.
+	Ended(node string, end End)
+	Again(node string, end End)
+	Waits(why string)
+}
+
+// Selected is a node of a rollout.
+type Selected struct {
+	Node *corev1.Node
+	// Todo: the node is to be moved; else it only counts against the budget. Resumes is as of Member.
+	Todo, Resumes bool
+}
+
+// Driver moves nodes, several at a time.
+type Driver struct {
+	Limits  Limits
+	Cluster Cluster
+	Work    Work
+	Clock   clock.WithTicker
+
+	members []Member
+	uids    map[string]types.UID
+	wait    string
+}
+
+// Summary is what became of a rollout.
+type Summary struct {
+	Members []Member
+	// Stopped is why nodes were left that did not start, or "".
+	Stopped string
+}
+
+// Run moves the selected nodes in the order in which they are given, but for those that an earlier run has taken out of service: these are first. It
+// returns when all is over. Once ctx has ended, no node starts, and those in flight are waited for: their context has ended, too.
+func (d *Driver) Run(ctx context.Context, selected []Selected) Summary {
+	d.take(selected)
+	ended := make(chan moved)
+	ticker := d.Clock.NewTicker(lookInterval)
+	defer ticker.Stop()
+	cancelled := ctx.Done()
+	for {
+		changed := d.Cluster.Changed()
+		d.look()
+		stop := ""
+		if ctx.Err() != nil {
+			stop = "interrupted"
+		}
+		next := Next(d.members, d.Limits, stop)
+		for _, name := range next.Skip {
+			d.end(name, End{Result: Skipped, Reason: d.member(name).Gone})
+		}
+		for _, name := range next.Start {
+			m := d.member(name)
+			m.Phase, m.Attempts = InFlight, m.Attempts+1
+			go func() { ended <- moved{name, d.Work.Move(ctx, name)} }()
+		}
+		d.tellWait(next)
+		if next.Over {
+			return Summary{Members: d.members, Stopped: next.Stopped}
+		}
+		select {
+		case m := <-ended:
+			d.moved(m)
+		case <-changed:
+		case <-ticker.C():
+		case <-cancelled:
+			cancelled = nil
+		}
+	}
+}
+
+type moved struct {
+	node string
+	end  End
+}
+
+// take makes members of the selected nodes.
+func (d *Driver) take(selected []Selected) {
+	d.uids = map[string]types.UID{}
+	for _, s := range selected {
+		m := Member{Name: s.Node.Name, ControlPlane: IsControlPlane(s.Node), Resumes: s.Resumes}
+		if !s.Todo {
+			m.Phase, m.Result = Ended, Skipped
+		}
+		d.members = append(d.members, m)
+		d.uids[m.Name] = s.Node.UID
+	}
+}
+
+func (d *Driver) member(name string) *Member {
+	return &d.members[slices.IndexFunc(d.members, func(m Member) bool { return m.Name == name })]
+}
+
+// look notes what the cluster says of the nodes now.
+func (d *Driver) look() {
+	for i := range d.members {
+		m := &d.members[i]
+		node := d.Cluster.Node(m.Name)
+		switch {
+		case node == nil:
+			m.Gone = "it is no longer in the cluster"
+		case node.UID != d.uids[m.Name]:
+			m.Gone = "it was deleted and created again since the rollout began"
+		default:
+			m.Gone, m.Out = "", Unavailable(node)
+		}
+	}
+}
+
+// moved takes what became of a node in flight.
+func (d *Driver) moved(m moved) {
+	d.look()
+	member := d.member(m.node)
+	switch {
+	case member.Gone != "" && m.end.Result != Done && m.end.Result != Interrupted:
+		d.end(m.node, End{Result: Skipped, Reason: member.Gone})
+	case m.end.Result == Blocked && member.Attempts < d.Limits.DrainAttempts:
+		// To the end of the queue: what holds it back may be gone by then.
+		last := *member
+		last.Phase = Waiting
+		d.members = append(slices.DeleteFunc(d.members, func(other Member) bool { return other.Name == m.node }), last)
+		d.Work.Again(m.node, m.end)
+	default:
+		d.end(m.node, m.end)
+	}
+}
+
+func (d *Driver) end(name string, end End) {
+	m := d.member(name)
+	m.Phase, m.Result, m.Reason = Ended, end.Result, end.Reason
+	d.Work.Ended(name, end)
+}
+
+// tellWait reports why no node starts, where that is all that happens.
+func (d *Driver) tellWait(next Decision) {
+	why := next.Wait
+	if next.Over || slices.ContainsFunc(d.members, func(m Member) bool { return m.Phase == InFlight }) {
+		why = ""
+	}
+	if why != d.wait {
+		d.wait = why
+		d.Work.Waits(why)
+	}
+}
+
+// Unavailable says why a node does not serve; "" if it does.
+func Unavailable(node *corev1.Node) string {
+	switch {
+	case node.DeletionTimestamp != nil:
+		return "being deleted"
+	case node.Spec.Unschedulable:
+		return "cordoned"
+	}
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionTrue {
+			return ""
+		}
+	}
+	return "NotReady"
+}

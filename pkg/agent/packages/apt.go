@@ -18,12 +18,17 @@ type apt struct{ runner }
 
 func (apt) Name() string { return "apt" }
 
+// aptFiles is where apt keeps its lists, and in extended_states which packages were installed only because others need them.
+const aptFiles = "/var/lib/apt"
+
 // aptGet is apt-get with files in /etc that exist left as they are. The lock's timeout is known from apt 1.9.11 on; older ones fail, and
-// run waits.
+// run waits. apt writes extended_states right before it runs dpkg (apt-pkg/deb/dpkgpm.cc, pkgDPkgPM::Go) and leaves it to the kernel to write it
+// out. After a power cut it would be empty, and apt refuses to work with that. dpkg has it written out first.
 func aptGet(args ...string) []string {
 	return append([]string{
 		"apt-get", "-y", "-q", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0",
 		"-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold",
+		"-o", "Dpkg::Options::=--pre-invoke=sync -f " + aptFiles + " || true",
 	}, args...)
 }
 
@@ -52,7 +57,7 @@ func (a apt) update(ctx context.Context) error {
 	if _, err := a.run(ctx, lookTime, aptGet("update")...); err != nil {
 		return fmt.Errorf("fetch apt's package lists: %w", said(err, "E: "))
 	}
-	return nil
+	return host.SyncFileSystems(aptFiles) // apt does not work with a list that a power cut has emptied
 }
 
 // ListsFrom goes by directories: a list's own time is that of the server. apt-get update writes each list to partial first, and periodic's

@@ -29,14 +29,21 @@ lab: lab-command ## bin/lab and the binaries that its nodes run, for all profile
 demo: build lab-command ## a lab cluster on Docker, status, switch of a node to containerd, status (PROFILE=dockershim for an old one)
 	hack/demo $(PROFILE)
 
+# The packages with tests that -short leaves out.
+API_PACKAGES = ./test/apiserver/... $(shell grep -rlE 'test/apiserver"|agenttest\.(CNIPlugins|Dockerds|ConfigReleases|Releases|Runc|Start)' --include='*_test.go' cmd pkg $(wildcard test/hostile) | \
+	xargs -n 1 dirname | sort -u | sed 's|^|./|')
+UNIT_PACKAGES = ./cmd/... ./pkg/... ./test/lab/...
+
 .PHONY: test
-test: unit api e2e ## every tier that this machine can run
+test: ## every tier that this machine can run; the API tier has the unit tests of its packages
+	$(MAKE) unit UNIT_PACKAGES="$$(go list $(UNIT_PACKAGES) | grep -vxF "$$(go list $(API_PACKAGES))" | xargs)"
+	$(MAKE) api e2e
 
 .PHONY: unit
 unit: ## unit tests
 	@hack/deps
 	go vet ./...
-	go test -race -shuffle=on -short ./cmd/... ./pkg/... ./test/lab/...
+	go test -race -shuffle=on -short $(UNIT_PACKAGES)
 
 # The API servers that tests run against, the oldest first (test/apiserver has them, too), and the tests that depend on which it is.
 API_VERSIONS := 1.17 1.20 1.23 1.24 1.37
@@ -44,13 +51,11 @@ OLDEST_API := $(firstword $(API_VERSIONS))
 VERSION_PACKAGES := ./test/apiserver ./pkg/oldapi ./pkg/drain ./pkg/nodejob ./pkg/nodeswitch ./pkg/plugin
 VERSION_TESTS := ^Test(Server|List.*|Evict|HasReadyEndpoint|CheckServer|TooOldServer|Status.*|Plan|Switch|SwitchChecks|SwitchDryRun|SwitchRefusals|Rollback|RollbackDryRun|Drain|Budget|Exec|ServerTakesTheManifests|Ensure|NoDNS|ImagesToBring|PodsThatAreLeaving|LookAtHost|NamespaceIsOpenForRuns|NamespaceLimits|PodSecurityPolicy|RestrictedCluster|RBACIsEnough|WebhookDenies|FailedBefore|Preflight|HostIsVerified)$$
 
-# The packages with tests that -short leaves out.
 .PHONY: api
 api: ## tests against a real API server and etcd, and real daemons
 	@hack/deps
 	test/lab/build/build.sh etcd kubernetes-1.37 kubernetes-1.24 kubernetes-$(OLDEST_API) containerd containerd-1.7 containerd-2.0
-	go test -race -shuffle=on -timeout 40m ./test/apiserver/... $$(grep -rlE 'test/apiserver"|agenttest\.(CNIPlugins|Dockerds|ConfigReleases|Releases|Runc|Start)' --include='*_test.go' cmd pkg | \
-		xargs -n 1 dirname | sort -u | sed 's|^|./|')
+	go test -race -shuffle=on -timeout 40m $(API_PACKAGES)
 	KUBECTL_RUNTIME_TEST_KUBERNETES=$(OLDEST_API) go test -race -shuffle=on -timeout 40m -run '$(VERSION_TESTS)' $(VERSION_PACKAGES)
 
 .PHONY: api-versions

@@ -2,7 +2,6 @@ package nodeswitch
 
 import (
 	"context"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -10,20 +9,13 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
-const (
-	// deadPodSeconds is how long a drain waits for a pod beyond its grace period on a node that is not Ready: its kubelet may never
-	// say that the pod is gone.
-	deadPodSeconds = 10
-	// rollingBack is why a switch leaves a node alone.
-	rollingBack = "a rollback of it was begun and is not over: `kubectl runtime rollback` resumes it"
-	// byHand is the way back that needs no kubelet. The agent is in the first of these folders that is not mounted noexec
-	// (pkg/agent/supervise, binDirs).
-	byHand = "on the node itself, as root: /var/lib/kubectl-runtime/bin/runtime-agent rollback (where /var/lib is mounted noexec, the " +
-		"agent is in /usr/local/lib/kubectl-runtime or /opt/kubectl-runtime)"
-)
+// deadPodSeconds is how long a drain waits for a pod beyond its grace period on a node that is not Ready: its kubelet may never
+// say that the pod is gone.
+const deadPodSeconds = 10
 
 // backward is the course back to Docker.
 type backward struct {
@@ -42,7 +34,7 @@ type backward struct {
 func (r *Switcher) Rollback(ctx context.Context, name string) (*Report, error) {
 	s := r.newSession(name)
 	s.direction = direction{
-		course: &backward{session: s, attempt: newRun(r.clock.Now())}, operation: claim.Rollback, target: inventory.RuntimeDocker,
+		course: &backward{session: s, attempt: nodestate.NewRun(r.clock.Now())}, operation: claim.Rollback, target: inventory.RuntimeDocker,
 		proof: protocol.PhaseRollback, reopened: nodestate.StateRollingBack,
 		events: protocol.PhaseRollback, // the log begins with the run's first event, which may be weeks old
 	}
@@ -56,8 +48,8 @@ func (s *backward) mark(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if finding := judgeBack(node, s.options.Drain.Force); finding.Verdict == Refuse || finding.Verdict == Skip {
-		return &UnfitError{finding}
+	if finding := preflight.JudgeRollback(node, s.options.Drain.Force); finding.Verdict == preflight.Refuse || finding.Verdict == preflight.Skip {
+		return &preflight.UnfitError{Finding: finding}
 	}
 	s.watch.Start(ctx, node)
 	row := inventory.FromNode(node)
@@ -66,7 +58,7 @@ func (s *backward) mark(ctx context.Context) error {
 	s.unready = row.Ready != corev1.ConditionTrue
 	s.message = row.Message
 	marked := nodestate.Read(node)
-	s.inService = !marked.Cordoning || s.state == nodestate.StateDone || isPreparedOnly(s.state, s.from)
+	s.inService = !marked.Cordoning || s.state == nodestate.StateDone || preflight.IsPreparedOnly(s.state, s.from)
 	s.unproven = marked.FailedBefore
 	if s.inService {
 		if err := s.checks.tryAdmission(ctx, protocol.PhaseRollback); err != nil {
@@ -83,7 +75,7 @@ func (s *backward) mark(ctx context.Context) error {
 // walk goes through the stages. A node that never left Docker needs no drain: only what was prepared is undone.
 func (s *backward) walk(ctx context.Context) error {
 	return s.inOrder(ctx, []stageWork{
-		{StageDrain, s.pods.drain, isPreparedOnly(s.state, s.from)},
+		{StageDrain, s.pods.drain, preflight.IsPreparedOnly(s.state, s.from)},
 		{StageRollback, s.undo, false},
 		{StageVerify, s.verify, false},
 		{StageUncordon, s.giveBack, false},
@@ -94,21 +86,11 @@ func (s *backward) walk(ctx context.Context) error {
 // beforeCordon has nothing to do: a canary or a pod that waits would run on the runtime that the node leaves.
 func (s *backward) beforeCordon(context.Context) (nodestate.Set, error) { return nil, nil }
 
-// isPreparedOnly reports whether a run has not come to its cutover.
-func isPreparedOnly(state nodestate.State, runtimeVersion string) bool {
-	switch state {
-	case nodestate.StatePreparing, nodestate.StatePrepared, nodestate.StateDraining:
-		return strings.HasPrefix(runtimeVersion, inventory.RuntimeDocker+"://")
-	default:
-		return false
-	}
-}
-
 // undo has the host undo the run, and waits for what it came to.
 func (s *backward) undo(ctx context.Context) error {
 	// In a cutover that nobody follows, the kubelet may be down for a while: the Job's pod then starts late.
 	begun := s.state == nodestate.StateRollingBack || s.state == nodestate.StateCutover
-	if !begun && !isPreparedOnly(s.state, s.from) {
+	if !begun && !preflight.IsPreparedOnly(s.state, s.from) {
 		if err := s.pods.keepEmpty(ctx, nil); err != nil {
 			failed := s.giveUp(ctx, StageRollback, err, s.pods.drainOutcome(ctx, err))
 			failed.Resumable = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
@@ -23,8 +25,10 @@ import (
 // left puts a node where an earlier run left it.
 func left(state nodestate.State, cordonedByRun bool) func(*corev1.Node) {
 	return func(node *corev1.Node) {
-		annotated(nodestate.AnnotationPhase, string(state), nodestate.AnnotationRun, "r1", nodestate.AnnotationFrom, dockerVersion,
-			nodestate.AnnotationCRISocket, "unix:///var/run/containerd/containerd.sock", nodestate.AnnotationOldCRISocket, "/var/run/dockershim.sock")(node)
+		maps.Copy(node.Annotations, map[string]string{
+			nodestate.AnnotationPhase: string(state), nodestate.AnnotationRun: "r1", nodestate.AnnotationFrom: dockerVersion,
+			nodestate.AnnotationCRISocket: "unix:///var/run/containerd/containerd.sock", nodestate.AnnotationOldCRISocket: "/var/run/dockershim.sock",
+		})
 		if cordonedByRun {
 			node.Spec.Unschedulable = true
 			node.Annotations[nodestate.AnnotationWasUnschedulable] = "false"
@@ -229,7 +233,7 @@ func TestRollbackInterrupted(t *testing.T) {
 			}
 			if test.stage == StageRollback {
 				_, err := newRollout(s, &recorder{}).Switch(t.Context(), name)
-				_ = wantError(t, err, OutcomeRefused, rollingBack)
+				_ = wantError(t, err, OutcomeRefused, preflight.RollingBack)
 			}
 			if test.stage == StageDrain {
 				dropFinalizers(t, s, "back-slow")
@@ -241,45 +245,6 @@ func TestRollbackInterrupted(t *testing.T) {
 				t.Errorf("unschedulable %t, annotations %v", node.Spec.Unschedulable, node.Annotations)
 			}
 			nothingLeft(t, s, name)
-		})
-	}
-}
-
-func TestJudgeBack(t *testing.T) {
-	upgraded := func(n *corev1.Node) { n.Status.NodeInfo.KubeletVersion = "v1.24.1" }
-	silent := func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }
-	for _, test := range []struct {
-		name    string
-		runtime string
-		change  []func(*corev1.Node)
-		force   bool
-		verdict Verdict
-		reason  string
-	}{
-		{name: "done", runtime: containerdVersion, change: []func(*corev1.Node){left("done", false)}, verdict: Go},
-		{name: "never-switched", runtime: dockerVersion, verdict: Refuse, reason: "never switched"},
-		{name: "born-on-containerd", runtime: containerdVersion, verdict: Refuse, reason: "never switched"},
-		{name: "rolled-back", runtime: dockerVersion, change: []func(*corev1.Node){left("rolled-back", false)}, verdict: Skip, reason: "already on " + dockerVersion},
-		{name: "failed", runtime: dockerVersion, change: []func(*corev1.Node){left("failed", false)}, verdict: Skip},
-		{name: "switched-by-hand", runtime: containerdVersion, change: []func(*corev1.Node){left("rolled-back", false)}, verdict: Refuse, reason: "not that switch's doing"},
-		{name: "odd-state", runtime: containerdVersion, change: []func(*corev1.Node){left("odd", false)}, verdict: Refuse, reason: `"odd"`},
-		{name: "cri-o", runtime: "cri-o://1.30.0", change: []func(*corev1.Node){left("done", false)}, verdict: Refuse, reason: "cri-o"},
-		{name: "cutover", runtime: dockerVersion, change: []func(*corev1.Node){left("cutover", true), notReady}, verdict: Go},
-		{name: "broken", runtime: dockerVersion, change: []func(*corev1.Node){left("broken", true), notReady}, verdict: Go},
-		{name: "rolling-back", runtime: dockerVersion, change: []func(*corev1.Node){left("rolling-back", true)}, verdict: Resume},
-		{name: "silent", runtime: containerdVersion, change: []func(*corev1.Node){left("done", false), silent}, verdict: Refuse, reason: "--force"},
-		{name: "silent-forced", runtime: containerdVersion, change: []func(*corev1.Node){left("done", false), silent}, force: true, verdict: Go},
-		{name: "no-dockershim", runtime: containerdVersion, change: []func(*corev1.Node){left("done", false), upgraded}, verdict: Refuse, reason: "gone from Kubernetes 1.24"},
-		{
-			name: "cri-dockerd", runtime: containerdVersion, verdict: Go,
-			change: []func(*corev1.Node){left("done", false), upgraded, annotated(nodestate.AnnotationOldCRISocket, "", nodestate.AnnotationFromEndpoint, "unix:///run/cri-dockerd.sock")},
-		},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			finding := judgeBack(apiserver.Node(test.name, test.runtime, "v1.23.17", test.change...), test.force)
-			if finding.Verdict != test.verdict || !strings.Contains(finding.Reason, test.reason) {
-				t.Errorf("verdict %d (%s), want %d (%s)", finding.Verdict, finding.Reason, test.verdict, test.reason)
-			}
 		})
 	}
 }

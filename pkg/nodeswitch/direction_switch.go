@@ -10,6 +10,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -22,7 +23,7 @@ func (s *forward) rollback(ctx context.Context) error {
 		s.tell(Warning, "%s", err)
 	}
 	spec := s.host.spec(protocol.PhaseRollback)
-	spec.Attempt = newRun(s.clock.Now())
+	spec.Attempt = nodestate.NewRun(s.clock.Now())
 	result, err := s.host.runUnattended(ctx, StageRollback, spec, true, false)
 	if err != nil {
 		return err
@@ -91,8 +92,8 @@ func (s *forward) mark(ctx context.Context) error {
 		return err
 	}
 	// Another run may have come and gone since the preflight, while a question was open or another node was switched.
-	if finding := judge(node); finding.Verdict == Refuse || finding.Verdict == Skip {
-		return &UnfitError{finding}
+	if finding := preflight.JudgeSwitch(node); finding.Verdict == preflight.Refuse || finding.Verdict == preflight.Skip {
+		return &preflight.UnfitError{Finding: finding}
 	}
 	s.watch.Start(ctx, node)
 	row := inventory.FromNode(node)
@@ -101,7 +102,7 @@ func (s *forward) mark(ctx context.Context) error {
 	resumes := row.Switch.Open() && row.Run != ""
 	wasUnschedulable := ""
 	if resumes {
-		why, err := s.whyNewRun(ctx, node)
+		why, err := s.Preflight().WhyNewRun(ctx, node)
 		if err != nil {
 			return err
 		}
@@ -119,7 +120,7 @@ func (s *forward) mark(ctx context.Context) error {
 		s.from = row.Reported
 	}
 	// Where the host may have begun, nothing is refused any more.
-	if err := s.checks.tryAdmission(ctx, protocol.PhasePrepare); err != nil && (!resumes || isPreparedOnly(s.state, row.Reported)) {
+	if err := s.checks.tryAdmission(ctx, protocol.PhasePrepare); err != nil && (!resumes || preflight.IsPreparedOnly(s.state, row.Reported)) {
 		return err
 	}
 	if !resumes {

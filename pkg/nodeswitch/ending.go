@@ -9,6 +9,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -87,7 +88,7 @@ func (s *backward) notStarted(ctx context.Context, stage Stage, cause error) *Er
 	failed := s.giveUp(ctx, stage, cause, OutcomeFailed)
 	failed.Resumable = true
 	if s.unready {
-		failed.Hint = "where the kubelet starts no pods, go back without it, " + byHand
+		failed.Hint = "where the kubelet starts no pods, go back without it, " + preflight.ByHand
 	}
 	return failed
 }

@@ -7,7 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/jobnamespace"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -44,13 +46,16 @@ func (p *HostPlan) take(event protocol.Event) {
 // lookTimeout bounds the look at one host, the pull of the agent's image included.
 const lookTimeout = 12 * time.Minute
 
+// lookExpiry bounds how long a look that was killed keeps the namespace open: its time, and what the clocks of two machines may differ.
+const lookExpiry = lookTimeout + time.Hour
+
 // LookAtHost has an agent look at a node's host. It claims nothing and changes nothing on the node; in the cluster it creates the namespace
 // where that is missing, and a Job, which it removes.
 func (r *Switcher) LookAtHost(ctx context.Context, name string) (*HostPlan, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, lookTimeout, fmt.Errorf("not done after %s", lookTimeout))
 	defer cancel()
 	s := r.newSession(name)
-	s.run = newRun(r.clock.Now())
+	s.run = nodestate.NewRun(r.clock.Now())
 	began := s.begin(StageLook)
 	plan, err := s.host.look(ctx)
 	if err != nil {
@@ -61,18 +66,18 @@ func (r *Switcher) LookAtHost(ctx context.Context, name string) (*HostPlan, erro
 }
 
 func (s *hostWork) look(ctx context.Context) (*HostPlan, error) {
-	namespace, err := s.ensureNamespace(ctx)
+	namespace, err := s.namespaces().Ensure(ctx)
 	if err != nil {
 		return nil, err
 	}
-	key := openKey(s.run + "/" + s.name)
-	if _, _, err := s.openNamespace(ctx, namespace, key, s.clock.Now().Add(lookExpiry).UTC().Format(time.RFC3339)); err != nil {
+	key := jobnamespace.Key(s.run + "/" + s.name)
+	if _, _, err := s.namespaces().Open(ctx, namespace, key, s.clock.Now().Add(lookExpiry).UTC().Format(time.RFC3339)); err != nil {
 		return nil, err
 	}
 	defer func() {
 		undo, cancel := s.undoContext(ctx)
 		defer cancel()
-		if err := s.closeNamespace(undo, key, nil); err != nil {
+		if err := s.namespaces().Close(undo, key, nil); err != nil {
 			s.tell(Warning, "%s", err)
 		}
 	}()

@@ -16,9 +16,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/jobnamespace"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/uninstall"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
@@ -27,16 +29,16 @@ import (
 func keepOpen(t *testing.T, s *apiserver.Server) {
 	t.Helper()
 	r := newRollout(s, &recorder{})
-	namespace, err := r.ensureNamespace(t.Context())
+	namespace, err := r.namespaces().Ensure(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := openKey("test " + t.Name())
-	if _, _, err := r.openNamespace(t.Context(), namespace, key, time.Now().Add(time.Hour).UTC().Format(time.RFC3339)); err != nil {
+	key := jobnamespace.Key("test " + t.Name())
+	if _, _, err := r.namespaces().Open(t.Context(), namespace, key, time.Now().Add(time.Hour).UTC().Format(time.RFC3339)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := r.closeNamespace(context.Background(), key, nil); err != nil {
+		if err := r.namespaces().Close(context.Background(), key, nil); err != nil {
 			t.Error(err)
 		}
 	})
@@ -53,7 +55,7 @@ func ownNamespace(t *testing.T, s *apiserver.Server) *corev1.Namespace {
 
 func isOpenFor(t *testing.T, s *apiserver.Server, node string) bool {
 	t.Helper()
-	_, open := ownNamespace(t, s).Annotations[openKey(node)]
+	_, open := ownNamespace(t, s).Annotations[jobnamespace.Key(node)]
 	return open
 }
 
@@ -61,8 +63,8 @@ func isOpenFor(t *testing.T, s *apiserver.Server, node string) bool {
 func letsIn(t *testing.T, s *apiserver.Server) bool {
 	t.Helper()
 	if apiserver.Before(s.Version, "1.23") { // nothing there goes by the label
-		level := ownNamespace(t, s).Labels[podSecurityLabels[0]]
-		return level == "" || level == privileged
+		level := ownNamespace(t, s).Labels[jobnamespace.PodSecurityLabels[0]]
+		return level == "" || level == jobnamespace.Privileged
 	}
 	_, err := s.Client().CoreV1().Pods(nodejob.Namespace).Create(context.Background(), &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "privileged"},
@@ -90,23 +92,23 @@ func TestNamespaceIsOpenForRuns(t *testing.T) {
 	}
 	open := func(key, value string, wantAdded bool) {
 		t.Helper()
-		if _, added, err := r.openNamespace(ctx, ownNamespace(t, s), key, value); err != nil || added != wantAdded {
+		if _, added, err := r.namespaces().Open(ctx, ownNamespace(t, s), key, value); err != nil || added != wantAdded {
 			t.Errorf("open %s: %t, %v", key, added, err)
 		}
 	}
 	shut := func(key string) {
 		t.Helper()
-		if err := r.closeNamespace(ctx, key, nil); err != nil {
+		if err := r.namespaces().Close(ctx, key, nil); err != nil {
 			t.Error(err)
 		}
 	}
-	a, b := openKey("a"), openKey("b")
+	a, b := jobnamespace.Key("a"), jobnamespace.Key("b")
 	for _, name := range []string{"a", "b"} {
 		s.CreateNodes(t, apiserver.Node(name, dockerVersion, "v1.23.17", func(node *corev1.Node) {
 			node.Annotations[nodestate.AnnotationPhase], node.Annotations[nodestate.AnnotationRun] = string(nodestate.StatePreparing), "r1"
 		}))
 	}
-	if _, err := r.ensureNamespace(ctx); err != nil {
+	if _, err := r.namespaces().Ensure(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if !waitFor(func() bool { return !letsIn(t, s) }) { // its ServiceAccount comes later
@@ -122,7 +124,7 @@ func TestNamespaceIsOpenForRuns(t *testing.T) {
 	wantOpen("the other run, still", true)
 	shut(b)
 	wantOpen("no run", false)
-	open(openKey("gone"), "gone", true)
+	open(jobnamespace.Key("gone"), "gone", true)
 	open(a, "a", true)
 	shut(a)
 	wantOpen("the run of a node that is gone", false)
@@ -143,15 +145,15 @@ func TestNamespaceIsOpenForRuns(t *testing.T) {
 		return labels
 	}
 	legacy := withLabels(nil)
-	for _, label := range podSecurityLabels {
-		legacy[label] = privileged
+	for _, label := range jobnamespace.PodSecurityLabels {
+		legacy[label] = jobnamespace.Privileged
 	}
 	foreign := map[string]string{"mine": "too"}
 	maps.Copy(foreign, legacy)
 	delete(foreign, nodejob.LabelManagedBy)
 	closed := withLabels(nil)
-	for _, label := range podSecurityLabels {
-		closed[label] = restricted
+	for _, label := range jobnamespace.PodSecurityLabels {
+		closed[label] = jobnamespace.Restricted
 	}
 	for _, test := range []struct {
 		what          string
@@ -190,23 +192,23 @@ func TestNamespaceIsOpenForRuns(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range 4 {
 		group.Go(func() {
-			key := openKey(fmt.Sprint("racer ", i))
+			key := jobnamespace.Key(fmt.Sprint("racer ", i))
 			for range 10 {
-				opened, _, err := r.openNamespace(ctx, before, key, "a") // as it was before all of them
+				opened, _, err := r.namespaces().Open(ctx, before, key, "a") // as it was before all of them
 				if err != nil {
 					t.Error(err)
 				}
-				if labels := ownNamespace(t, s).Labels; labels[enforce] != privileged {
+				if labels := ownNamespace(t, s).Labels; labels[enforce] != jobnamespace.Privileged {
 					t.Errorf("closed while a run is open: %v", labels)
 				}
-				if err := r.closeNamespace(ctx, key, opened); err != nil {
+				if err := r.namespaces().Close(ctx, key, opened); err != nil {
 					t.Error(err)
 				}
 			}
 		})
 	}
 	group.Wait()
-	if namespace := ownNamespace(t, s); namespace.Labels[enforce] != restricted || len(namespace.Annotations) > 0 {
+	if namespace := ownNamespace(t, s); namespace.Labels[enforce] != jobnamespace.Restricted || len(namespace.Annotations) > 0 {
 		t.Errorf("after all runs: labels %v, annotations %v", namespace.Labels, namespace.Annotations)
 	}
 
@@ -237,7 +239,7 @@ func TestNamespaceIsOpenForRuns(t *testing.T) {
 		t.Error("no error")
 	}
 	wantOpen("a run that a person has to end", true)
-	found, err := r.FindInstalled(ctx)
+	found, err := finder(r).Find(ctx)
 	if err != nil || len(found.Open) == 0 {
 		t.Errorf("uninstall would remove an open run: %+v, %v", found, err)
 	}
@@ -267,11 +269,15 @@ func waitFor(condition func() bool) bool {
 	return false
 }
 
+func finder(r *Switcher) uninstall.Finder {
+	return uninstall.Finder{Client: r.client, Clock: r.clock, Holder: r.holder}
+}
+
 // uninstalls removes all that the runs before left.
 func uninstalls(t *testing.T, s *apiserver.Server, r *Switcher) {
 	t.Helper()
 	ctx := t.Context()
-	found, err := r.FindInstalled(ctx)
+	found, err := finder(r).Find(ctx)
 	if err != nil || len(found.Open) > 0 {
 		t.Fatalf("%+v, %v", found, err)
 	}
@@ -294,16 +300,16 @@ func uninstalls(t *testing.T, s *apiserver.Server, r *Switcher) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if found, err := r.FindInstalled(ctx); err != nil || len(found.Objects) != 1 || !strings.Contains(strings.Join(found.Notes, ""), "pod foreign in it") {
+	if found, err := finder(r).Find(ctx); err != nil || len(found.Objects) != 1 || !strings.Contains(strings.Join(found.Notes, ""), "pod foreign in it") {
 		t.Errorf("somebody else's pod would go: %+v, %v", found, err)
 	}
 	if err := s.Client().CoreV1().Pods(nodejob.Namespace).Delete(ctx, foreign.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
 		t.Fatal(err)
 	}
-	if found, err = r.FindInstalled(ctx); err != nil {
+	if found, err = finder(r).Find(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := RemoveInstalled(ctx, found, func(Installed) {}); err != nil {
+	if err := uninstall.Remove(ctx, found, func(uninstall.Object) {}); err != nil {
 		t.Error(err)
 	}
 	for name := range getNode(t, s, "ends").Annotations {

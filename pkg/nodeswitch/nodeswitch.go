@@ -14,8 +14,11 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/jobnamespace"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/runevidence"
 )
 
 // Stage is a part of a node's switch.
@@ -137,6 +140,16 @@ func New(c Config) *Switcher {
 	}
 }
 
+// namespaces is this program's namespace, as the Switcher's user sees it.
+func (r *Switcher) namespaces() jobnamespace.Namespace {
+	return jobnamespace.Namespace{Client: r.client, Clock: r.clock}
+}
+
+// Preflight judges nodes before they are switched or rolled back.
+func (r *Switcher) Preflight() *preflight.Checker {
+	return &preflight.Checker{Client: r.client, Clock: r.clock, Claims: r.claims, Retry: r.retry, Drain: r.options.Drain, Image: r.options.Image}
+}
+
 // Report is what became of a node that was switched, or would be.
 type Report struct {
 	Node string
@@ -155,7 +168,7 @@ type Report struct {
 	ChangedFiles []string
 	Warnings     []string
 	// Evidence tells why it failed, where the host had a part in that.
-	Evidence []EvidenceFile
+	Evidence []runevidence.File
 }
 
 // StepTime is how long a step of the agent took.

@@ -14,68 +14,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/access"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
-
-func annotated(pairs ...string) func(*corev1.Node) {
-	return func(node *corev1.Node) {
-		for i := 0; i < len(pairs); i += 2 {
-			node.Annotations[pairs[i]] = pairs[i+1]
-		}
-	}
-}
-
-func notReady(node *corev1.Node) { node.Status.Conditions[0].Status = corev1.ConditionFalse }
-
-func tainted(key string) func(*corev1.Node) {
-	return func(node *corev1.Node) {
-		node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: key, Effect: corev1.TaintEffectNoSchedule})
-	}
-}
-
-func TestJudge(t *testing.T) {
-	for _, test := range []struct {
-		name    string
-		runtime string
-		change  []func(*corev1.Node)
-		verdict Verdict
-		reason  string
-	}{
-		{name: "docker", runtime: dockerVersion, verdict: Go},
-		{name: "containerd", runtime: containerdVersion, verdict: Skip, reason: "already on " + containerdVersion},
-		{name: "containerd-on-kops", runtime: containerdVersion, change: []func(*corev1.Node){func(n *corev1.Node) { n.Labels["kops.k8s.io/instancegroup"] = "a" }}, verdict: Skip},
-		{name: "kops", runtime: dockerVersion, change: []func(*corev1.Node){func(n *corev1.Node) { n.Labels["kops.k8s.io/instancegroup"] = "a" }}, verdict: Refuse, reason: "replace the node"},
-		{name: "windows", runtime: dockerVersion, change: []func(*corev1.Node){func(n *corev1.Node) { n.Status.NodeInfo.OperatingSystem = "windows" }}, verdict: Refuse, reason: "Windows"},
-		{name: "cri-o", runtime: "cri-o://1.30.0", verdict: Refuse, reason: "only nodes on Docker"},
-		{name: "no-runtime", runtime: "", verdict: Refuse, reason: "does not report a runtime"},
-		{name: "not-ready", runtime: dockerVersion, change: []func(*corev1.Node){notReady}, verdict: Refuse, reason: "not Ready"},
-		{name: "deleted", runtime: dockerVersion, change: []func(*corev1.Node){func(n *corev1.Node) { n.DeletionTimestamp = &metav1.Time{Time: time.Now()} }}, verdict: Refuse, reason: "being deleted"},
-		{name: "autoscaled", runtime: dockerVersion, change: []func(*corev1.Node){tainted("ToBeDeletedByClusterAutoscaler")}, verdict: Refuse, reason: "autoscaler"},
-		{name: "karpenter", runtime: dockerVersion, change: []func(*corev1.Node){tainted("karpenter.sh/disrupted")}, verdict: Refuse, reason: "karpenter.sh/disrupted"},
-		{name: "candidate", runtime: dockerVersion, change: []func(*corev1.Node){tainted("DeletionCandidateOfClusterAutoscaler")}, verdict: Go},
-		{name: "deleted-in-cutover", runtime: dockerVersion, change: []func(*corev1.Node){tainted("karpenter.sh/disrupted"), annotated(nodestate.AnnotationPhase, "cutover", nodestate.AnnotationRun, "r")}, verdict: Resume},
-		{name: "prepared", runtime: dockerVersion, change: []func(*corev1.Node){annotated(nodestate.AnnotationPhase, "prepared", nodestate.AnnotationRun, "r")}, verdict: Resume, reason: "prepared"},
-		{name: "prepared-not-ready", runtime: dockerVersion, change: []func(*corev1.Node){notReady, annotated(nodestate.AnnotationPhase, "prepared", nodestate.AnnotationRun, "r")}, verdict: Refuse, reason: "not Ready"},
-		{name: "cutover-not-ready", runtime: dockerVersion, change: []func(*corev1.Node){notReady, annotated(nodestate.AnnotationPhase, "cutover", nodestate.AnnotationRun, "r")}, verdict: Resume},
-		{name: "verifying-on-containerd", runtime: containerdVersion, change: []func(*corev1.Node){annotated(nodestate.AnnotationPhase, "verifying", nodestate.AnnotationRun, "r")}, verdict: Resume},
-		{name: "done", runtime: containerdVersion, change: []func(*corev1.Node){annotated(nodestate.AnnotationPhase, "done", nodestate.AnnotationRun, "r")}, verdict: Skip},
-		{name: "rolled-back", runtime: dockerVersion, change: []func(*corev1.Node){annotated(nodestate.AnnotationPhase, "rolled-back", nodestate.AnnotationRun, "r")}, verdict: Go},
-		{name: "broken", runtime: dockerVersion, change: []func(*corev1.Node){annotated(nodestate.AnnotationPhase, "broken", nodestate.AnnotationMessage, "no runtime starts")}, verdict: Refuse, reason: "no runtime starts"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			finding := judge(apiserver.Node(test.name, test.runtime, "v1.23.17", test.change...))
-			if finding.Unfit != (test.verdict == Refuse) {
-				t.Errorf("unfit %t, want %t", finding.Unfit, test.verdict == Refuse)
-			}
-			if finding.Verdict != test.verdict || !strings.Contains(finding.Reason, test.reason) {
-				t.Errorf("verdict %d (%s), want %d (%s)", finding.Verdict, finding.Reason, test.verdict, test.reason)
-			}
-		})
-	}
-}
 
 func TestPreflight(t *testing.T) {
 	t.Parallel()
@@ -93,7 +38,7 @@ func TestPreflight(t *testing.T) {
 	})
 	check := func(alone bool, want []string, change ...func(*Options)) {
 		t.Helper()
-		findings, err := newRollout(s, &recorder{}, change...).Preflight(t.Context(), nodes, alone)
+		findings, err := newRollout(s, &recorder{}, change...).Preflight().Switch(t.Context(), nodes, alone)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +60,7 @@ func TestPreflight(t *testing.T) {
 // rules are what Permissions asks for, as RBAC rules; without is left out.
 func rules(without string) []rbacv1.PolicyRule {
 	var list []rbacv1.PolicyRule
-	for _, p := range slices.Concat(Permissions(drain.Options{}, true), openPermissions()) {
+	for _, p := range slices.Concat(access.SwitchPermissions(drain.Options{}, true), access.OpenPermissions()) {
 		resource := p.Resource
 		if p.Subresource != "" {
 			resource += "/" + p.Subresource
@@ -125,6 +70,11 @@ func rules(without string) []rbacv1.PolicyRule {
 		}
 	}
 	return list
+}
+
+// maySwitch checks the rights of the switcher's user.
+func maySwitch(t *testing.T, r *Switcher) error {
+	return (access.Checker{Client: r.client}).CheckSwitch(t.Context(), r.options.Drain)
 }
 
 // TestPermissions checks that what the list names is enough for a whole switch, and that what is missing is named.
@@ -144,7 +94,7 @@ func TestPermissions(t *testing.T) {
 		return r, observer
 	}
 	r, observer := as("enough", "")
-	if err := r.CheckPermissions(t.Context()); err != nil {
+	if err := maySwitch(t, r); err != nil {
 		t.Fatal(err)
 	}
 	hollow.New(t, s, "permitted")
@@ -157,12 +107,12 @@ func TestPermissions(t *testing.T) {
 	}
 
 	r, _ = as("lacking", "create jobs.batch -n kubectl-runtime")
-	err := r.CheckPermissions(t.Context())
-	var missing *PermissionError
+	err := maySwitch(t, r)
+	var missing *access.PermissionError
 	if !errors.As(err, &missing) || err.Error() != "you lack permissions: create jobs.batch -n kubectl-runtime" {
 		t.Errorf("error %v", err)
 	}
-	if err := newRollout(s, &recorder{}).CheckPermissions(t.Context()); err != nil {
+	if err := maySwitch(t, newRollout(s, &recorder{})); err != nil {
 		t.Errorf("an administrator: %v", err)
 	}
 }
@@ -172,37 +122,18 @@ func TestPlan(t *testing.T) {
 		Image: agentImage, CutoverTimeout: 5 * time.Minute, Soak: 10 * time.Second, Drain: drain.Options{Timeout: 10 * time.Minute},
 	}})
 	var text strings.Builder
-	for _, finding := range []Finding{
+	for _, finding := range []preflight.Finding{
 		{Node: "plain", Evict: []string{"default/a", "default/b"}},
 		{Node: "cordoned", Cordoned: true},
-		{Node: "resumed", Verdict: Resume, State: nodestate.StateCutover},
+		{Node: "resumed", Verdict: preflight.Resume, State: nodestate.StateCutover},
 	} {
 		fmt.Fprintf(&text, "%s\n", finding.Node)
-		for i, step := range r.Plan(finding) {
+		for i, step := range Plan(r.options, finding) {
 			fmt.Fprintf(&text, "  %d. %s\n", i+1, step)
 		}
 	}
 	want, err := os.ReadFile("testdata/plan.txt")
 	if err != nil || text.String() != string(want) {
 		t.Errorf("error %v, got:\n%s", err, text.String())
-	}
-}
-
-// TestByHand keeps the hint to the agent in step with where the agent installs itself.
-func TestByHand(t *testing.T) {
-	source, err := os.ReadFile("../agent/supervise/supervise.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, list, found := strings.Cut(string(source), "var binDirs = []string{")
-	list, _, closed := strings.Cut(list, "}")
-	if !found || !closed {
-		t.Fatal("there are no binDirs")
-	}
-	list = strings.ReplaceAll(list, `host.Dir + "`, `"/var/lib/kubectl-runtime`)
-	for _, quoted := range strings.Split(list, ", ") {
-		if dir := strings.Trim(quoted, `"`); dir == "" || !strings.Contains(byHand, dir) {
-			t.Errorf("%q is not in %q", dir, byHand)
-		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/access"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
@@ -95,7 +96,7 @@ func TestPodSecurityPolicy(t *testing.T) {
 	// Who has the rights of docs/rbac.yaml and no policy of their own needs nothing but docs/psp.yaml.
 	create(t, s, bindings)
 	for _, command := range []string{"switch", "rollback"} {
-		role := Roles()[slices.IndexFunc(Roles(), func(role Role) bool { return role.Command == command })]
+		role := access.Roles()[slices.IndexFunc(access.Roles(), func(role access.Role) bool { return role.Command == command })]
 		r, _ := asRole(t, s, role, &recorder{})
 		r.options.Pod.ServiceAccount = "default" // as the admission plugin that is off in these tests would fill in
 		run := map[string]func() (*Report, error){

@@ -16,7 +16,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/access"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/jobnamespace"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/uninstall"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
@@ -31,7 +34,7 @@ const rbacHead = `# The rights that each command needs, for users who are no adm
 `
 
 // roleObjects are ClusterRole, Roles and bindings of one command; rules for all namespaces come first.
-func roleObjects(role Role, subject rbacv1.Subject) (objects []any) {
+func roleObjects(role access.Role, subject rbacv1.Subject) (objects []any) {
 	permissions := slices.Concat(role.Needed, role.Used)
 	name := "kubectl-runtime-" + role.Command
 	meta := func(namespace string) metav1.ObjectMeta {
@@ -65,7 +68,7 @@ func roleObjects(role Role, subject rbacv1.Subject) (objects []any) {
 }
 
 // rulesOf makes rules of the permissions in one namespace, or of those for all.
-func rulesOf(permissions []Permission, namespace string) []rbacv1.PolicyRule {
+func rulesOf(permissions []access.Permission, namespace string) []rbacv1.PolicyRule {
 	var rules []rbacv1.PolicyRule
 	for _, p := range permissions {
 		if p.Namespace != namespace {
@@ -92,11 +95,11 @@ func TestRBAC(t *testing.T) {
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"},
 		ObjectMeta: metav1.ObjectMeta{Name: nodejob.Namespace, Labels: nodejob.Labels()},
 	}
-	for _, label := range podSecurityLabels {
-		namespace.Labels[label] = restricted
+	for _, label := range jobnamespace.PodSecurityLabels {
+		namespace.Labels[label] = jobnamespace.Restricted
 	}
 	objects := []any{namespace}
-	for _, role := range Roles() {
+	for _, role := range access.Roles() {
 		group := rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "kubectl-runtime:" + role.Command}
 		objects = append(objects, roleObjects(role, group)...)
 	}
@@ -123,7 +126,7 @@ func TestRBAC(t *testing.T) {
 }
 
 // asRole returns a Switcher of a user with exactly one command's role, and the role's objects.
-func asRole(t *testing.T, s *apiserver.Server, role Role, observer Observer) (*Switcher, []any) {
+func asRole(t *testing.T, s *apiserver.Server, role access.Role, observer Observer) (*Switcher, []any) {
 	t.Helper()
 	user := "user-of-" + role.Command
 	config := s.User(t, user)
@@ -156,12 +159,12 @@ func asRole(t *testing.T, s *apiserver.Server, role Role, observer Observer) (*S
 }
 
 // waitMissing waits until the server knows what a user lacks of a role.
-func waitMissing(t *testing.T, r *Switcher, role Role, want []Permission) {
+func waitMissing(t *testing.T, r *Switcher, role access.Role, want []access.Permission) {
 	t.Helper()
-	var got []Permission
+	var got []access.Permission
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		var err error
-		if got, err = r.missing(t.Context(), slices.Concat(role.Needed, role.Used)); err != nil {
+		if got, err = (access.Checker{Client: r.client}).Missing(t.Context(), slices.Concat(role.Needed, role.Used)); err != nil {
 			t.Fatal(err)
 		}
 		if slices.Equal(got, want) {
@@ -172,9 +175,9 @@ func waitMissing(t *testing.T, r *Switcher, role Role, want []Permission) {
 }
 
 // without updates the objects of a role so that one right is missing; with the zero Permission, none is.
-func without(t *testing.T, s *apiserver.Server, role Role, gone Permission) {
+func without(t *testing.T, s *apiserver.Server, role access.Role, gone access.Permission) {
 	t.Helper()
-	left := slices.DeleteFunc(slices.Concat(role.Needed, role.Used), func(p Permission) bool { return p == gone })
+	left := slices.DeleteFunc(slices.Concat(role.Needed, role.Used), func(p access.Permission) bool { return p == gone })
 	for _, object := range roleObjects(role, rbacv1.Subject{}) {
 		var err error
 		switch o := object.(type) {
@@ -194,10 +197,10 @@ func without(t *testing.T, s *apiserver.Server, role Role, gone Permission) {
 // roleChecks are what each command that changes something asks before it does. pkg/plugin runs those that only read.
 func roleChecks(t *testing.T) map[string]func(*Switcher) error {
 	return map[string]func(*Switcher) error{
-		"plan-hosts": func(r *Switcher) error { return r.CheckLookPermissions(t.Context()) },
-		"switch":     func(r *Switcher) error { return r.CheckPermissions(t.Context()) },
-		"rollback":   func(r *Switcher) error { return r.CheckPermissions(t.Context()) },
-		"uninstall":  func(r *Switcher) error { return r.CheckUninstallPermissions(t.Context()) },
+		"plan-hosts": func(r *Switcher) error { return (access.Checker{Client: r.client}).CheckLook(t.Context()) },
+		"switch":     func(r *Switcher) error { return maySwitch(t, r) },
+		"rollback":   func(r *Switcher) error { return maySwitch(t, r) },
+		"uninstall":  func(r *Switcher) error { return (access.Checker{Client: r.client}).CheckUninstall(t.Context()) },
 	}
 }
 
@@ -205,7 +208,7 @@ func roleChecks(t *testing.T) map[string]func(*Switcher) error {
 func TestRBACIsEnough(t *testing.T) {
 	t.Parallel()
 	s := apiserver.Own(t, apiserver.Version())
-	if _, err := newRollout(s, &recorder{}).ensureNamespace(t.Context()); err != nil {
+	if _, err := newRollout(s, &recorder{}).namespaces().Ensure(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	hollow.New(t, s, "by-role")
@@ -216,17 +219,17 @@ func TestRBACIsEnough(t *testing.T) {
 		"switch":     func(r *Switcher) error { _, err := r.Switch(t.Context(), "by-role"); return err },
 		"rollback":   func(r *Switcher) error { _, err := r.Rollback(t.Context(), "by-role"); return err },
 		"uninstall": func(r *Switcher) error {
-			found, err := r.FindInstalled(t.Context())
+			found, err := finder(r).Find(t.Context())
 			if err != nil || len(found.Open) > 0 || len(found.Notes) > 0 || len(found.Objects) < 10 {
 				return fmt.Errorf("%+v, %w", found, err)
 			}
-			found.Objects = slices.DeleteFunc(found.Objects, func(o Installed) bool {
+			found.Objects = slices.DeleteFunc(found.Objects, func(o uninstall.Object) bool {
 				return strings.HasPrefix(o.Name, "cluster") || strings.HasPrefix(o.Name, "role")
 			})
-			return RemoveInstalled(t.Context(), found, func(Installed) {})
+			return uninstall.Remove(t.Context(), found, func(uninstall.Object) {})
 		},
 	}
-	for _, role := range Roles() {
+	for _, role := range access.Roles() {
 		check := checks[role.Command]
 		if check == nil {
 			continue
@@ -253,17 +256,17 @@ func TestRBACIsEnough(t *testing.T) {
 func TestRBACIsNeeded(t *testing.T) {
 	t.Parallel()
 	s := apiserver.Own(t, apiserver.Version())
-	if _, err := newRollout(s, &recorder{}).ensureNamespace(t.Context()); err != nil {
+	if _, err := newRollout(s, &recorder{}).namespaces().Ensure(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	checks := roleChecks(t)
-	for _, role := range Roles() {
+	for _, role := range access.Roles() {
 		check := checks[role.Command]
 		if check == nil {
 			continue
 		}
 		r, _ := asRole(t, s, role, &recorder{})
-		var all []Permission
+		var all []access.Permission
 		for _, p := range slices.Concat(role.Needed, role.Used) {
 			if !slices.Contains(all, p) {
 				all = append(all, p)
@@ -271,11 +274,11 @@ func TestRBACIsNeeded(t *testing.T) {
 		}
 		for _, p := range all {
 			without(t, s, role, p)
-			waitMissing(t, r, role, []Permission{p})
+			waitMissing(t, r, role, []access.Permission{p})
 			if err := check(r); slices.Contains(role.Needed, p) && (err == nil || err.Error() != "you lack permissions: "+p.String()) {
 				t.Errorf("%s without the right to %s: %v", role.Command, p, err)
 			}
-			if missing, err := r.MissingOptional(t.Context(), role.Command); slices.Contains(role.Used, p) && (err != nil || !slices.Equal(missing, []Permission{p})) {
+			if missing, err := (access.Checker{Client: r.client}).MissingOptional(t.Context(), role.Command); slices.Contains(role.Used, p) && (err != nil || !slices.Equal(missing, []access.Permission{p})) {
 				t.Errorf("%s without the right to %s, which it uses where it has it: %v, %v", role.Command, p, missing, err)
 			}
 		}

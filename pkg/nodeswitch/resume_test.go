@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
@@ -39,12 +40,12 @@ func TestResumeAnew(t *testing.T) {
 		}, why: "nothing is left of the cutover of run r1", cordoned: true},
 		{name: "again-old", change: func(node *corev1.Node) {
 			left(nodestate.StatePrepared, false)(node)
-			node.Annotations[nodestate.AnnotationRun] = newRun(time.Now().Add(-2 * time.Hour))
+			node.Annotations[nodestate.AnnotationRun] = nodestate.NewRun(time.Now().Add(-2 * time.Hour))
 			node.Annotations[nodestate.AnnotationAgentImage] = agentImage
 		}, why: "is older than 1h0m0s"},
 		{name: "again-other-image", change: func(node *corev1.Node) {
 			left(nodestate.StateDraining, true)(node)
-			node.Annotations[nodestate.AnnotationRun] = newRun(time.Now())
+			node.Annotations[nodestate.AnnotationRun] = nodestate.NewRun(time.Now())
 			node.Annotations[nodestate.AnnotationAgentImage] = "registry.example/agent:0"
 		}, why: "another image of the agent, registry.example/agent:0"},
 	} {
@@ -55,8 +56,8 @@ func TestResumeAnew(t *testing.T) {
 			before := getNode(t, s, test.name).Annotations[nodestate.AnnotationRun]
 			createPod(t, s, test.name, test.name)
 			observer := &recorder{}
-			findings, err := newRollout(s, observer).Preflight(t.Context(), []corev1.Node{*getNode(t, s, test.name)}, false)
-			if err != nil || findings[0].Verdict != Go || len(findings[0].Evict) != 1 {
+			findings, err := newRollout(s, observer).Preflight().Switch(t.Context(), []corev1.Node{*getNode(t, s, test.name)}, false)
+			if err != nil || findings[0].Verdict != preflight.Go || len(findings[0].Evict) != 1 {
 				t.Fatalf("preflight: %+v, %v", findings, err)
 			}
 			report, err := newRollout(s, observer).Switch(t.Context(), test.name)

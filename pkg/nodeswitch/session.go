@@ -15,6 +15,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/jobnamespace"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodewatch"
@@ -104,7 +105,7 @@ func (s *session) holding(ctx context.Context) error {
 		undo, cancel := s.undoContext(ctx)
 		defer cancel()
 		if !s.held.IsLost() && !leavesRunOpen(err) { // before the claim is released: the next run opens it again
-			if closeErr := s.closeNamespace(undo, openKey(s.name), s.namespace); closeErr != nil {
+			if closeErr := s.namespaces().Close(undo, jobnamespace.Key(s.name), s.namespace); closeErr != nil {
 				s.tell(Warning, "%s", closeErr)
 			}
 		}
@@ -256,11 +257,11 @@ func refusedOrInterrupted(ctx context.Context) Outcome {
 }
 
 func (s *session) takeAndMark(ctx context.Context) (context.Context, error) {
-	namespace, err := s.ensureNamespace(ctx)
+	namespace, err := s.namespaces().Ensure(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s.run, s.canary = newRun(s.clock.Now()), newRun(s.clock.Now())
+	s.run, s.canary = nodestate.NewRun(s.clock.Now()), nodestate.NewRun(s.clock.Now())
 	held, claimed, err := s.claims.Take(ctx, s.name, s.run, s.operation, func(text string) { s.tell(Info, "%s", text) })
 	if err != nil {
 		return nil, err
@@ -271,7 +272,7 @@ func (s *session) takeAndMark(ctx context.Context) (context.Context, error) {
 		s.tell(Info, "took the node over: %s, but nobody has renewed that claim, which ended at %s", held.Dead, held.Dead.Until.Local().Format("15:04:05"))
 	}
 	opened := false
-	s.namespace, opened, err = s.openNamespace(claimed, namespace, openKey(s.name), s.name)
+	s.namespace, opened, err = s.namespaces().Open(claimed, namespace, jobnamespace.Key(s.name), s.name)
 	if err == nil {
 		err = s.course.mark(claimed)
 	}
@@ -279,7 +280,7 @@ func (s *session) takeAndMark(ctx context.Context) (context.Context, error) {
 		undo, cancel := s.undoContext(ctx)
 		defer cancel()
 		if opened {
-			err = errors.Join(err, s.closeNamespace(undo, openKey(s.name), nil))
+			err = errors.Join(err, s.namespaces().Close(undo, jobnamespace.Key(s.name), nil))
 		}
 		return nil, errors.Join(err, held.Release(undo))
 	}
@@ -323,4 +324,10 @@ func (s *session) whereabouts(ctx context.Context) string {
 		parts = append(parts, "cordoned")
 	}
 	return strings.Join(parts, ", ") + " and reports " + row.Reported
+}
+
+// leavesRunOpen reports whether a node's run is still open after it ended with err: its Job may need another pod, or the user resumes it.
+func leavesRunOpen(err error) bool {
+	var failed *Error
+	return errors.As(err, &failed) && (failed.Resumable || failed.Outcome == OutcomeStuck || failed.Outcome == OutcomeInterrupted)
 }

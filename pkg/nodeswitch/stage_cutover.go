@@ -8,6 +8,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -102,7 +103,7 @@ func (s *hostWork) runUnattended(ctx context.Context, stage Stage, spec protocol
 		failed.State = fmt.Sprintf("the host continues the %s by itself; %s", stage, failed.State)
 	case stage == StageRollback:
 		failed.State = "the host continues the rollback by itself, if it was reached; " + failed.State
-		failed.Hint = "where the kubelet starts no pods, go back without it, " + byHand
+		failed.Hint = "where the kubelet starts no pods, go back without it, " + preflight.ByHand
 	default:
 		failed.State = fmt.Sprintf("the host continues by itself, undoes the %s at its deadline if it has to; %s", stage, failed.State)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/oldapi"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 )
 
 // leavingMargin is what a kubelet gets beyond a pod's grace period to say that the pod is gone.
@@ -64,7 +65,7 @@ func isLeaving(pod *corev1.Pod) bool {
 
 // noteLeaving takes the pods that are being deleted now for those from before a cutover that an earlier run has seen.
 func (s *nodePods) noteLeaving(ctx context.Context) {
-	if s.leaving != nil || isPreparedOnly(s.state, s.from) {
+	if s.leaving != nil || preflight.IsPreparedOnly(s.state, s.from) {
 		return
 	}
 	s.leaving = map[types.UID]bool{}

@@ -10,7 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 )
 
 func addIgnoreFlag(flags *pflag.FlagSet, ignore *[]string) {
@@ -39,10 +39,10 @@ func validateIgnored(ids []string) error {
 
 // assess runs the checks of plan on the nodes that passed the preflight and have no run to resume. What blocks is one error for all
 // nodes, or has a node that was chosen by a selector skipped; warnings are counted on standard error.
-func (o *runOptions) assess(ctx context.Context, nodes []corev1.Node, passed []nodeswitch.Finding) error {
+func (o *runOptions) assess(ctx context.Context, nodes []corev1.Node, passed []preflight.Finding) error {
 	begins := map[string]bool{} // a run that is resumed has a drain behind it, which gives up and uncordons by itself
 	for _, finding := range passed {
-		begins[finding.Node] = finding.Verdict == nodeswitch.Go
+		begins[finding.Node] = finding.Verdict == preflight.Go
 	}
 	var todo []corev1.Node
 	for i := range nodes {
@@ -77,7 +77,7 @@ func (o *runOptions) assess(ctx context.Context, nodes []corev1.Node, passed []n
 	if o.skips() {
 		for i := range passed {
 			if reason := blocked[passed[i].Node]; reason != "" {
-				passed[i].Verdict, passed[i].Unfit, passed[i].Reason = nodeswitch.Refuse, true, reason
+				passed[i].Verdict, passed[i].Unfit, passed[i].Reason = preflight.Refuse, true, reason
 			}
 		}
 	} else if len(refused) > 0 {

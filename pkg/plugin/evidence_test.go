@@ -13,11 +13,12 @@ import (
 	"testing"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/runevidence"
 )
 
 func TestSaveEvidence(t *testing.T) {
 	t.Chdir(t.TempDir())
-	report := &nodeswitch.Report{Node: "node-1", Run: "r1", Evidence: []nodeswitch.EvidenceFile{
+	report := &nodeswitch.Report{Node: "node-1", Run: "r1", Evidence: []runevidence.File{
 		{Name: "error.txt", Data: []byte("why")}, {Name: "host/run/journal.jsonl", Data: []byte("how")},
 	}}
 	var out bytes.Buffer
@@ -49,7 +50,7 @@ func TestSaveEvidenceElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	saveEvidence(&out, &nodeswitch.Report{Node: "n", Run: "r", Evidence: []nodeswitch.EvidenceFile{{Name: "error.txt", Data: []byte("why")}}})
+	saveEvidence(&out, &nodeswitch.Report{Node: "n", Run: "r", Evidence: []runevidence.File{{Name: "error.txt", Data: []byte("why")}}})
 	if want := "evidence of why it failed: " + filepath.Join(temp, "kubectl-runtime-n-r.tar.gz") + "\n"; out.String() != want {
 		t.Errorf("said %q, want %q", out.String(), want)
 	}
@@ -64,13 +65,13 @@ func TestSaveEvidenceHostile(t *testing.T) {
 	}
 	t.Chdir(deep)
 	t.Setenv("TMPDIR", deep)
-	good := []nodeswitch.EvidenceFile{{Name: "error.txt", Data: []byte("why")}}
+	good := []runevidence.File{{Name: "error.txt", Data: []byte("why")}}
 	for _, report := range []nodeswitch.Report{
 		{Node: "n", Run: "x/../../escaped", Evidence: good},
 		{Node: "n", Run: "\x1b[31m", Evidence: good},
 		{Node: "../n", Run: "r", Evidence: good},
-		{Node: "n", Run: "r", Evidence: []nodeswitch.EvidenceFile{{Name: "host/../../../../.ssh/authorized_keys"}}},
-		{Node: "n", Run: "r", Evidence: []nodeswitch.EvidenceFile{{Name: "/etc/passwd"}}},
+		{Node: "n", Run: "r", Evidence: []runevidence.File{{Name: "host/../../../../.ssh/authorized_keys"}}},
+		{Node: "n", Run: "r", Evidence: []runevidence.File{{Name: "/etc/passwd"}}},
 	} {
 		var out bytes.Buffer
 		saveEvidence(&out, &report)

@@ -18,6 +18,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodewatch"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
@@ -80,8 +81,8 @@ func (o *runOptions) moveNodes(ctx context.Context, m move, r *nodeswitch.Switch
 	var selected []rollout.Selected
 	todo := 0
 	for i, finding := range c.findings {
-		s := rollout.Selected{Node: &c.nodes[i], Resumes: finding.Verdict == nodeswitch.Resume}
-		if s.Todo = finding.Verdict == nodeswitch.Go || s.Resumes; s.Todo {
+		s := rollout.Selected{Node: &c.nodes[i], Resumes: finding.Verdict == preflight.Resume}
+		if s.Todo = finding.Verdict == preflight.Go || s.Resumes; s.Todo {
 			todo++
 		}
 		selected = append(selected, s)
@@ -125,12 +126,12 @@ func (f *fleetWork) judgeAgain(ctx context.Context, name string) error {
 	if node == nil || f.factory.Clock.Now().Sub(f.checked.at) < preflightAge {
 		return nil
 	}
-	findings, err := f.move.preflight(f.switcher, ctx, []corev1.Node{*node}, f.checked.alone)
+	findings, err := f.move.preflight(f.switcher.Preflight(), ctx, []corev1.Node{*node}, f.checked.alone)
 	if err != nil {
 		return f.factory.explain("check", "nodes", name, err)
 	}
-	if finding := findings[0]; finding.Verdict == nodeswitch.Skip || finding.Verdict == nodeswitch.Refuse {
-		return &nodeswitch.UnfitError{Finding: finding}
+	if finding := findings[0]; finding.Verdict == preflight.Skip || finding.Verdict == preflight.Refuse {
+		return &preflight.UnfitError{Finding: finding}
 	}
 	return nil
 }
@@ -145,12 +146,12 @@ func (f *fleetWork) endOf(node string, err error) rollout.End {
 		return rollout.End{Result: rollout.Failed, Reason: commonReason(node, err)}
 	}
 	end := rollout.End{Reason: string(failed.Stage) + ": " + commonReason(node, failed.Cause)}
-	var unfit *nodeswitch.UnfitError
+	var unfit *preflight.UnfitError
 	var held *claim.HeldError
 	var drained *drain.TimeoutError
 	isUnfit := failed.Stage == nodeswitch.StageClaim && failed.Outcome == nodeswitch.OutcomeRefused && (errors.As(err, &unfit) || errors.As(err, &held))
 	switch {
-	case isUnfit && unfit != nil && unfit.Finding.Verdict == nodeswitch.Skip, isUnfit && f.skips():
+	case isUnfit && unfit != nil && unfit.Finding.Verdict == preflight.Skip, isUnfit && f.skips():
 		return rollout.End{Result: rollout.Skipped, Reason: failed.Cause.Error()}
 	case failed.Outcome == nodeswitch.OutcomeTimeout && errors.As(err, &drained) && len(drained.Blocked) > 0:
 		end.Result = rollout.Blocked

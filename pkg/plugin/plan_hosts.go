@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/access"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
@@ -111,8 +112,8 @@ func (o *PlanOptions) lookAtHosts(ctx context.Context, nodes []corev1.Node) (hos
 	r := nodeswitch.New(nodeswitch.Config{
 		Client: o.client, REST: o.config, Clock: o.factory.Clock, Observer: progress, Options: o.rollout, Holder: holder(),
 	})
-	if err := r.CheckLookPermissions(ctx); err != nil {
-		var missing *nodeswitch.PermissionError
+	if err := (access.Checker{Client: o.client}).CheckLook(ctx); err != nil {
+		var missing *access.PermissionError
 		if errors.As(err, &missing) {
 			return nil, Exitf(ExitGeneral, "look at the hosts: %w", err).WithHint("--api-only does without a look at the hosts, and needs none of these")
 		}

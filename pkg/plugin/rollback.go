@@ -11,6 +11,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 )
 
 // rollbackTimeout is how long the host's work is waited for, besides what the rollout allows for the pod. The host itself has no
@@ -80,10 +81,10 @@ func (o *RollbackOptions) Validate() error {
 func (o *RollbackOptions) Run(ctx context.Context) error {
 	return o.run(ctx, move{
 		kind: "RollbackResult", name: "rollback", question: "Roll back", target: inventory.RuntimeDocker, done: "rolled back to",
-		preflight: (*nodeswitch.Switcher).PreflightRollback,
-		plan:      (*nodeswitch.Switcher).PlanRollback,
+		preflight: (*preflight.Checker).Rollback,
+		plan:      nodeswitch.PlanRollback,
 		do:        (*nodeswitch.Switcher).Rollback,
-		would: func(finding nodeswitch.Finding) string {
+		would: func(finding preflight.Finding) string {
 			state := string(finding.State)
 			if finding.State == nodestate.StateDone {
 				state = "switched"

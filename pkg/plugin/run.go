@@ -25,9 +25,11 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/access"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
@@ -74,13 +76,13 @@ type move struct {
 	// name is the command's, question how its question begins, target the runtime it is about, done how its result begins.
 	name, question, target, done string
 
-	preflight func(r *nodeswitch.Switcher, ctx context.Context, nodes []corev1.Node, alone bool) ([]nodeswitch.Finding, error)
-	plan      func(r *nodeswitch.Switcher, finding nodeswitch.Finding) []string
+	preflight func(c *preflight.Checker, ctx context.Context, nodes []corev1.Node, alone bool) ([]preflight.Finding, error)
+	plan      func(options nodeswitch.Options, finding preflight.Finding) []string
 	do        func(r *nodeswitch.Switcher, ctx context.Context, node string) (*nodeswitch.Report, error)
 	// assesses: the checks of plan are run on the nodes that pass the preflight, and what blocks refuses.
 	assesses bool
 	// would says what a dry run stands for; wayBack is the closing report's sentence on how to undo it, if there is one.
-	would   func(finding nodeswitch.Finding) string
+	would   func(finding preflight.Finding) string
 	wayBack func(node, run string) string
 }
 
@@ -273,7 +275,7 @@ func (o *runOptions) runNodes(ctx context.Context, m move) error {
 	if err != nil {
 		return err
 	}
-	var todo []nodeswitch.Finding
+	var todo []preflight.Finding
 	unfit := 0
 	for _, finding := range checked.findings {
 		text := finding.Reason
@@ -281,7 +283,7 @@ func (o *runOptions) runNodes(ctx context.Context, m move) error {
 		case finding.Unfit:
 			unfit++
 			text = "skipped: " + text
-		case finding.Verdict != nodeswitch.Skip:
+		case finding.Verdict != preflight.Skip:
 			todo = append(todo, finding)
 			continue
 		}
@@ -294,7 +296,7 @@ func (o *runOptions) runNodes(ctx context.Context, m move) error {
 		return Exitf(ExitRefused, "none of the nodes can be moved to %s; %d of them skipped", m.target, unfit).WithHint("nothing was changed")
 	}
 	if o.dryRun == dryRunClient {
-		return o.printPlan(m, r, todo)
+		return o.printPlan(m, todo)
 	}
 	if len(todo) == 0 {
 		return nil
@@ -326,7 +328,7 @@ func (o *runOptions) awaitOthers(ctx context.Context, m move, r *nodeswitch.Swit
 // checked are nodes that passed the preflight, or are skipped, in the order in which they start. Each has a finding.
 type checked struct {
 	nodes    []corev1.Node
-	findings []nodeswitch.Finding
+	findings []preflight.Finding
 	// alone: the cluster has no other node.
 	alone bool
 	at    time.Time
@@ -334,15 +336,16 @@ type checked struct {
 
 // preflight checks permissions and nodes, with --wait once no other run has them. What is wrong with any node ends in one error for all.
 func (o *runOptions) preflight(ctx context.Context, m move, r *nodeswitch.Switcher, nodes []corev1.Node) (*checked, error) {
-	if err := r.CheckPermissions(ctx); err != nil {
+	permissions := access.Checker{Client: o.client}
+	if err := permissions.CheckSwitch(ctx, o.rollout.Drain); err != nil {
 		return nil, o.factory.permissionError(err)
 	}
-	missing, err := r.MissingOptional(ctx, m.name)
+	missing, err := permissions.MissingOptional(ctx, m.name)
 	if err != nil {
 		return nil, o.factory.explain("check", "permissions", "", err)
 	}
 	if len(missing) > 0 {
-		fmt.Fprintf(o.factory.Streams.ErrOut, "warning: %s; %s goes without them\n", &nodeswitch.PermissionError{Missing: missing}, m.name)
+		fmt.Fprintf(o.factory.Streams.ErrOut, "warning: %s; %s goes without them\n", &access.PermissionError{Missing: missing}, m.name)
 	}
 	if o.wait {
 		var err error
@@ -356,13 +359,13 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *nodeswitch.Switch
 	}
 	rollout.Order(nodes)
 	c := &checked{nodes: nodes, alone: len(some.Items) < 2, at: o.factory.Clock.Now()}
-	findings, err := m.preflight(r, ctx, nodes, c.alone)
+	findings, err := m.preflight(r.Preflight(), ctx, nodes, c.alone)
 	if err != nil {
 		return nil, o.factory.explain("check", "nodes", "", err)
 	}
 	var refused []string
 	for _, finding := range findings {
-		if finding.Verdict == nodeswitch.Refuse && !(finding.Unfit && o.skips()) {
+		if finding.Verdict == preflight.Refuse && !(finding.Unfit && o.skips()) {
 			refused = append(refused, fmt.Sprintf("node %s: %s", finding.Node, finding.Reason))
 		}
 	}
@@ -380,11 +383,11 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *nodeswitch.Switch
 func (o *runOptions) skips() bool { return len(o.selection.Names) == 0 && !o.strict }
 
 // printPlan is the dry run.
-func (o *runOptions) printPlan(m move, r *nodeswitch.Switcher, todo []nodeswitch.Finding) error {
+func (o *runOptions) printPlan(m move, todo []preflight.Finding) error {
 	for _, finding := range todo {
 		var text strings.Builder
 		fmt.Fprintf(&text, "node/%s would be %s (client dry run)\n", finding.Node, m.would(finding))
-		steps := m.plan(r, finding)
+		steps := m.plan(o.rollout, finding)
 		for i, step := range steps {
 			fmt.Fprintf(&text, "  %d. %s\n", i+1, step)
 		}
@@ -397,7 +400,7 @@ func (o *runOptions) printPlan(m move, r *nodeswitch.Switcher, todo []nodeswitch
 }
 
 // ask asks on the terminal.
-func (o *runOptions) ask(ctx context.Context, m move, todo []nodeswitch.Finding) error {
+func (o *runOptions) ask(ctx context.Context, m move, todo []preflight.Finding) error {
 	w := o.factory.Streams.ErrOut
 	for _, finding := range todo {
 		fmt.Fprintf(w, "node %s: %s to %s; %d pods to evict\n", finding.Node, finding.Runtime, m.target, len(finding.Evict))
@@ -411,7 +414,7 @@ func (o *runOptions) ask(ctx context.Context, m move, todo []nodeswitch.Finding)
 
 // permissionError explains why permissions are not enough, or were not learnt.
 func (f *Factory) permissionError(err error) error {
-	var missing *nodeswitch.PermissionError
+	var missing *access.PermissionError
 	if errors.As(err, &missing) {
 		return (&ExitError{Code: ExitRefused, Err: err}).
 			WithHint("`%s` shows whether you have one", f.Kubectl(append([]string{"auth", "can-i"}, strings.Fields(missing.Missing[0].String())...)...))
@@ -444,7 +447,7 @@ func (f *Factory) hasTerminal() bool {
 	return ok && term.IsTerminal(int(in.Fd()))
 }
 
-func names(findings []nodeswitch.Finding) string {
+func names(findings []preflight.Finding) string {
 	list := make([]string, len(findings))
 	for i, finding := range findings {
 		list[i] = finding.Node

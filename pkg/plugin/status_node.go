@@ -9,7 +9,6 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
@@ -23,7 +22,7 @@ func (o *StatusOptions) printNode(ctx context.Context, w io.Writer, row inventor
 	fmt.Fprintf(w, "\nnode %s:\n", row.Name)
 	line("state", cell(string(row.Switch), cellNone))
 	run := row.Run
-	if begun, ok := nodeswitch.RunBegun(row.Run); ok {
+	if begun, ok := nodestate.RunBegun(row.Run); ok {
 		run += ", started " + begun.Local().Format(time.DateTime)
 	}
 	line("run", run)

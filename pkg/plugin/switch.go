@@ -11,6 +11,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 )
 
 // SwitchOptions are `kubectl runtime switch`.
@@ -112,10 +113,10 @@ func (o *SwitchOptions) Validate() error {
 func (o *SwitchOptions) Run(ctx context.Context) error {
 	return o.run(ctx, move{
 		kind: "SwitchResult", name: "switch", assesses: true, question: "Switch", target: inventory.RuntimeContainerd, done: "switched to",
-		preflight: (*nodeswitch.Switcher).Preflight,
-		plan:      (*nodeswitch.Switcher).Plan,
+		preflight: (*preflight.Checker).Switch,
+		plan:      nodeswitch.Plan,
 		do:        (*nodeswitch.Switcher).Switch,
-		would: func(finding nodeswitch.Finding) string {
+		would: func(finding preflight.Finding) string {
 			return fmt.Sprintf("switched from %s to containerd", finding.Runtime)
 		},
 		wayBack: func(node, _ string) string {

@@ -8,7 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/access"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/uninstall"
 )
 
 // UninstallOptions are `kubectl runtime uninstall`.
@@ -72,11 +73,10 @@ func (o *UninstallOptions) Run(ctx context.Context) error {
 		return err
 	}
 	errOut := o.factory.Streams.ErrOut
-	r := nodeswitch.New(nodeswitch.Config{Client: client, Clock: o.factory.Clock, Holder: holder()})
-	if err := r.CheckUninstallPermissions(ctx); err != nil {
+	if err := (access.Checker{Client: client}).CheckUninstall(ctx); err != nil {
 		return o.factory.permissionError(err)
 	}
-	found, err := r.FindInstalled(ctx)
+	found, err := (uninstall.Finder{Client: client, Clock: o.factory.Clock, Holder: holder()}).Find(ctx)
 	if err != nil {
 		return o.factory.explain("look for", "what is installed", "", err)
 	}
@@ -104,14 +104,14 @@ func (o *UninstallOptions) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	err = nodeswitch.RemoveInstalled(ctx, found, func(object nodeswitch.Installed) { o.list([]nodeswitch.Installed{object}, "removed") })
+	err = uninstall.Remove(ctx, found, func(object uninstall.Object) { o.list([]uninstall.Object{object}, "removed") })
 	if err != nil {
 		return o.factory.explain("remove", "what is installed", "", err)
 	}
 	return nil
 }
 
-func (o *UninstallOptions) list(objects []nodeswitch.Installed, done string) {
+func (o *UninstallOptions) list(objects []uninstall.Object, done string) {
 	for _, object := range objects {
 		fmt.Fprintln(o.factory.Streams.Out, strings.Join(strings.Fields(object.Name+" "+object.What+" "+done), " "))
 	}

@@ -22,10 +22,15 @@ var plugin = []struct {
 	{"drain", words("nodewatch oldapi")},
 	{"nodejob", words("nodestate nodewatch oldapi protocol untrusted")},
 	{"claim", words("nodejob nodestate untrusted")},
-	{"nodeswitch", words("claim drain inventory nodejob nodestate nodewatch oldapi protocol redact untrusted")},
+	{"jobnamespace", words("claim nodejob nodestate")},
+	{"access", words("drain jobnamespace nodejob")},
+	{"uninstall", words("access claim jobnamespace nodejob nodestate")},
+	{"preflight", words("claim drain inventory nodejob nodestate protocol")},
+	{"runevidence", words("nodejob untrusted")},
+	{"nodeswitch", words("claim drain inventory jobnamespace nodejob nodestate nodewatch oldapi preflight protocol redact runevidence untrusted")},
 	{"rollout", nil},
 	{"render", words("assess nodeswitch protocol untrusted")},
-	{"plugin", words("assess claim drain inventory nodejob nodestate nodeswitch nodewatch oldapi protocol render rollout untrusted")},
+	{"plugin", words("access assess claim drain inventory nodejob nodestate nodeswitch nodewatch oldapi preflight protocol render rollout uninstall untrusted")},
 }
 
 // TestPluginLayers: a package of the plugin's side imports only those that it may, which come before it.

@@ -1,4 +1,4 @@
-package nodeswitch
+package nodestate
 
 import (
 	"time"
@@ -9,8 +9,8 @@ import (
 // runTime is how a run's ID begins.
 const runTime = "20060102-150405"
 
-// newRun is a run's ID: its time of birth, for people, and a suffix.
-func newRun(now time.Time) string {
+// NewRun is a run's ID: its time of birth, for people, and a suffix.
+func NewRun(now time.Time) string {
 	return now.UTC().Format(runTime) + "-" + rand.String(5)
 }
 

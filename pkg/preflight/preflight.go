@@ -1,4 +1,6 @@
-package nodeswitch
+// Package preflight judges nodes before they are switched or rolled back: whether a node can be, whether an earlier run is resumed, and which pods a
+// drain would evict. It changes nothing. package nodeswitch asks it once more when it has claimed a node.
+package preflight
 
 import (
 	"context"
@@ -9,10 +11,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/clock"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
@@ -52,8 +56,20 @@ type UnfitError struct{ Finding Finding }
 
 func (e *UnfitError) Error() string { return e.Finding.Reason }
 
-// judge looks at a Node alone.
-func judge(node *corev1.Node) Finding {
+// Checker judges nodes by what the cluster says of them and of what surrounds them.
+type Checker struct {
+	Client kubernetes.Interface
+	Clock  clock.PassiveClock
+	Claims *claim.Claims
+	// Retry calls a request again while the API server is away.
+	Retry func(ctx context.Context, request func() error) error
+	Drain drain.Options
+	// Image is the agent's.
+	Image string
+}
+
+// JudgeSwitch looks at a Node alone.
+func JudgeSwitch(node *corev1.Node) Finding {
 	row := inventory.FromNode(node)
 	finding := Finding{Node: row.Name, Runtime: row.Reported, State: row.Switch, Cordoned: row.Unschedulable}
 	refusal := inventory.Refusal(node)
@@ -66,7 +82,7 @@ func judge(node *corev1.Node) Finding {
 		finding.Reason = fmt.Sprintf("the last switch could not be undone and a person has to repair the node, then `kubectl runtime rollback %s` tries again: %s",
 			row.Name, orUnknown(row.Message))
 	case row.Switch == nodestate.StateRollingBack:
-		finding.Verdict, finding.Reason = Refuse, rollingBack
+		finding.Verdict, finding.Reason = Refuse, RollingBack
 	case row.Switch.Open() && row.Run != "" && (late || row.Ready == corev1.ConditionTrue && row.Runtime == inventory.RuntimeDocker):
 		finding.Verdict = Resume
 		finding.Reason = fmt.Sprintf("an earlier run is %s", row.Switch)
@@ -113,14 +129,14 @@ func orUnknown(s string) string {
 	return s
 }
 
-// Preflight judges nodes without changing anything. Alone says that the cluster has no other node, which Options.Drain.Force
-// allows. The error is for what could not be asked; what is wrong with a node is in its Finding.
-func (r *Switcher) Preflight(ctx context.Context, nodes []corev1.Node, alone bool) ([]Finding, error) {
+// Switch judges nodes that are to be switched, without changing anything. Alone says that the cluster has no other node, which
+// Drain.Force allows. The error is for what could not be asked; what is wrong with a node is in its Finding.
+func (c *Checker) Switch(ctx context.Context, nodes []corev1.Node, alone bool) ([]Finding, error) {
 	findings := make([]Finding, len(nodes))
 	for i := range nodes {
-		finding := judge(&nodes[i])
+		finding := JudgeSwitch(&nodes[i])
 		if finding.Verdict == Resume {
-			why, err := r.whyNewRun(ctx, &nodes[i])
+			why, err := c.WhyNewRun(ctx, &nodes[i])
 			if err != nil {
 				return nil, err
 			}
@@ -130,7 +146,7 @@ func (r *Switcher) Preflight(ctx context.Context, nodes []corev1.Node, alone boo
 		}
 		if finding.Verdict == Go || finding.Verdict == Resume {
 			late := finding.State == nodestate.StateCutover || finding.State == nodestate.StateVerifying
-			if err := r.inspect(ctx, &finding, alone, !late); err != nil {
+			if err := c.inspect(ctx, &finding, alone, !late); err != nil {
 				return nil, err
 			}
 		}
@@ -140,8 +156,8 @@ func (r *Switcher) Preflight(ctx context.Context, nodes []corev1.Node, alone boo
 }
 
 // inspect looks at what surrounds a node: whose it is, and, where it will be drained, its pods.
-func (r *Switcher) inspect(ctx context.Context, finding *Finding, alone, drains bool) error {
-	other, live, _, err := r.claims.By(ctx, finding.Node)
+func (c *Checker) inspect(ctx context.Context, finding *Finding, alone, drains bool) error {
+	other, live, _, err := c.Claims.By(ctx, finding.Node)
 	if err != nil {
 		return err
 	}
@@ -152,12 +168,12 @@ func (r *Switcher) inspect(ctx context.Context, finding *Finding, alone, drains 
 	if !drains {
 		return nil
 	}
-	if alone && !r.options.Drain.Force {
+	if alone && !c.Drain.Force {
 		finding.Verdict = Refuse
 		finding.Reason = "it is the cluster's only node, and its pods have nowhere to go: use --force to go on nevertheless"
 		return nil
 	}
-	pods, err := drain.New(r.client, r.options.Drain, nil, r.clock.Now).Check(ctx, finding.Node)
+	pods, err := drain.New(c.Client, c.Drain, nil, c.Clock.Now).Check(ctx, finding.Node)
 	if err != nil {
 		var status apierrors.APIStatus
 		if errors.As(err, &status) {
@@ -171,45 +187,4 @@ func (r *Switcher) inspect(ctx context.Context, finding *Finding, alone, drains 
 		finding.Evict = append(finding.Evict, pods[i].Namespace+"/"+pods[i].Name)
 	}
 	return nil
-}
-
-// Plan says what a switch will do to a node, a sentence each, in order.
-func (r *Switcher) Plan(finding Finding) []string {
-	var plan []string
-	add := func(format string, args ...any) { plan = append(plan, fmt.Sprintf(format, args...)) }
-	add("claim: create namespace %s if it is missing, lease %s and the node's %s* annotations", nodejob.Namespace, finding.Node, nodestate.Prefix)
-	switch finding.State {
-	case nodestate.StateCutover, nodestate.StateVerifying:
-		add("resume where the earlier run is: %s", finding.State)
-	default:
-		add("prepare: run the agent %s in a privileged Job: configure containerd, bring the images, run a pod sandbox through CRI; the node stays in service", r.options.Image)
-		if finding.Cordoned {
-			add("drain: the node is cordoned already and stays so; evict %s", podsPhrase(finding.Evict))
-		} else {
-			add("drain: cordon, evict %s, for at most %s", podsPhrase(finding.Evict), r.options.Drain.Timeout)
-		}
-	}
-	if finding.State != nodestate.StateVerifying {
-		add("cutover: the host stops kubelet and Docker, switches the kubelet to containerd and starts it; undone by itself after %s", r.options.CutoverTimeout)
-	}
-	add("verify: node Ready on containerd, the Job's pod and DaemonSet pods back, a canary pod with network, DNS, API, limits, volume, logs and exec, which has run on the old runtime first; else roll back")
-	if !finding.Cordoned {
-		add("uncordon")
-	}
-	if r.options.Soak > 0 {
-		add("watch the node for %s", r.options.Soak)
-	}
-	add("remove Job, canary and lease; Docker's data and a backup of each changed file stay on the node")
-	return plan
-}
-
-func podsPhrase(pods []string) string {
-	switch len(pods) {
-	case 0:
-		return "no pods"
-	case 1:
-		return "1 pod: " + pods[0]
-	default:
-		return fmt.Sprintf("%d pods: %s", len(pods), strings.Join(pods, ", "))
-	}
 }

@@ -1,4 +1,4 @@
-package nodeswitch
+package preflight
 
 import (
 	"context"
@@ -7,12 +7,20 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
-// judgeBack looks at a Node alone and says whether it can be rolled back. Force tries it on a node whose kubelet is silent.
-func judgeBack(node *corev1.Node, force bool) Finding {
+const (
+	// RollingBack is why a switch leaves a node alone.
+	RollingBack = "a rollback of it was begun and is not over: `kubectl runtime rollback` resumes it"
+	// ByHand is the way back that needs no kubelet. The agent is in the first of these folders that is not mounted noexec
+	// (pkg/agent/supervise, binDirs).
+	ByHand = "on the node itself, as root: /var/lib/kubectl-runtime/bin/runtime-agent rollback (where /var/lib is mounted noexec, the " +
+		"agent is in /usr/local/lib/kubectl-runtime or /opt/kubectl-runtime)"
+)
+
+// JudgeRollback looks at a Node alone and says whether it can be rolled back. Force tries it on a node whose kubelet is silent.
+func JudgeRollback(node *corev1.Node, force bool) Finding {
 	row := inventory.FromNode(node)
 	finding := Finding{Node: row.Name, Runtime: row.Reported, State: row.Switch, Cordoned: row.Unschedulable}
 	refuse := func(format string, args ...any) Finding {
@@ -38,7 +46,7 @@ func judgeBack(node *corev1.Node, force bool) Finding {
 	case kubelet.AtLeast(1, 24) && nodestate.Read(node).FromDockershim:
 		return refuse("its kubelet is %s by now, and the dockershim that it came from is gone from Kubernetes 1.24: there is nothing to go back to", row.KubeletVersion)
 	case row.Ready != corev1.ConditionTrue && row.Ready != corev1.ConditionFalse && !force:
-		return refuse("its kubelet does not report, so that no Job can be expected to start: go back %s; or use --force to try it nevertheless", byHand)
+		return refuse("its kubelet does not report, so that no Job can be expected to start: go back %s; or use --force to try it nevertheless", ByHand)
 	}
 	if row.Switch == nodestate.StateRollingBack {
 		finding.Verdict, finding.Reason = Resume, "an earlier rollback is not over"
@@ -46,43 +54,17 @@ func judgeBack(node *corev1.Node, force bool) Finding {
 	return finding
 }
 
-// PreflightRollback is like Preflight, for Rollback.
-func (r *Switcher) PreflightRollback(ctx context.Context, nodes []corev1.Node, alone bool) ([]Finding, error) {
+// Rollback is like Switch, for nodes that are to be rolled back.
+func (c *Checker) Rollback(ctx context.Context, nodes []corev1.Node, alone bool) ([]Finding, error) {
 	findings := make([]Finding, len(nodes))
 	for i := range nodes {
-		finding := judgeBack(&nodes[i], r.options.Drain.Force)
+		finding := JudgeRollback(&nodes[i], c.Drain.Force)
 		if finding.Verdict == Go || finding.Verdict == Resume {
-			if err := r.inspect(ctx, &finding, alone, !isPreparedOnly(finding.State, finding.Runtime)); err != nil {
+			if err := c.inspect(ctx, &finding, alone, !IsPreparedOnly(finding.State, finding.Runtime)); err != nil {
 				return nil, err
 			}
 		}
 		findings[i] = finding
 	}
 	return findings, nil
-}
-
-// PlanRollback says what a rollback will do to a node, a sentence each, in order.
-func (r *Switcher) PlanRollback(finding Finding) []string {
-	var plan []string
-	add := func(format string, args ...any) { plan = append(plan, fmt.Sprintf(format, args...)) }
-	add("claim: lease %s in namespace %s", finding.Node, nodejob.Namespace)
-	early := isPreparedOnly(finding.State, finding.Runtime)
-	switch {
-	case early:
-		add("rollback: run the agent %s in a privileged Job, which has the host undo what was prepared; the node stays in service", r.options.Image)
-	case finding.Cordoned:
-		add("drain: the node is cordoned already; evict %s", podsPhrase(finding.Evict))
-	default:
-		add("drain: cordon, evict %s, for at most %s", podsPhrase(finding.Evict), r.options.Drain.Timeout)
-	}
-	if !early {
-		add("rollback: run the agent %s in a privileged Job, which has the host stop the kubelet, put the changed files back from their backups and start Docker and the kubelet", r.options.Image)
-	}
-	add("verify: node Ready on docker, the Job's pod and DaemonSet pods back, a canary pod with network, DNS, API, limits, volume, logs and exec; else leave it cordoned")
-	add("uncordon, if this program has cordoned the node")
-	if r.options.Soak > 0 {
-		add("watch the node for %s", r.options.Soak)
-	}
-	add("remove Job, canary and lease; the run's directory stays on the node")
-	return plan
 }

@@ -1,4 +1,5 @@
-package nodeswitch
+// Package access knows which rights each command needs, and asks the API server whether the user has them. docs/rbac.yaml is made from its roles.
+package access
 
 import (
 	"context"
@@ -11,8 +12,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/jobnamespace"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 )
 
@@ -57,14 +60,17 @@ func Roles() []Role {
 		{Command: "status", Needed: need("", "nodes", "", "", "get", "list"), Used: need("", "nodes", "", "", "watch")},
 		plan,
 		{
-			Command: "plan-hosts", Needed: slices.Concat(plan.Needed, LookPermissions(true), openPermissions()),
+			Command: "plan-hosts", Needed: slices.Concat(plan.Needed, LookPermissions(true), OpenPermissions()),
 			Used: slices.Concat(plan.Used, workloadPermissions(), followPermissions()),
 		},
-		{Command: "switch", Needed: slices.Concat(Permissions(drain.Options{}, true), openPermissions()), Used: slices.Concat(OptionalPermissions(), planOptional(), workloadPermissions())},
-		{Command: "rollback", Needed: slices.Concat(Permissions(drain.Options{}, true), openPermissions()), Used: OptionalPermissions()},
+		{Command: "switch", Needed: slices.Concat(SwitchPermissions(drain.Options{}, true), OpenPermissions()), Used: slices.Concat(OptionalPermissions(), planOptional(), workloadPermissions())},
+		{Command: "rollback", Needed: slices.Concat(SwitchPermissions(drain.Options{}, true), OpenPermissions()), Used: OptionalPermissions()},
 		{Command: "uninstall", Needed: UninstallPermissions(), Used: uninstallOptional()},
 	}
 }
+
+// RBACGroup is the API group of roles.
+const RBACGroup = "rbac.authorization.k8s.io"
 
 // need lists the rights to do several things to a resource.
 func need(group, resource, subresource, namespace string, verbs ...string) []Permission {
@@ -127,8 +133,26 @@ func OptionalPermissions() []Permission {
 	)
 }
 
-// Permissions are the rights that a switch needs, beside OptionalPermissions and openPermissions.
-func Permissions(options drain.Options, namespaceExists bool) []Permission {
+// UninstallPermissions are the rights that package uninstall needs.
+func UninstallPermissions() []Permission {
+	own := nodejob.Namespace
+	return slices.Concat(
+		need("", "nodes", "", "", "list", "patch"), needNamespace("get", "delete"),
+		need("coordination.k8s.io", "leases", "", own, "list"), need("", "pods", "", own, "list"),
+	)
+}
+
+// uninstallOptional are for what docs/rbac.yaml made.
+func uninstallOptional() []Permission {
+	var list []Permission
+	for _, resource := range []string{"clusterroles", "clusterrolebindings", "roles", "rolebindings"} {
+		list = append(list, need(RBACGroup, resource, "", "", "list", "delete")...)
+	}
+	return list
+}
+
+// SwitchPermissions are the rights that a switch needs, beside OptionalPermissions and OpenPermissions.
+func SwitchPermissions(options drain.Options, namespaceExists bool) []Permission {
 	own := nodejob.Namespace
 	removal := need("", "pods", "eviction", "", "create")
 	if options.DisableEviction {
@@ -146,7 +170,7 @@ func Permissions(options drain.Options, namespaceExists bool) []Permission {
 	)
 }
 
-// LookPermissions are the rights that LookAtHost needs, beside openPermissions.
+// LookPermissions are the rights that a look at a host needs, beside OpenPermissions.
 func LookPermissions(namespaceExists bool) []Permission {
 	return slices.Concat(namespacePermissions(namespaceExists), jobPermissions(), need("", "pods", "", nodejob.Namespace, "get", "delete"))
 }
@@ -158,8 +182,8 @@ func namespacePermissions(exists bool) []Permission {
 	return slices.Concat(needNamespace("get"), need("", "namespaces", "", "", "create"))
 }
 
-// openPermissions are for the labels that let privileged pods into the namespace while a run is open.
-func openPermissions() []Permission { return needNamespace("patch") }
+// OpenPermissions are for the labels that let privileged pods into the namespace while a run is open.
+func OpenPermissions() []Permission { return needNamespace("patch") }
 
 // jobPermissions are for a Job and what its pod says.
 func jobPermissions() []Permission {
@@ -182,39 +206,54 @@ func (e *PermissionError) Error() string {
 	return "you lack permissions: " + strings.Join(names, ", ")
 }
 
-// CheckPermissions asks the server whether the user may do all that a switch needs. What is missing is a *PermissionError.
-func (r *Switcher) CheckPermissions(ctx context.Context) error {
-	return r.checkPermissions(ctx, func(exists bool) []Permission { return Permissions(r.options.Drain, exists) })
+// Checker asks the API server what its user may do.
+type Checker struct{ Client kubernetes.Interface }
+
+// CheckSwitch asks the server whether the user may do all that a switch or a rollback needs. What is missing is a *PermissionError.
+func (c Checker) CheckSwitch(ctx context.Context, options drain.Options) error {
+	return c.check(ctx, func(exists bool) []Permission { return SwitchPermissions(options, exists) })
 }
 
-// CheckLookPermissions is the same for LookAtHost.
-func (r *Switcher) CheckLookPermissions(ctx context.Context) error {
-	return r.checkPermissions(ctx, func(exists bool) []Permission { return slices.Concat(readPermissions(), LookPermissions(exists)) })
+// CheckLook is the same for a look at a host.
+func (c Checker) CheckLook(ctx context.Context) error {
+	return c.check(ctx, func(exists bool) []Permission { return slices.Concat(readPermissions(), LookPermissions(exists)) })
+}
+
+// CheckUninstall asks the server whether the user may remove all. What is missing is a *PermissionError.
+func (c Checker) CheckUninstall(ctx context.Context) error {
+	if all, err := c.may(ctx, everything); err != nil || all {
+		return err
+	}
+	missing, err := c.Missing(ctx, UninstallPermissions())
+	if err == nil && len(missing) > 0 {
+		err = &PermissionError{Missing: missing}
+	}
+	return err
 }
 
 // MissingOptional are the rights of a role that a command uses where it has them, and that the user lacks.
-func (r *Switcher) MissingOptional(ctx context.Context, command string) ([]Permission, error) {
-	if all, err := r.may(ctx, everything); err != nil || all {
+func (c Checker) MissingOptional(ctx context.Context, command string) ([]Permission, error) {
+	if all, err := c.may(ctx, everything); err != nil || all {
 		return nil, err
 	}
 	i := slices.IndexFunc(Roles(), func(role Role) bool { return role.Command == command })
-	return r.missing(ctx, Roles()[i].Used)
+	return c.Missing(ctx, Roles()[i].Used)
 }
 
 // everything is an administrator's right, which saves asking for each.
 var everything = Permission{Verb: "*", Group: "*", Resource: "*"}
 
-func (r *Switcher) checkPermissions(ctx context.Context, list func(namespaceExists bool) []Permission) error {
-	all, err := r.may(ctx, everything)
+func (c Checker) check(ctx context.Context, list func(namespaceExists bool) []Permission) error {
+	all, err := c.may(ctx, everything)
 	if err != nil || all {
 		return err
 	}
-	namespace, err := r.client.CoreV1().Namespaces().Get(ctx, nodejob.Namespace, metav1.GetOptions{})
+	namespace, err := c.Client.CoreV1().Namespaces().Get(ctx, nodejob.Namespace, metav1.GetOptions{})
 	permissions := list(!apierrors.IsNotFound(err))
-	if err != nil || len(missingLabels(namespace)) > 0 { // it is made closed to privileged pods
-		permissions = slices.Concat(permissions, openPermissions())
+	if err != nil || !jobnamespace.IsOpen(namespace) { // it is made closed to privileged pods
+		permissions = slices.Concat(permissions, OpenPermissions())
 	}
-	missing, err := r.missing(ctx, permissions)
+	missing, err := c.Missing(ctx, permissions)
 	if err != nil {
 		return err
 	}
@@ -224,14 +263,14 @@ func (r *Switcher) checkPermissions(ctx context.Context, list func(namespaceExis
 	return nil
 }
 
-// missing are those of some rights that the user lacks.
-func (r *Switcher) missing(ctx context.Context, permissions []Permission) ([]Permission, error) {
+// Missing are those of some rights that the user lacks.
+func (c Checker) Missing(ctx context.Context, permissions []Permission) ([]Permission, error) {
 	allowed := make([]bool, len(permissions))
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(reviewsAtOnce)
 	for i, permission := range permissions {
 		group.Go(func() (err error) {
-			allowed[i], err = r.may(groupCtx, permission)
+			allowed[i], err = c.may(groupCtx, permission)
 			return err
 		})
 	}
@@ -247,8 +286,8 @@ func (r *Switcher) missing(ctx context.Context, permissions []Permission) ([]Per
 	return missing, nil
 }
 
-func (r *Switcher) may(ctx context.Context, p Permission) (bool, error) {
-	review, err := r.client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{
+func (c Checker) may(ctx context.Context, p Permission) (bool, error) {
+	review, err := c.Client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{
 		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
 			Verb: p.Verb, Group: p.Group, Resource: p.Resource, Subresource: p.Subresource, Namespace: p.Namespace, Name: p.Name,
 		}},

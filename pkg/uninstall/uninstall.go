@@ -1,76 +1,57 @@
-package nodeswitch
+// Package uninstall finds what this program left in the cluster, and removes it. It removes nothing while a run is open, and nothing that somebody
+// else made. What is left on hosts is the agent's business.
+package uninstall
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/clock"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/access"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/jobnamespace"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
-const rbacGroup = "rbac.authorization.k8s.io"
-
-// UninstallPermissions are the rights that FindInstalled and Remove need.
-func UninstallPermissions() []Permission {
-	own := nodejob.Namespace
-	return slices.Concat(
-		need("", "nodes", "", "", "list", "patch"), needNamespace("get", "delete"),
-		need("coordination.k8s.io", "leases", "", own, "list"), need("", "pods", "", own, "list"),
-	)
-}
-
-// uninstallOptional are for what docs/rbac.yaml made.
-func uninstallOptional() []Permission {
-	var list []Permission
-	for _, resource := range []string{"clusterroles", "clusterrolebindings", "roles", "rolebindings"} {
-		list = append(list, need(rbacGroup, resource, "", "", "list", "delete")...)
-	}
-	return list
-}
-
-// Installed is one object that this program made in the cluster, or made an entry in.
-type Installed struct {
+// Object is one object that this program made in the cluster, or made an entry in.
+type Object struct {
 	// Name is as kubectl has it: "namespace/kubectl-runtime".
 	Name string
 	// What says what is removed, where that is not the object itself.
-	What   string
-	remove func(context.Context) error
+	What    string
+	removal func(context.Context) error
 }
 
-// Inventory is all that this program left in the cluster.
-type Inventory struct {
-	Objects []Installed
+// Found is all that this program left in the cluster.
+type Found struct {
+	Objects []Object
 	// Open says which runs are open, a sentence each: nothing may be removed then.
 	Open []string
 	// Notes say what was not looked at, or stays.
 	Notes []string
 }
 
-// CheckUninstallPermissions asks the server whether the user may remove all. What is missing is a *PermissionError.
-func (r *Switcher) CheckUninstallPermissions(ctx context.Context) error {
-	if all, err := r.may(ctx, everything); err != nil || all {
-		return err
-	}
-	missing, err := r.missing(ctx, UninstallPermissions())
-	if err == nil && len(missing) > 0 {
-		err = &PermissionError{Missing: missing}
-	}
-	return err
+// Finder finds what this program left in a cluster.
+type Finder struct {
+	Client kubernetes.Interface
+	Clock  clock.Clock
+	// Holder is whose claims are this process's own.
+	Holder string
 }
 
-// FindInstalled lists what this program left in the cluster, in the order in which it is removed. It changes nothing.
-func (r *Switcher) FindInstalled(ctx context.Context) (*Inventory, error) {
-	found := &Inventory{}
-	for _, look := range []func(context.Context, *Inventory) error{r.findNodes, r.findRoles, r.findNamespace} {
+// Find lists what this program left in the cluster, in the order in which it is removed. It changes nothing.
+func (f Finder) Find(ctx context.Context) (*Found, error) {
+	found := &Found{}
+	for _, look := range []func(context.Context, *Found) error{f.findNodes, f.findRoles, f.findNamespace} {
 		if err := look(ctx, found); err != nil {
 			return nil, err
 		}
@@ -78,18 +59,18 @@ func (r *Switcher) FindInstalled(ctx context.Context) (*Inventory, error) {
 	return found, nil
 }
 
-// Remove removes one object. One that is gone already is no error.
-func (i Installed) Remove(ctx context.Context) error {
-	if err := i.remove(ctx); err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("remove %s: %w", i.Name, err)
+// remove removes one object. One that is gone already is no error.
+func (o Object) remove(ctx context.Context) error {
+	if err := o.removal(ctx); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("remove %s: %w", o.Name, err)
 	}
 	return nil
 }
 
 // findNodes lists nodes with annotations of this program, and those whose run is open.
-func (r *Switcher) findNodes(ctx context.Context, found *Inventory) error {
+func (f Finder) findNodes(ctx context.Context, found *Found) error {
 	for options := (metav1.ListOptions{Limit: 500}); ; {
-		nodes, err := r.client.CoreV1().Nodes().List(ctx, options)
+		nodes, err := f.Client.CoreV1().Nodes().List(ctx, options)
 		if err != nil {
 			return fmt.Errorf("list nodes: %w", err)
 		}
@@ -102,9 +83,9 @@ func (r *Switcher) findNodes(ctx context.Context, found *Inventory) error {
 			if nodestate.Read(node).IsRunOpen() {
 				found.Open = append(found.Open, fmt.Sprintf("node %s: its run is %s", node.Name, nodestate.Read(node).State))
 			}
-			found.Objects = append(found.Objects, Installed{
+			found.Objects = append(found.Objects, Object{
 				Name: "node/" + node.Name, What: fmt.Sprintf("%d annotations", len(own)),
-				remove: func(ctx context.Context) error { return nodestate.Forget(ctx, r.client, node.Name, own) },
+				removal: func(ctx context.Context) error { return nodestate.Forget(ctx, f.Client, node.Name, own) },
 			})
 		}
 		if options.Continue = nodes.Continue; options.Continue == "" {
@@ -114,8 +95,8 @@ func (r *Switcher) findNodes(ctx context.Context, found *Inventory) error {
 }
 
 // findRoles lists the roles and bindings of docs/rbac.yaml, by their labels. Those in the program's own namespace go with it.
-func (r *Switcher) findRoles(ctx context.Context, found *Inventory) error {
-	api, options := r.client.RbacV1(), metav1.ListOptions{LabelSelector: labels.SelectorFromSet(nodejob.Labels()).String()}
+func (f Finder) findRoles(ctx context.Context, found *Found) error {
+	api, options := f.Client.RbacV1(), metav1.ListOptions{LabelSelector: labels.SelectorFromSet(nodejob.Labels()).String()}
 	for _, kind := range []struct {
 		name   string
 		list   func() (runtime.Object, error)
@@ -136,7 +117,7 @@ func (r *Switcher) findRoles(ctx context.Context, found *Inventory) error {
 	} {
 		list, err := kind.list()
 		if apierrors.IsForbidden(err) {
-			found.Notes = append(found.Notes, fmt.Sprintf("you may not list %ss.%s: those of docs/rbac.yaml were not looked for", kind.name, rbacGroup))
+			found.Notes = append(found.Notes, fmt.Sprintf("you may not list %ss.%s: those of docs/rbac.yaml were not looked for", kind.name, access.RBACGroup))
 			continue
 		}
 		if err != nil {
@@ -154,7 +135,7 @@ func (r *Switcher) findRoles(ctx context.Context, found *Inventory) error {
 			if object.GetNamespace() != "" {
 				where = "in namespace " + object.GetNamespace()
 			}
-			found.Objects = append(found.Objects, Installed{Name: kind.name + "/" + object.GetName(), What: where, remove: func(ctx context.Context) error {
+			found.Objects = append(found.Objects, Object{Name: kind.name + "/" + object.GetName(), What: where, removal: func(ctx context.Context) error {
 				return kind.remove(ctx, object.GetNamespace(), object.GetName())
 			}})
 			return nil
@@ -167,8 +148,8 @@ func (r *Switcher) findRoles(ctx context.Context, found *Inventory) error {
 }
 
 // findNamespace is about the program's namespace with all in it. One that somebody else has made, or uses, stays.
-func (r *Switcher) findNamespace(ctx context.Context, found *Inventory) error {
-	namespaces, own := r.client.CoreV1().Namespaces(), nodejob.Namespace
+func (f Finder) findNamespace(ctx context.Context, found *Found) error {
+	namespaces, own := f.Client.CoreV1().Namespaces(), nodejob.Namespace
 	namespace, err := namespaces.Get(ctx, own, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -176,19 +157,19 @@ func (r *Switcher) findNamespace(ctx context.Context, found *Inventory) error {
 	if err != nil {
 		return fmt.Errorf("get namespace %s: %w", own, err)
 	}
-	leases, err := r.client.CoordinationV1().Leases(own).List(ctx, metav1.ListOptions{})
+	leases, err := f.Client.CoordinationV1().Leases(own).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("list leases: %w", err)
 	}
 	for i := range leases.Items {
-		if other := claim.Foreign(&leases.Items[i], r.holder); other != nil && r.clock.Now().Before(other.Until) {
+		if other := claim.Foreign(&leases.Items[i], f.Holder); other != nil && f.Clock.Now().Before(other.Until) {
 			found.Open = append(found.Open, fmt.Sprintf("node %s: %s", leases.Items[i].Name, other))
 		}
 	}
-	if _, looks := r.openRuns(namespace, ""); looks > 0 {
+	if _, looks := (jobnamespace.Namespace{Client: f.Client, Clock: f.Clock}).OpenRuns(namespace, ""); looks > 0 {
 		found.Open = append(found.Open, fmt.Sprintf("%d looks at hosts", looks))
 	}
-	pods, err := r.client.CoreV1().Pods(own).List(ctx, metav1.ListOptions{})
+	pods, err := f.Client.CoreV1().Pods(own).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("list pods: %w", err)
 	}
@@ -207,17 +188,17 @@ func (r *Switcher) findNamespace(ctx context.Context, found *Inventory) error {
 		return nil
 	}
 	uid := namespace.UID
-	found.Objects = append(found.Objects, Installed{Name: "namespace/" + own, What: "with all in it", remove: func(ctx context.Context) error {
+	found.Objects = append(found.Objects, Object{Name: "namespace/" + own, What: "with all in it", removal: func(ctx context.Context) error {
 		return namespaces.Delete(ctx, own, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
 	}})
 	return nil
 }
 
-// RemoveInstalled removes what FindInstalled found, and says so after each. It goes on after an error.
-func RemoveInstalled(ctx context.Context, found *Inventory, done func(Installed)) error {
+// Remove removes what Find found, and says so after each. It goes on after an error.
+func Remove(ctx context.Context, found *Found, done func(Object)) error {
 	var errs []error
 	for _, object := range found.Objects {
-		if err := object.Remove(ctx); err != nil {
+		if err := object.remove(ctx); err != nil {
 			errs = append(errs, err)
 			continue
 		}

@@ -1,0 +1,125 @@
+// Package runevidence collects what tells why a run failed: from the API, and from the host by a pod of the agent. It neither saves nor shows it.
+package runevidence
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/yaml"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
+)
+
+// File is one file that tells why a run failed. Its name has slashes, and none at the beginning.
+type File struct {
+	Name string
+	Data []byte
+}
+
+// Collector asks the cluster, and the host by a pod of the agent.
+type Collector struct {
+	Client kubernetes.Interface
+	Runner *nodejob.Runner
+	// Params name the node and the run.
+	Params nodejob.EvidenceParams
+}
+
+// Gather collects what tells why a run failed: the node, its pods and the events as the API has them, and below host/ what the agent gathers on
+// the node. What cannot be had is noted in its place; noHost is why nothing came from the host.
+func (c *Collector) Gather(ctx context.Context) (files []File, noHost error) {
+	add := func(name string, data []byte, err error) {
+		if err != nil {
+			name, data = name+".missing", []byte(err.Error()+"\n")
+		}
+		files = append(files, File{name, data})
+	}
+	node, err := c.node(ctx)
+	add("node.yaml", node, err)
+	pods, err := c.pods(ctx)
+	add("pods.yaml", pods, err)
+	events, err := c.events(ctx)
+	add("events.txt", events, err)
+	if archive, err := c.Runner.Evidence(ctx, c.Params); err != nil {
+		add("host", nil, err)
+		noHost = err
+	} else if host, err := unpack(archive); err != nil {
+		add("host", nil, err)
+	} else {
+		files = append(files, host...)
+	}
+	return files, noHost
+}
+
+// node is the Node without what only makes it long.
+func (c *Collector) node(ctx context.Context) ([]byte, error) {
+	node, err := c.Client.CoreV1().Nodes().Get(ctx, c.Params.Node, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	node.ManagedFields, node.Status.Images = nil, nil
+	return yaml.Marshal(node)
+}
+
+// pods is name, owner and status of the node's pods. Their specs stay out: environment variables hold secrets.
+func (c *Collector) pods(ctx context.Context) ([]byte, error) {
+	list, err := c.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", c.Params.Node).String(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	type pod struct {
+		Namespace string                  `json:"namespace"`
+		Name      string                  `json:"name"`
+		Owners    []metav1.OwnerReference `json:"owners,omitempty"`
+		Deleted   *metav1.Time            `json:"deleted,omitempty"`
+		Status    corev1.PodStatus        `json:"status"`
+	}
+	pods := make([]pod, len(list.Items))
+	for i, p := range list.Items {
+		pods[i] = pod{p.Namespace, p.Name, p.OwnerReferences, p.DeletionTimestamp, p.Status}
+	}
+	return yaml.Marshal(pods)
+}
+
+// events lists the events on the node and in this program's namespace, a line each.
+func (c *Collector) events(ctx context.Context) ([]byte, error) {
+	var out bytes.Buffer
+	for _, selection := range []struct{ namespace, selector string }{
+		{metav1.NamespaceDefault, fields.SelectorFromSet(fields.Set{"involvedObject.kind": "Node", "involvedObject.name": c.Params.Node}).String()},
+		{nodejob.Namespace, ""},
+	} {
+		list, err := c.Client.CoreV1().Events(selection.namespace).List(ctx, metav1.ListOptions{FieldSelector: selection.selector})
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range list.Items {
+			at := e.LastTimestamp.Time
+			if at.IsZero() {
+				at = e.EventTime.Time
+			}
+			fmt.Fprintf(&out, "%s %s %s %s/%s: %s\n", at.UTC().Format(time.RFC3339), e.Type, e.Reason, e.InvolvedObject.Kind, e.InvolvedObject.Name, e.Message)
+		}
+	}
+	return out.Bytes(), nil
+}
+
+// unpack returns the files of the agent's archive, below host/.
+func unpack(archive []byte) ([]File, error) {
+	unpacked, err := untrusted.Archive(archive)
+	if err != nil {
+		return nil, err
+	}
+	var files []File
+	for _, file := range unpacked {
+		files = append(files, File{"host/" + file.Name, file.Data})
+	}
+	return files, nil
+}

@@ -74,10 +74,13 @@ func (e *OutageError) Error() string { return e.Cause.Error() }
 
 func (e *OutageError) Unwrap() error { return e.Cause }
 
+// Prover runs canaries, and judges a node by them.
+type Prover struct{ *Runner }
+
 // Prove runs the canary pod and returns when it has passed. Note gets what could not be checked, or does not count, a sentence each. A check that
 // fails is a *CanaryError, a pod that does not run a *StartError, one that the cluster does not let run an *AdmissionError, and an *OutageError says
 // that the API server was away. The pod is left to Remove.
-func (r *Runner) Prove(ctx context.Context, p CanaryParams, note func(string)) error {
+func (r Prover) Prove(ctx context.Context, p CanaryParams, note func(string)) error {
 	if slices.Contains(p.Known, CheckPod) {
 		note("the canary pod is not run, since it did not run before, either")
 		return nil
@@ -127,7 +130,7 @@ func (r *Runner) Prove(ctx context.Context, p CanaryParams, note func(string)) e
 
 // Baseline runs the canary pod before anything is changed, removes it and returns the checks that failed, CheckPod and CheckExec among them: what
 // failed before is no fault of what is done to the node. Errors are those of Prove that say nothing of the node.
-func (r *Runner) Baseline(ctx context.Context, p CanaryParams, note func(string)) ([]CanaryCheck, error) {
+func (r Prover) Baseline(ctx context.Context, p CanaryParams, note func(string)) ([]CanaryCheck, error) {
 	parent := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, canaryTimeout, fmt.Errorf("no report after %s", canaryTimeout))
 	defer cancel()
@@ -169,7 +172,7 @@ func (r *Runner) Baseline(ctx context.Context, p CanaryParams, note func(string)
 const outOf = "OutOf"
 
 // StartCanary creates the canary pod for a Prove to come, whose CanaryParams then say Started.
-func (r *Runner) StartCanary(ctx context.Context, p CanaryParams) error {
+func (r Prover) StartCanary(ctx context.Context, p CanaryParams) error {
 	if _, err := r.Client.CoreV1().Pods(Namespace).Create(ctx, Canary(p), metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("create canary pod: %w", err)
 	}
@@ -177,7 +180,7 @@ func (r *Runner) StartCanary(ctx context.Context, p CanaryParams) error {
 }
 
 // alive returns a pod that is there and has not ended, or nil.
-func (r *Runner) alive(ctx context.Context, pod *corev1.Pod) *corev1.Pod {
+func (r Prover) alive(ctx context.Context, pod *corev1.Pod) *corev1.Pod {
 	var now *corev1.Pod
 	if r.Watch != nil {
 		pods, _ := r.Watch.Seen()
@@ -199,40 +202,10 @@ func (r *Runner) alive(ctx context.Context, pod *corev1.Pod) *corev1.Pod {
 	return now
 }
 
-// replacePod creates a pod, which errors call what, in the place of one that an earlier try left. That one goes at once: see Remove.
-func (r *Runner) replacePod(ctx context.Context, what string, pod *corev1.Pod) (*corev1.Pod, error) {
-	pods := r.Client.CoreV1().Pods(pod.Namespace)
-	began := r.Clock.Now()
-	for {
-		request, cancel := context.WithTimeout(ctx, requestTimeout)
-		created, err := pods.Create(request, pod, metav1.CreateOptions{})
-		cancel()
-		late := r.Clock.Now().Sub(began) >= createPatience
-		switch {
-		case err == nil:
-			return created, nil
-		case apierrors.IsAlreadyExists(err):
-			if err := pods.Delete(ctx, pod.Name, atOnce()); err != nil && !apierrors.IsNotFound(err) && !IsTransient(err) {
-				return nil, err
-			}
-		case isRefused(err) && (late || !IsTransient(err)):
-			return nil, &AdmissionError{What: what, Cause: err}
-		case late && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) && r.answers(ctx, pod):
-			// The server answers, but not to this.
-			return nil, &AdmissionError{What: what, Cause: fmt.Errorf("no answer for %s, as from a webhook that hangs: %w", requestTimeout, err)}
-		case !IsTransient(err):
-			return nil, fmt.Errorf("create %s: %w", what, err)
-		}
-		if sleepErr := r.pause(ctx); sleepErr != nil {
-			return nil, &OutageError{Cause: fmt.Errorf("create %s: %w", what, errors.Join(sleepErr, err))}
-		}
-	}
-}
-
 // awaitCanary waits for the canary's report. Pod is as it was created or seen last.
-func (r *Runner) awaitCanary(ctx context.Context, pod *corev1.Pod, note func(string)) ([]CanaryCheck, error) {
+func (r Prover) awaitCanary(ctx context.Context, pod *corev1.Pod, note func(string)) ([]CanaryCheck, error) {
 	start := startWatch{client: r.Client}
-	now := podLook{runner: r, pod: pod, asked: r.Clock.Now()}
+	now := podLook{runner: r.Runner, pod: pod, asked: r.Clock.Now()}
 	interval := canaryInterval
 	var last error
 	away := false
@@ -259,7 +232,7 @@ func (r *Runner) awaitCanary(ctx context.Context, pod *corev1.Pod, note func(str
 			}
 			last = fmt.Errorf("it is %s", current.Status.Phase)
 		}
-		if err := r.pauseFor(ctx, interval, changed); err != nil {
+		if err := pauseFor(ctx, r.Clock, interval, changed); err != nil {
 			err = fmt.Errorf("canary: %w", errors.Join(err, last))
 			if away {
 				return nil, &OutageError{Cause: err}
@@ -305,7 +278,7 @@ func (l *podLook) look(ctx context.Context) (*corev1.Pod, error) {
 }
 
 // judgeCanary returns the canary's checks; nil while there is no report.
-func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startWatch, note func(string)) ([]CanaryCheck, error) {
+func (r Prover) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startWatch, note func(string)) ([]CanaryCheck, error) {
 	if err := start.check(ctx, r.Clock.Now(), pod.Name, pod); err != nil {
 		return nil, fmt.Errorf("canary: %w", err)
 	}
@@ -339,7 +312,7 @@ func (r *Runner) judgeCanary(ctx context.Context, pod *corev1.Pod, start *startW
 }
 
 // canaryReport listens to the canary's log for its report, for at most canaryFollow. Log is its last words where there was none.
-func (r *Runner) canaryReport(ctx context.Context, pod string) (checks []CanaryCheck, log string, err error) {
+func (r Prover) canaryReport(ctx context.Context, pod string) (checks []CanaryCheck, log string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, canaryFollow)
 	defer cancel()
 	stream, err := r.Client.CoreV1().Pods(Namespace).GetLogs(pod, &corev1.PodLogOptions{Container: PhaseCanary, Follow: true}).Stream(ctx)
@@ -363,7 +336,7 @@ func failed(checks []CanaryCheck) []CanaryCheck {
 
 // noDNS tells why names cannot be resolved anywhere in the cluster, empty if they can, and in doubt: there is no service that the kubelets
 // point pods to, or none of its servers is ready. On a cluster's only node they cannot start before it is uncordoned.
-func (r *Runner) noDNS(ctx context.Context) string {
+func (r Prover) noDNS(ctx context.Context) string {
 	const service = "kube-dns"
 	_, err := r.Client.CoreV1().Services(metav1.NamespaceSystem).Get(ctx, service, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -377,7 +350,7 @@ func (r *Runner) noDNS(ctx context.Context) string {
 }
 
 // exec runs a command in the canary.
-func (r *Runner) exec(ctx context.Context, pod *corev1.Pod, note func(string)) error {
+func (r Prover) exec(ctx context.Context, pod *corev1.Pod, note func(string)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, execTimeout, fmt.Errorf("no answer after %s", execTimeout))
 	defer cancel()
 	if !r.MayExec(ctx) {
@@ -390,7 +363,7 @@ func (r *Runner) exec(ctx context.Context, pod *corev1.Pod, note func(string)) e
 			return nil
 		}
 		// A connection that breaks looks the same whoever broke it, so that the API server is asked for something else.
-		away := !r.answers(ctx, pod)
+		away := !answers(ctx, r.Client, pod)
 		if !away {
 			answered++
 		}
@@ -404,17 +377,9 @@ func (r *Runner) exec(ctx context.Context, pod *corev1.Pod, note func(string)) e
 	}
 }
 
-// answers reports whether the API server does, also where ctx is over.
-func (r *Runner) answers(ctx context.Context, pod *corev1.Pod) bool {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
-	defer cancel()
-	_, err := r.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
-	return err == nil || !IsTransient(err)
-}
-
 // CheckMetrics asks the kubelet for its pods' metrics, which it gets from the runtime, for at most requestTimeout. They need a right that
 // few have, so that none are no failure: note gets why, a sentence.
-func (r *Runner) CheckMetrics(ctx context.Context, node string, note func(string)) {
+func (r Prover) CheckMetrics(ctx context.Context, node string, note func(string)) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	var last string

@@ -22,7 +22,7 @@ func TestNoDNS(t *testing.T) {
 	r := &Runner{Client: client}
 	demand := func(when, want string) {
 		t.Helper()
-		if got := r.noDNS(ctx); (got == "") != (want == "") || !strings.Contains(got, want) {
+		if got := (Prover{r}).noDNS(ctx); (got == "") != (want == "") || !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %q", when, got, want)
 		}
 	}

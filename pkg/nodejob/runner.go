@@ -259,11 +259,11 @@ func atOnce() metav1.DeleteOptions {
 }
 
 // pause waits for the next look, or returns the cause of ctx's end.
-func (r *Runner) pause(ctx context.Context) error { return r.pauseFor(ctx, pollInterval, nil) }
+func (r *Runner) pause(ctx context.Context) error { return pauseFor(ctx, r.Clock, pollInterval, nil) }
 
 // pauseFor also ends with a change.
-func (r *Runner) pauseFor(ctx context.Context, interval time.Duration, changed <-chan struct{}) error {
-	timer := r.Clock.NewTimer(interval)
+func pauseFor(ctx context.Context, c clock.WithTicker, interval time.Duration, changed <-chan struct{}) error {
+	timer := c.NewTimer(interval)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

@@ -12,6 +12,9 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
+// prover runs this session's canaries.
+func (s *verification) prover() nodejob.Prover { return nodejob.Prover{Runner: s.runner} }
+
 // baselineTimeout bounds the canary before the drain, with the time that the API server is asked again.
 const baselineTimeout = 3 * time.Minute
 
@@ -25,7 +28,7 @@ func (s *verification) proveBefore(ctx context.Context) error {
 	defer cancel()
 	params := s.canaryParams()
 	params.Attempt, params.Known = params.Attempt+"-before", nil
-	failed, err := s.runner.Baseline(limited, params, func(text string) { s.tell(Info, "%s", text) })
+	failed, err := s.prover().Baseline(limited, params, func(text string) { s.tell(Info, "%s", text) })
 	if err != nil {
 		return fmt.Errorf("canary before the drain: %w", err)
 	}
@@ -70,7 +73,7 @@ func (s *verification) canaryAhead(ctx context.Context) (end func()) {
 			defer done()
 			err = s.held.Keep(request)
 			if err == nil {
-				err = s.runner.StartCanary(request, s.canaryParams())
+				err = s.prover().StartCanary(request, s.canaryParams())
 			}
 			s.canaryStarted = err == nil
 			return true, err
@@ -86,7 +89,7 @@ func (s *verification) checkCanary(ctx context.Context) error {
 	if err := s.keepClaim(ctx); err != nil {
 		return &nodejob.OutageError{Cause: err}
 	}
-	err := s.runner.Prove(ctx, s.canaryParams(), func(text string) { s.tell(Warning, "%s", text) })
+	err := s.prover().Prove(ctx, s.canaryParams(), func(text string) { s.tell(Warning, "%s", text) })
 	var refused *nodejob.AdmissionError
 	switch {
 	case errors.As(err, &refused):

@@ -249,7 +249,7 @@ func TestOutageOfTheCanary(t *testing.T) {
 			})
 			ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 			defer cancel()
-			err := r.runner.Prove(ctx, nodejob.CanaryParams{Node: test.name, Run: "r1", Image: agentImage}, func(string) {})
+			err := nodejob.Prover{Runner: r.runner}.Prove(ctx, nodejob.CanaryParams{Node: test.name, Run: "r1", Image: agentImage}, func(string) {})
 			if (err == nil) != test.once || isOutage(err) != test.outage {
 				t.Errorf("outage %t: %v", isOutage(err), err)
 			}

@@ -30,7 +30,7 @@ func (s *forward) giveBack(ctx context.Context) error {
 // checkMetrics comes last: what it finds is no failure, and each request to a kubelet is one more of its own to the API server, to ask
 // whether it is allowed. A node that waits for its pods to be Ready should not wait for those.
 func (s *verification) checkMetrics(ctx context.Context) {
-	s.runner.CheckMetrics(ctx, s.name, func(text string) { s.tell(Warning, "%s", text) })
+	s.prover().CheckMetrics(ctx, s.name, func(text string) { s.tell(Warning, "%s", text) })
 }
 
 // recordOutOfService ends the time out of service.

@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -217,7 +218,11 @@ func TestFleetStopsAtAFailure(t *testing.T) {
 		for t.Context().Err() == nil {
 			node, err := f.Client().CoreV1().Nodes().Get(t.Context(), "node-3", metav1.GetOptions{})
 			if err == nil && nodestate.Read(node).State == nodestate.StateRolledBack {
-				return
+				// The claim is the last that a run gives back.
+				_, err := f.Client().CoordinationV1().Leases("kubectl-runtime").Get(t.Context(), "node-3", metav1.GetOptions{})
+				if apierrors.IsNotFound(err) {
+					return
+				}
 			}
 			time.Sleep(50 * time.Millisecond)
 		}

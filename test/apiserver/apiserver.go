@@ -193,7 +193,7 @@ func start(version string, args ...string) (*Server, error) {
 		if err == nil {
 			return s, nil
 		}
-		if attempt == startAttempts || !errors.Is(err, errPortTaken) {
+		if attempt == startAttempts || !errors.Is(err, errPortTaken) && !errors.Is(err, errSlowEtcd) {
 			return nil, fmt.Errorf("start API server %s: %w", version, err)
 		}
 	}
@@ -201,6 +201,9 @@ func start(version string, args ...string) (*Server, error) {
 
 // errPortTaken is a failure that another port may cure.
 var errPortTaken = errors.New("address already in use")
+
+// errSlowEtcd is a failure on a busy machine: the API server gives etcd 20 s, and then ends.
+var errSlowEtcd = errors.New("etcd grpc connection not ready")
 
 func startOnce(version, etcd, kubernetesBinary string, args []string) (server *Server, err error) {
 	dir, err := os.MkdirTemp("", "kubectl-runtime-apiserver-")
@@ -340,6 +343,9 @@ func (p *process) failure() error {
 	const tail = 4 << 10
 	if strings.Contains(string(text), errPortTaken.Error()) {
 		return fmt.Errorf("%s ended: %w", p.name, errPortTaken)
+	}
+	if strings.Contains(string(text), errSlowEtcd.Error()) {
+		return fmt.Errorf("%s ended: %w", p.name, errSlowEtcd)
 	}
 	return fmt.Errorf("%s ended: %s\n%s", p.name, p.cmd.ProcessState, text[max(0, len(text)-tail):])
 }

@@ -67,6 +67,14 @@ api-versions: ## what depends on the API server's version, against each from 1.1
 		KUBECTL_RUNTIME_TEST_KUBERNETES=$$version CI=true go test -count=1 -timeout 40m -run '$(VERSION_TESTS)' $(VERSION_PACKAGES) || exit 1; \
 	done
 
+FUZZTIME ?= 10m
+FUZZ_PARALLEL ?= 2
+PKG ?= ./cmd/... ./pkg/...
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME, one at a time (PKG=./pkg/untrusted for those of a package; FUZZ_PARALLEL=N workers)
+	hack/fuzz $(FUZZTIME) $(FUZZ_PARALLEL) $(PKG)
+
 .PHONY: e2e
 e2e: build lab ## the whole way on real nodes, both profiles
 	hack/can-run-nodes || exit $$(( $$? == 77 ? 0 : 1 )); \

@@ -23,11 +23,20 @@ type HostPlan struct {
 
 	// parts are those of a diff whose last one has not come.
 	parts []string
+	// size is how many findings, steps and parts of files were reported.
+	size int
 }
+
+// maxPlan bounds them: an agent that means well reports a hundred, and a plan says more of each than the agent did.
+const maxPlan = 2000
 
 // take adds one event of the agent's.
 func (p *HostPlan) take(event protocol.Event) {
+	if event.Finding != nil || event.PlanStep != nil || event.FileChange != nil {
+		p.size++
+	}
 	switch {
+	case p.size > maxPlan:
 	case event.Facts != nil:
 		p.Facts = *event.Facts
 	case event.Finding != nil:
@@ -117,6 +126,9 @@ func (s *hostWork) look(ctx context.Context) (*HostPlan, error) {
 	}
 	if result.Outcome != protocol.OutcomeSucceeded {
 		return nil, resultError(result)
+	}
+	if plan.size > maxPlan {
+		return nil, fmt.Errorf("the agent reports more than %d findings, steps and files, which no agent does", maxPlan)
 	}
 	return plan, nil
 }

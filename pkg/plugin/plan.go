@@ -12,8 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/printers"
 	"k8s.io/client-go/kubernetes"
@@ -306,9 +304,9 @@ func (o *PlanOptions) print(view render.PlanView, hosts hostLooks, failure error
 		plan.Errors = []string{failure.Error()}
 	}
 	plan.Errors = append(plan.Errors, hosts.errors()...)
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&plan)
+	object, err := printable(&plan)
 	if err != nil {
 		return err
 	}
-	return o.printer.PrintObj(&unstructured.Unstructured{Object: content}, out)
+	return o.printer.PrintObj(object, out)
 }

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
@@ -117,11 +115,11 @@ func (o *runOptions) printResults(m move, failure error) error {
 	if failure != nil {
 		result.Errors = strings.Split(failure.Error(), "\n")
 	}
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&result)
+	object, err := printable(&result)
 	if err != nil {
 		return fmt.Errorf("print results: %w", err)
 	}
-	return o.printer.PrintObj(&unstructured.Unstructured{Object: content}, o.factory.Streams.Out)
+	return o.printer.PrintObj(object, o.factory.Streams.Out)
 }
 
 // nodeResult turns a rollout's report into what is printed.

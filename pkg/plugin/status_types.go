@@ -9,6 +9,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
 // The version and kinds of the machine-readable status. They are no API of the server: nothing can be created of them.
@@ -91,18 +92,46 @@ func newNodeRuntime(row inventory.Row) NodeRuntime {
 // statusObject is a row as kubectl's printers take it.
 func statusObject(row inventory.Row) (*unstructured.Unstructured, error) {
 	node := newNodeRuntime(row)
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&node)
+	object, err := printable(&node)
 	if err != nil {
 		return nil, fmt.Errorf("render node %s: %w", row.Name, err)
 	}
+	return object, nil
+}
+
+// printable is an object as kubectl's printers take it. Control characters in it are made visible: the printer of YAML refuses an object
+// that has any.
+func printable(object any) (*unstructured.Unstructured, error) {
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
+	if err != nil {
+		return nil, err
+	}
+	visible(content)
 	return &unstructured.Unstructured{Object: content}, nil
+}
+
+// visible makes the texts in a tree of maps and lists visible.
+func visible(tree any) any {
+	switch node := tree.(type) {
+	case string:
+		return untrusted.Visible(node)
+	case []any:
+		for i := range node {
+			node[i] = visible(node[i])
+		}
+	case map[string]any:
+		for key := range node {
+			node[key] = visible(node[key])
+		}
+	}
+	return tree
 }
 
 // statusList is all rows as kubectl's printers take them, with what went wrong.
 func statusList(rows []inventory.Row, failure error) (*unstructured.UnstructuredList, error) {
 	list := &unstructured.UnstructuredList{Object: map[string]any{"apiVersion": statusAPIVersion, "kind": statusListKind}}
 	if failure != nil {
-		list.Object["errors"] = []any{failure.Error()}
+		list.Object["errors"] = []any{untrusted.Visible(failure.Error())}
 	}
 	for _, row := range rows {
 		object, err := statusObject(row)

@@ -68,3 +68,20 @@ func TestExcerpt(t *testing.T) {
 		}
 	}
 }
+
+// FuzzExcerpt: whatever a program prints, the excerpt is short, and its lines are the program's.
+func FuzzExcerpt(f *testing.F) {
+	f.Add(numbered(30, map[int]string{3: "level=error"}))
+	f.Add(strings.Repeat("x", 1000) + "\r\n\n\xff")
+	f.Fuzz(func(t *testing.T, output string) {
+		lines := strings.Split(Excerpt(output), "\n")
+		if len(lines) > maxExcerpt {
+			t.Errorf("%d lines", len(lines))
+		}
+		for _, line := range lines {
+			if len(line) > maxExcerptLine || !strings.HasSuffix(line, "…") && !strings.HasSuffix(line, " lines)") && !strings.Contains(output, line) {
+				t.Errorf("line %q", line)
+			}
+		}
+	})
+}

@@ -200,7 +200,7 @@ func planCheck(text *strings.Builder, style Style, findings []assess.Finding) {
 		if f.Hint != "" {
 			detail += " (" + clean(f.Hint) + ")"
 		}
-		row := []string{f.Node, f.Namespace, f.Kind + "/" + f.Name, detail}
+		row := []string{f.Node, f.Namespace, clean(f.Kind + "/" + f.Name), detail} // nobody checks the kind and name of an owner
 		if f.Name == "" {
 			row = []string{f.Node, detail}
 		}

@@ -2,6 +2,7 @@ package render
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,6 +47,15 @@ func TestPlan(t *testing.T) {
 		{Check: protocol.CheckVersions, Category: assess.Node, Severity: assess.Info, Node: "n4", Detail: "kubelet v1.23.17"},
 		{Check: "workload-docker-socket", Category: assess.Workloads, Severity: assess.Warning, Kind: "CronJob", Namespace: "ops", Name: "nightly", Detail: "/run/docker.sock"},
 	}, Measured: 2, Times: nodeswitch.Times{Prepare: time.Minute, Cutover: 20 * time.Second}}))
+}
+
+// TestPlanOfOddOwners: who makes a pod names its owner as they like, and no line of a plan is theirs.
+func TestPlanOfOddOwners(t *testing.T) {
+	finding := assess.Finding{Check: "drain-empty-dir", Category: assess.Drain, Severity: assess.Warning, Node: "n1", Namespace: "shop", Kind: "Odd\nhint: x", Name: "a\tb\nhint: y"}
+	text := Plan(Style{Width: func() int { return 80 }}, PlanView{Nodes: []PlanNode{{Name: "n1"}}, Findings: []assess.Finding{finding}, Order: []string{"n1"}})
+	if strings.Contains(text, "\nhint: ") || !strings.Contains(text, "Odd hint: x/a b hint: y") {
+		t.Error(text)
+	}
 }
 
 // hostNodes are two that are alike, one whose files are not known, and one that was not looked at.

@@ -63,9 +63,10 @@ func Visible(text string) string {
 	return out.String()
 }
 
-// isHidden reports whether a character is a control (C0, C1, DEL), changes the direction of text, has no width, or breaks lines.
+// isHidden reports whether a character is a control (C0, C1, DEL), changes the direction of text, has no width, breaks lines, or is none: YAML
+// has no form for U+FFFE and U+FFFF.
 func isHidden(r rune) bool {
-	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Noncharacter_Code_Point)
 }
 
 func writeVisible(out *strings.Builder, r rune) {

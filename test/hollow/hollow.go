@@ -65,6 +65,8 @@ type Node struct {
 	Controller atomic.Pointer[kubernetes.Clientset]
 	// Clock is how far the node's clock is ahead of ours once the runtime has changed.
 	Clock time.Duration
+	// Pause is between two looks of the kubelet and the Job controller.
+	Pause time.Duration
 	// Answer, if set, is asked before the kubelet answers a request; it returns true if it has answered. Exec is that for commands.
 	Answer func(w http.ResponseWriter, r *http.Request) bool
 	Exec   func(command []string, out, errOut io.Writer) (done bool, err error)
@@ -128,8 +130,14 @@ const NeverEnds = "test/never-ends"
 // New creates a node on Docker and plays it until the test ends.
 func New(t *testing.T, s *apiserver.Server, name string, change ...func(*corev1.Node)) *Node {
 	t.Helper()
+	config := s.Admin()
+	config.ContentType = "application/vnd.kubernetes.protobuf" // as a kubelet does it, and text in it need not be UTF-8
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
 	h := &Node{
-		T: t, Name: name, Client: s.Client(), runtime: DockerVersion,
+		T: t, Name: name, Client: client, Pause: 50 * time.Millisecond, runtime: DockerVersion,
 		Script: map[protocol.Phase]func(*Node, protocol.Spec){},
 		Checks: []nodejob.CanaryCheck{{Name: "dns", OK: true}, {Name: "volume", OK: true}}, ChecksBefore: []nodejob.CanaryCheck{{Name: "dns", OK: true}, {Name: "volume", OK: true}},
 		begun: map[string]bool{}, ended: map[string]bool{}, asked: map[string]bool{}, canaries: map[string]bool{},
@@ -156,9 +164,12 @@ func New(t *testing.T, s *apiserver.Server, name string, change ...func(*corev1.
 		defer close(stopped)
 		for ctx.Err() == nil {
 			h.reconcile(ctx)
+			h.mu.Lock()
+			pause := h.Pause
+			h.mu.Unlock()
 			select {
 			case <-ctx.Done():
-			case <-time.After(50 * time.Millisecond):
+			case <-time.After(pause):
 			}
 		}
 	}()
@@ -312,7 +323,7 @@ func (h *Node) startPod(ctx context.Context, pod *corev1.Pod) {
 		if slices.Contains(args, "--wait") && !h.awaitAsk(ctx, pod) {
 			return
 		}
-		h.agent(ctx, pod, specOf(h.T, args))
+		h.agent(ctx, pod, SpecOf(h.T, args))
 	}()
 }
 
@@ -333,7 +344,8 @@ func (h *Node) awaitAsk(ctx context.Context, pod *corev1.Pod) bool {
 	return false
 }
 
-func specOf(t *testing.T, args []string) protocol.Spec {
+// SpecOf is the specification among the arguments of the agent.
+func SpecOf(t *testing.T, args []string) protocol.Spec {
 	var spec protocol.Spec
 	for _, arg := range args {
 		if raw, ok := strings.CutPrefix(arg, "--spec="); ok {
@@ -415,6 +427,7 @@ func (h *Node) SwitchTo(runtime string) {
 	})
 }
 
+// UpdateNode changes the Node's metadata and status.
 func (h *Node) UpdateNode(change func(*corev1.Node)) {
 	for {
 		node, err := h.Client.CoreV1().Nodes().Get(context.Background(), h.Name, metav1.GetOptions{})

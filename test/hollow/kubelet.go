@@ -19,7 +19,10 @@ import (
 
 // serve is the kubelet's API as far as the plugin needs it.
 func (h *Node) serve(w http.ResponseWriter, r *http.Request) {
-	if h.Answer != nil && h.Answer(w, r) {
+	h.mu.Lock()
+	answer := h.Answer
+	h.mu.Unlock()
+	if answer != nil && answer(w, r) {
 		return
 	}
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
@@ -65,8 +68,11 @@ type executor struct {
 }
 
 func (e executor) ExecInContainer(_ context.Context, _, _, _ string, command []string, _ io.Reader, out, errOut io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
-	if e.h.Exec != nil {
-		if done, err := e.h.Exec(command, out, errOut); done {
+	e.h.mu.Lock()
+	run := e.h.Exec
+	e.h.mu.Unlock()
+	if run != nil {
+		if done, err := run(command, out, errOut); done {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package steps
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,8 +52,15 @@ var helpers = []string{
 // TestEveryStepHasItsFile: the file of a step is its ID without dashes, and every other file is one of a short list.
 func TestEveryStepHasItsFile(t *testing.T) {
 	known := slices.Clone(helpers)
-	for _, list := range List(&node.Host{}) {
+	page, err := os.ReadFile("../../../docs/design/steps.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for phase, list := range List(&node.Host{}) {
 		for _, s := range list {
+			if row := fmt.Sprintf("| %s | `%s` |", phase, s.ID()); !strings.Contains(string(page), row) {
+				t.Errorf("step %s has no row %q in docs/design/steps.md", s.ID(), row)
+			}
 			name := strings.ReplaceAll(s.ID(), "-", "") + ".go"
 			known = append(known, name)
 			source, err := os.ReadFile(name)

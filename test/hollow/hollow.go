@@ -65,8 +65,6 @@ type Node struct {
 	Controller atomic.Pointer[kubernetes.Clientset]
 	// Clock is how far the node's clock is ahead of ours once the runtime has changed.
 	Clock time.Duration
-	// Pause is between two looks of the kubelet and the Job controller.
-	Pause time.Duration
 	// Answer, if set, is asked before the kubelet answers a request; it returns true if it has answered. Exec is that for commands.
 	Answer func(w http.ResponseWriter, r *http.Request) bool
 	Exec   func(command []string, out, errOut io.Writer) (done bool, err error)
@@ -76,6 +74,7 @@ type Node struct {
 	renewed time.Time
 
 	mu      sync.Mutex
+	pause   time.Duration    // between two looks of the kubelet and the Job controller
 	events  []protocol.Event // the event file on the host
 	runtime string
 	// switched is when the runtime last changed.
@@ -137,7 +136,7 @@ func New(t *testing.T, s *apiserver.Server, name string, change ...func(*corev1.
 		t.Fatal(err)
 	}
 	h := &Node{
-		T: t, Name: name, Client: client, Pause: 50 * time.Millisecond, runtime: DockerVersion,
+		T: t, Name: name, Client: client, pause: 50 * time.Millisecond, runtime: DockerVersion,
 		Script: map[protocol.Phase]func(*Node, protocol.Spec){},
 		Checks: []nodejob.CanaryCheck{{Name: "dns", OK: true}, {Name: "volume", OK: true}}, ChecksBefore: []nodejob.CanaryCheck{{Name: "dns", OK: true}, {Name: "volume", OK: true}},
 		begun: map[string]bool{}, ended: map[string]bool{}, asked: map[string]bool{}, canaries: map[string]bool{},
@@ -165,7 +164,7 @@ func New(t *testing.T, s *apiserver.Server, name string, change ...func(*corev1.
 		for ctx.Err() == nil {
 			h.reconcile(ctx)
 			h.mu.Lock()
-			pause := h.Pause
+			pause := h.pause
 			h.mu.Unlock()
 			select {
 			case <-ctx.Done():
@@ -175,6 +174,13 @@ func New(t *testing.T, s *apiserver.Server, name string, change ...func(*corev1.
 	}()
 	t.Cleanup(func() { cancel(); <-stopped })
 	return h
+}
+
+// SetPause sets the time between two looks of the kubelet and the Job controller; 50 ms by default.
+func (h *Node) SetPause(pause time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.pause = pause
 }
 
 // reconcile is kubelet, Job controller and garbage collector.

@@ -124,7 +124,7 @@ func (l lie) tell(t *testing.T, s *apiserver.Server) {
 	if l.switched {
 		h.SwitchTo(hollow.ContainerdVersion)
 	}
-	h.Pause = pause
+	h.SetPause(pause)
 	if l.set != nil {
 		l.set(h)
 	}

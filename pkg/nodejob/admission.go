@@ -16,12 +16,15 @@ import (
 )
 
 const (
-	// admitPatience is how long a dry run is repeated while a webhook cannot be called or the server does not answer.
+	// admitPatience is how long a dry run is repeated while a webhook cannot be called.
 	admitPatience = 15 * time.Second
+	// answerPatience is how long a dry run is repeated while the server does not answer, or only with errors of its own. The server itself may wait 30 s
+	// for a webhook (timeoutSeconds), and then ignore it (failurePolicy).
+	answerPatience = time.Minute
 	// podSecurityTries is how often a refusal by Pod Security is looked at again: it reads the namespace's labels, which have just been changed, from
 	// a cache of each API server (k8s.io/pod-security-admission, admission/namespace.go).
 	podSecurityTries = 10
-	// createPatience is the same for a pod while its node is out of service. No node has a part in what a webhook answers.
+	// createPatience is how long a pod is tried while its node is out of service. No node has a part in what a webhook answers.
 	createPatience = 5 * time.Second
 )
 
@@ -77,8 +80,10 @@ func (r *Runner) TryPod(ctx context.Context, what string, pod *corev1.Pod) (admi
 }
 
 func (r *Runner) try(ctx context.Context, what string, create func(context.Context, metav1.CreateOptions) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, admitPatience, fmt.Errorf("no answer for %s", admitPatience))
+	ctx, cancel := context.WithTimeoutCause(ctx, answerPatience, fmt.Errorf("no answer for %s", answerPatience))
 	defer cancel()
+	patience, end := context.WithTimeout(ctx, admitPatience)
+	defer end()
 	var last error
 	for tries := 1; ; tries++ {
 		err := create(ctx, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
@@ -87,7 +92,7 @@ func (r *Runner) try(ctx context.Context, what string, create func(context.Conte
 			return nil
 		case isByPodSecurity(err) && tries < podSecurityTries:
 			last = err
-		case isRefused(err) && !IsTransient(err):
+		case isRefused(err) && (!IsTransient(err) || patience.Err() != nil):
 			return &AdmissionError{What: what, Cause: err}
 		case ctx.Err() == nil || last == nil:
 			last = err

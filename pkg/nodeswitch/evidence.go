@@ -22,7 +22,7 @@ type evidence struct {
 	progress bytes.Buffer // what was observed
 }
 
-// gather collects what tells why a run failed, and this program's own progress with it.
+// gather collects the evidence of why a run failed, and this program's own progress with it.
 func (s *evidence) gather(ctx context.Context, failure error) []runevidence.File {
 	ctx, cancel := context.WithTimeoutCause(ctx, evidenceTimeout, fmt.Errorf("not done after %s", evidenceTimeout))
 	defer cancel()

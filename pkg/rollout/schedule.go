@@ -79,8 +79,8 @@ func (m *Member) unavailable() string {
 	}
 }
 
-// goesOn reports whether an earlier run has taken the node out of service already: it goes on, whatever the limits say.
-func (m *Member) goesOn() bool {
+// outOfService reports whether an earlier run has taken the node out of service already: it is resumed, whatever the limits say.
+func (m *Member) outOfService() bool {
 	return m.Phase == Waiting && m.Resumes && m.Attempts == 0 && m.Out != ""
 }
 
@@ -116,7 +116,7 @@ func Next(members []Member, limits Limits, stop string) Decision {
 	d.Stopped = cmp.Or(stop, s.stop(limits))
 	waiting := false
 	for i := range members {
-		if m := &members[i]; m.goesOn() && m.Gone == "" && stop == "" {
+		if m := &members[i]; m.outOfService() && m.Gone == "" && stop == "" {
 			d.Start = append(d.Start, m.Name)
 			s.started(m)
 		}
@@ -144,6 +144,8 @@ func Next(members []Member, limits Limits, stop string) Decision {
 // view is a rollout in numbers.
 type view struct {
 	budget, inFlight, done, failures int
+	// control is how many nodes of the control plane are in flight.
+	control int
 	// out are the nodes that count against the budget, "node-1 (cordoned)".
 	out []string
 	// workers are those that wait. controlOut are nodes of the control plane that count against the budget.
@@ -166,6 +168,9 @@ func survey(members []Member, limits Limits) *view {
 		switch m.Phase {
 		case InFlight:
 			v.inFlight++
+			if m.ControlPlane {
+				v.control++
+			}
 		case Waiting:
 			if !m.ControlPlane && m.Gone == "" {
 				v.workers++
@@ -209,6 +214,9 @@ func (v *view) stop(limits Limits) string {
 // started counts a node that starts now.
 func (v *view) started(m *Member) {
 	v.inFlight++
+	if m.ControlPlane {
+		v.control++
+	}
 	if m.Out == "" {
 		v.out = append(v.out, m.Name+" (in flight)")
 	}
@@ -224,6 +232,8 @@ func (v *view) started(m *Member) {
 func (v *view) whyNot(m *Member) string {
 	width := window(v.done)
 	switch others := without(v.controlOut, m.Name); {
+	case v.control > 0 && !m.ControlPlane: // one that an earlier run has taken out of service; it may be the only one
+		return "a control-plane node moves alone"
 	case m.ControlPlane && v.workers > 0:
 		return "control-plane nodes come after all others"
 	case m.ControlPlane && len(others) > 0:

@@ -70,6 +70,7 @@ func TestNext(t *testing.T) {
 		{name: "the control plane one at a time", members: "a+ b+ c+ d+ cp-1 cp-2", budget: "5", start: "cp-1", wait: "one at a time, and cp-1 is unavailable"},
 		{name: "the control plane is not whole", members: "a+ cp-1 cp-2+!", budget: "5", wait: "cp-2 is unavailable"},
 		{name: "the control plane's cordoned one first", members: "a+ cp-1 cp-2!", budget: "5", start: "cp-2", wait: "cp-2 is unavailable"},
+		{name: "no worker beside the control plane", members: "a+ b+ c d cp-1>!", budget: "5", start: "cp-1", wait: "a control-plane node moves alone"},
 		{name: "interrupted", members: "a* b", budget: "5", stop: "interrupted", stopped: "interrupted"},
 		{name: "over", members: "a+ b+", budget: "5", over: true},
 	} {

@@ -1,4 +1,4 @@
-// Package runevidence collects what tells why a run failed: from the API, and from the host by a pod of the agent. It neither saves nor shows it.
+// Package runevidence collects the evidence of why a run failed: from the API, and from the host by a pod of the agent. It neither saves nor shows it.
 package runevidence
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
-// File is one file that tells why a run failed. Its name has slashes, and none at the beginning.
+// File is one file of the evidence of why a run failed. Its name has slashes, and none at the beginning.
 type File struct {
 	Name string
 	Data []byte
@@ -31,7 +31,7 @@ type Collector struct {
 	Params nodejob.EvidenceParams
 }
 
-// Gather collects what tells why a run failed: the node, its pods and the events as the API has them, and below host/ what the agent gathers on
+// Gather collects the evidence of why a run failed: the node, its pods and the events as the API has them, and below host/ what the agent gathers on
 // the node. What cannot be had is noted in its place; noHost is why nothing came from the host.
 func (c *Collector) Gather(ctx context.Context) (files []File, noHost error) {
 	add := func(name string, data []byte, err error) {

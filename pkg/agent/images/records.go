@@ -40,8 +40,8 @@ func recordNames(image docker.Image, id string) ([]string, error) {
 	return names, nil
 }
 
-// present looks for the image under its names. It returns what a record that stands for it refers to, nil if there is none,
-// and the names that do not stand for it yet.
+// present looks for the image under its names. It returns what a record of it refers to, nil if there is none,
+// and the names that are not records of it yet.
 func (d destination) present(ctx context.Context, id string, names []string) (target *ocispec.Descriptor, missing []string, err error) {
 	for _, name := range names {
 		record, err := d.client.ImageService().Get(ctx, name)

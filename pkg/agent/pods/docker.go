@@ -259,10 +259,7 @@ func stopContainers(ctx context.Context, d *docker.Client, containers []docker.C
 // Docker's sandboxes, which are stopped, and in the kubelet's network those of sandboxes that no runtime knows: cri-dockerd removes a sandbox whose
 // CNI DEL failed, and dockershim one that a reboot left without a network namespace (it runs no CNI DEL for it).
 func releaseLeases(ctx context.Context, dir string, found facts.Found, containers []docker.Container, report engine.Report) error {
-	network, err := cni.Detect(found.CNIConfDir, found.CNIBinDir)
-	if err != nil {
-		return err
-	}
+	network, _ := cni.Detect(found.CNIConfDir, found.CNIBinDir) // if it is not known, only the stopped sandboxes' addresses are freed
 	stopped, others := map[string]bool{}, map[string]bool{}
 	for _, c := range containers {
 		if c.Sandbox() {

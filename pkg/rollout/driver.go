@@ -86,9 +86,11 @@ func (d *Driver) Run(ctx context.Context, selected []Selected) Summary {
 		for _, name := range next.Start {
 			m := d.member(name)
 			m.Phase, m.Attempts = InFlight, m.Attempts+1
+		}
+		d.tellWait(next) // before the first word of a node that starts
+		for _, name := range next.Start {
 			go func() { ended <- moved{name, d.Work.Move(ctx, name)} }()
 		}
-		d.tellWait(next)
 		if next.Over {
 			return Summary{Members: d.members, Stopped: next.Stopped}
 		}

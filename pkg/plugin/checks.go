@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 )
 
@@ -81,7 +82,7 @@ func (o *runOptions) assess(ctx context.Context, nodes []corev1.Node, passed []p
 			}
 		}
 	} else if len(refused) > 0 {
-		return Exitf(ExitRefused, "%s", strings.Join(refused, "\n")).
+		return cli.Exitf(cli.ExitRefused, "%s", strings.Join(refused, "\n")).
 			WithHint("nothing was changed; `%s` says what to do", o.factory.Command("plan", "--api-only", todo[0].Name))
 	}
 	for i := range todo {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
@@ -71,7 +72,7 @@ func TestSwitchChecks(t *testing.T) {
 func TestSwitchChecksWithFewRequests(t *testing.T) {
 	s := server.Get(t)
 	s.CreateNodes(t, apiserver.Node("a", "docker://20.10.24", "v1.23.17"), apiserver.Node("b", "docker://20.10.24", "v1.23.17"))
-	factory := NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "test")
+	factory := cli.NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "test")
 	*factory.Flags.KubeConfig = apiserver.Kubeconfig(t, s.Admin())
 	asked := countRequests(factory)
 	cmd := NewSwitchCommand(factory)

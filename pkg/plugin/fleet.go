@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodewatch"
@@ -128,7 +129,7 @@ func (f *fleetWork) judgeAgain(ctx context.Context, name string) error {
 	}
 	findings, err := f.move.preflight(f.switcher.Preflight(), ctx, []corev1.Node{*node}, f.checked.alone)
 	if err != nil {
-		return f.factory.explain("check", "nodes", name, err)
+		return f.factory.Explain("check", "nodes", name, err)
 	}
 	if finding := findings[0]; finding.Verdict == preflight.Skip || finding.Verdict == preflight.Refuse {
 		return &preflight.UnfitError{Finding: finding}
@@ -296,13 +297,13 @@ func (f *fleetWork) failure(ctx context.Context, left bool) error {
 	}
 	// The worst first.
 	slices.SortStableFunc(f.failures, func(a, b nodeFailure) int { return slices.Index(worst, a.result) - slices.Index(worst, b.result) })
-	all := &ExitError{}
+	all := &cli.ExitError{}
 	var errs []error
 	var hints []string
 	resumable := false
 	for i, failure := range f.failures {
 		errs = append(errs, failure.err)
-		var exit *ExitError
+		var exit *cli.ExitError
 		if !errors.As(f.exitError(f.move.name, failure.node, failure.err), &exit) {
 			continue
 		}

@@ -21,6 +21,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/utils/ptr"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
@@ -228,7 +229,7 @@ func TestFleetStopsAtAFailure(t *testing.T) {
 		}
 	}()
 	r := f.call(t.Context(), "switch", "--all", "--max-unavailable=2")
-	if want := "node-1: done, node-2: done, node-3: failed, node-4: done, node-5: not-begun, node-6: not-begun"; r.code != ExitRolledBack || r.results() != want {
+	if want := "node-1: done, node-2: done, node-3: failed, node-4: done, node-5: not-begun, node-6: not-begun"; r.code != cli.ExitRolledBack || r.results() != want {
 		t.Errorf("exit %d, %s", r.code, r.results())
 	}
 	for _, want := range []string{"not started: node-5, node-6\n", "rollout: 3 done, 1 rolled back, 2 not started: 1 node failed, and --max-failures is 1\n", "`kubectl runtime switch --all=true"} {
@@ -242,7 +243,7 @@ func TestFleetStopsAtAFailure(t *testing.T) {
 	f.left = map[string]int{}
 	f.mu.Unlock()
 	r = f.call(t.Context(), "switch", "--all", "--max-unavailable=2", "--max-failures=2")
-	if want := "node-1: skipped, node-2: skipped, node-3: failed, node-4: skipped, node-5: done, node-6: done"; r.code != ExitRolledBack || r.results() != want {
+	if want := "node-1: skipped, node-2: skipped, node-3: failed, node-4: skipped, node-5: done, node-6: done"; r.code != cli.ExitRolledBack || r.results() != want {
 		t.Errorf("exit %d, %s", r.code, r.results())
 	}
 	f.noneTwice(2)
@@ -265,7 +266,7 @@ func TestFleetBlockedDrain(t *testing.T) {
 		Status: policyv1.PodDisruptionBudgetStatus{ObservedGeneration: 1, CurrentHealthy: 1, DesiredHealthy: 1, ExpectedPods: 2},
 	})
 	r := f.call(t.Context(), "switch", "--all", "--timeout=3s")
-	if want := "node-1: blocked, node-2: done, node-3: done"; r.code != ExitTimeout || r.results() != want {
+	if want := "node-1: blocked, node-2: done, node-3: done"; r.code != cli.ExitTimeout || r.results() != want {
 		t.Errorf("exit %d, %s", r.code, r.results())
 	}
 	for _, want := range []string{"node-1 drain     the node serves, and is tried again after the others", "rollout: 2 done, 1 blocked by PodDisruptionBudgets\n", "error: node node-1: drain: drain node node-1: not finished after 3s"} {
@@ -292,7 +293,7 @@ func TestFleetInterrupted(t *testing.T) {
 		slow(f.nodes[name], protocol.PhasePrepare, func() {
 			both <- struct{}{}
 			if len(both) == 2 {
-				once.Do(func() { cancel(&SignalError{Signal: interrupt{}}) })
+				once.Do(func() { cancel(&cli.SignalError{Signal: interrupt{}}) })
 			}
 			time.Sleep(5 * time.Second)
 		})

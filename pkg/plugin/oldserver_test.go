@@ -11,6 +11,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/rest"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
@@ -18,9 +19,9 @@ import (
 func TestTooOldServer(t *testing.T) {
 	s := server.Get(t)
 	s.CreateNodes(t, apiserver.Node("n1", "docker://18.9.9", "v1.16.15"))
-	for name, command := range map[string]func(*Factory) *cobra.Command{"plan": NewPlanCommand, "switch": NewSwitchCommand, "rollback": NewRollbackCommand} {
+	for name, command := range map[string]func(*cli.Factory) *cobra.Command{"plan": NewPlanCommand, "switch": NewSwitchCommand, "rollback": NewRollbackCommand} {
 		t.Run(name, func(t *testing.T) {
-			factory := NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "v0.0.0-test")
+			factory := cli.NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "v0.0.0-test")
 			*factory.Flags.KubeConfig = apiserver.Kubeconfig(t, s.Admin())
 			factory.Flags.WrapConfigFn = func(config *rest.Config) *rest.Config {
 				return apiserver.Transport(config, func(next http.RoundTripper) http.RoundTripper {
@@ -41,8 +42,8 @@ func TestTooOldServer(t *testing.T) {
 			}
 			cmd.SilenceErrors, cmd.SilenceUsage = true, true
 			err := cmd.ExecuteContext(t.Context())
-			var exit *ExitError
-			if !errors.As(err, &exit) || exit.Code != ExitRefused || !strings.Contains(err.Error(), "Kubernetes v1.16.15: the oldest that is supported is 1.17") ||
+			var exit *cli.ExitError
+			if !errors.As(err, &exit) || exit.Code != cli.ExitRefused || !strings.Contains(err.Error(), "Kubernetes v1.16.15: the oldest that is supported is 1.17") ||
 				!strings.Contains(exit.Hint, "nothing was changed") {
 				t.Errorf("%v", err)
 			}

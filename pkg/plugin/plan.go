@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
@@ -29,8 +30,8 @@ const planKind = "Plan"
 
 // PlanOptions are `kubectl runtime plan`.
 type PlanOptions struct {
-	factory   *Factory
-	selection NodeSelection
+	factory   *cli.Factory
+	selection cli.NodeSelection
 	rollout   nodeswitch.Options
 	pull      string
 	apiOnly   bool
@@ -102,7 +103,7 @@ const planExample = `  # What depends on Docker, and what blocks, on all nodes
   kubectl runtime plan -o json | jq -r '.findings[] | select(.severity == "blocker") | [.node, .check, .namespace, .name] | @tsv'`
 
 // NewPlanCommand is `kubectl runtime plan`. It only reads.
-func NewPlanCommand(f *Factory) *cobra.Command {
+func NewPlanCommand(f *cli.Factory) *cobra.Command {
 	return newPlanCommand(&PlanOptions{factory: f, allPods: allPodsAtMost})
 }
 
@@ -113,7 +114,7 @@ func newPlanCommand(o *PlanOptions) *cobra.Command {
 		Long:                  planLong,
 		Example:               planExample,
 		DisableFlagsInUseLine: true,
-		ValidArgsFunction:     completeNodes(o.factory),
+		ValidArgsFunction:     cli.CompleteNodes(o.factory),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.Complete(args); err != nil {
 				return err
@@ -152,7 +153,7 @@ func (o *PlanOptions) Complete(args []string) error {
 		}
 	}
 	o.rollout.PullPolicy = corev1.PullPolicy(o.pull)
-	o.rollout.Image = cmp.Or(o.rollout.Image, o.factory.agentImage())
+	o.rollout.Image = cmp.Or(o.rollout.Image, releaseImage(o.factory))
 	var err error
 	if o.config, err = o.factory.RESTConfig(); err != nil {
 		return err
@@ -217,19 +218,19 @@ func (o *PlanOptions) Run(ctx context.Context) error {
 	case err != nil:
 		return err
 	case blockers == 1:
-		return Exitf(ExitRefused, "1 finding blocks a switch of node %s", slices.Collect(maps.Keys(blocked))[0])
+		return cli.Exitf(cli.ExitRefused, "1 finding blocks a switch of node %s", slices.Collect(maps.Keys(blocked))[0])
 	case blockers > 0:
-		return Exitf(ExitRefused, "%d findings block a switch, on %d of %d nodes", blockers, len(blocked), len(in.Nodes))
+		return cli.Exitf(cli.ExitRefused, "%d findings block a switch, on %d of %d nodes", blockers, len(blocked), len(in.Nodes))
 	}
 	return hosts.failure()
 }
 
 // read reads what the checks need, and says what it could not.
 func (o *PlanOptions) read(ctx context.Context) (assess.Input, []string, error) {
-	if err := o.factory.checkServer(ctx, o.client); err != nil {
+	if err := o.factory.CheckServer(ctx, o.client); err != nil {
 		return assess.Input{}, nil, err
 	}
-	nodes, err := findSomeNodes(ctx, o.factory, o.client, o.selection)
+	nodes, err := cli.FindSomeNodes(ctx, o.factory, o.client, o.selection)
 	if err != nil {
 		return assess.Input{}, nil, err
 	}
@@ -284,7 +285,7 @@ func (o *PlanOptions) print(view render.PlanView, hosts hostLooks, failure error
 		return err
 	}
 	plan := Plan{
-		APIVersion: statusAPIVersion, Kind: planKind, Nodes: view.Nodes, Findings: []PlanFinding{}, Order: view.Order,
+		APIVersion: cli.APIVersion, Kind: planKind, Nodes: view.Nodes, Findings: []PlanFinding{}, Order: view.Order,
 		IgnoredChecks: view.Ignored, HostsInspected: hosts.all(), Notes: view.Notes,
 	}
 	if plan.Nodes == nil {
@@ -304,7 +305,7 @@ func (o *PlanOptions) print(view render.PlanView, hosts hostLooks, failure error
 		plan.Errors = []string{failure.Error()}
 	}
 	plan.Errors = append(plan.Errors, hosts.errors()...)
-	object, err := printable(&plan)
+	object, err := cli.Printable(&plan)
 	if err != nil {
 		return err
 	}

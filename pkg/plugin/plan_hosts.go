@@ -15,6 +15,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/access"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
@@ -67,7 +68,7 @@ func (h hostLooks) failure() error {
 	if len(failed) == 0 {
 		return nil
 	}
-	return Exitf(ExitGeneral, "%s", strings.Join(failed, "\n")).WithHint("nothing was changed; --api-only does without a look at the hosts")
+	return cli.Exitf(cli.ExitGeneral, "%s", strings.Join(failed, "\n")).WithHint("nothing was changed; --api-only does without a look at the hosts")
 }
 
 // passedOver says why no Job is sent to a node; empty if one is.
@@ -115,9 +116,9 @@ func (o *PlanOptions) lookAtHosts(ctx context.Context, nodes []corev1.Node) (hos
 	if err := (access.Checker{Client: o.client}).CheckLook(ctx); err != nil {
 		var missing *access.PermissionError
 		if errors.As(err, &missing) {
-			return nil, Exitf(ExitGeneral, "look at the hosts: %w", err).WithHint("--api-only does without a look at the hosts, and needs none of these")
+			return nil, cli.Exitf(cli.ExitGeneral, "look at the hosts: %w", err).WithHint("--api-only does without a look at the hosts, and needs none of these")
 		}
-		return nil, o.factory.explain("check", "permissions", "", err)
+		return nil, o.factory.Explain("check", "permissions", "", err)
 	}
 	var mu sync.Mutex
 	var group errgroup.Group

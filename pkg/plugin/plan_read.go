@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/oldapi"
@@ -29,7 +30,7 @@ const (
 
 // clusterReader asks the server for what the checks need.
 type clusterReader struct {
-	factory *Factory
+	factory *cli.Factory
 	client  kubernetes.Interface
 	drain   drain.Options
 	ignore  []string
@@ -85,7 +86,7 @@ func (r *clusterReader) forPlan(ctx context.Context, nodes []corev1.Node) (asses
 	}
 	some, err := r.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: int64(r.allPods) + 1})
 	if err != nil {
-		return in, r.factory.explain("list", "nodes", "", err)
+		return in, r.factory.Explain("list", "nodes", "", err)
 	}
 	in.Alone = len(some.Items) < 2
 	in.AllNodes = some.Items
@@ -125,7 +126,7 @@ func (r *clusterReader) pods(ctx context.Context, nodes []string, all bool) ([]c
 	}
 	var pods []corev1.Pod
 	for _, selector := range selectors {
-		some, _, err := listChunks(ctx, r.factory, "pods", metav1.ListOptions{FieldSelector: selector}, func(options metav1.ListOptions) ([]corev1.Pod, metav1.ListMeta, error) {
+		some, _, err := cli.ListChunks(ctx, r.factory, "pods", metav1.ListOptions{FieldSelector: selector}, func(options metav1.ListOptions) ([]corev1.Pod, metav1.ListMeta, error) {
 			list, err := r.client.CoreV1().Pods(corev1.NamespaceAll).List(ctx, options)
 			if err != nil {
 				return nil, metav1.ListMeta{}, err
@@ -142,7 +143,7 @@ func (r *clusterReader) pods(ctx context.Context, nodes []string, all bool) ([]c
 
 // budgets lists all PodDisruptionBudgets.
 func (r *clusterReader) budgets(ctx context.Context) ([]policyv1.PodDisruptionBudget, error) {
-	budgets, _, err := listChunks(ctx, r.factory, "poddisruptionbudgets.policy", metav1.ListOptions{}, func(options metav1.ListOptions) ([]policyv1.PodDisruptionBudget, metav1.ListMeta, error) {
+	budgets, _, err := cli.ListChunks(ctx, r.factory, "poddisruptionbudgets.policy", metav1.ListOptions{}, func(options metav1.ListOptions) ([]policyv1.PodDisruptionBudget, metav1.ListMeta, error) {
 		list, err := oldapi.ListBudgets(ctx, r.client, corev1.NamespaceAll, options)
 		if err != nil {
 			return nil, metav1.ListMeta{}, err
@@ -160,7 +161,7 @@ func (r *clusterReader) readVolumes(ctx context.Context, in *assess.Input) error
 		return nil
 	}
 	var err error
-	in.Volumes, _, err = listChunks(ctx, r.factory, "persistentvolumes", metav1.ListOptions{}, func(options metav1.ListOptions) ([]corev1.PersistentVolume, metav1.ListMeta, error) {
+	in.Volumes, _, err = cli.ListChunks(ctx, r.factory, "persistentvolumes", metav1.ListOptions{}, func(options metav1.ListOptions) ([]corev1.PersistentVolume, metav1.ListMeta, error) {
 		list, err := r.client.CoreV1().PersistentVolumes().List(ctx, options)
 		if err != nil {
 			return nil, metav1.ListMeta{}, err
@@ -170,7 +171,7 @@ func (r *clusterReader) readVolumes(ctx context.Context, in *assess.Input) error
 	if err != nil {
 		return err
 	}
-	in.Claims, _, err = listChunks(ctx, r.factory, "persistentvolumeclaims", metav1.ListOptions{}, func(options metav1.ListOptions) ([]corev1.PersistentVolumeClaim, metav1.ListMeta, error) {
+	in.Claims, _, err = cli.ListChunks(ctx, r.factory, "persistentvolumeclaims", metav1.ListOptions{}, func(options metav1.ListOptions) ([]corev1.PersistentVolumeClaim, metav1.ListMeta, error) {
 		list, err := r.client.CoreV1().PersistentVolumeClaims(corev1.NamespaceAll).List(ctx, options)
 		if err != nil {
 			return nil, metav1.ListMeta{}, err
@@ -182,7 +183,7 @@ func (r *clusterReader) readVolumes(ctx context.Context, in *assess.Input) error
 
 // readCronJobs reads the templates of CronJobs, most of which have no pod right now.
 func (r *clusterReader) readCronJobs(ctx context.Context, in *assess.Input) error {
-	templates, _, err := listChunks(ctx, r.factory, "cronjobs.batch", metav1.ListOptions{}, func(options metav1.ListOptions) ([]assess.Template, metav1.ListMeta, error) {
+	templates, _, err := cli.ListChunks(ctx, r.factory, "cronjobs.batch", metav1.ListOptions{}, func(options metav1.ListOptions) ([]assess.Template, metav1.ListMeta, error) {
 		list, err := oldapi.ListCronJobs(ctx, r.client, corev1.NamespaceAll, options)
 		if err != nil {
 			return nil, metav1.ListMeta{}, err

@@ -1,7 +1,6 @@
 package plugin
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -10,11 +9,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
@@ -131,7 +130,7 @@ func TestPlanAsksForFewPods(t *testing.T) {
 		{nil, podListsAtMost, []string{all}},
 		{[]string{"done"}, allPodsAtMost, nil},
 	} {
-		factory := NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "test")
+		factory := cli.NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "test")
 		*factory.Flags.KubeConfig = admin
 		asked := countRequests(factory)
 		cmd := newPlanCommand(&PlanOptions{factory: factory, allPods: test.allPods})
@@ -148,35 +147,5 @@ func TestPlanAsksForFewPods(t *testing.T) {
 				t.Errorf("%v: %s", test.args, request)
 			}
 		}
-	}
-}
-
-// TestListChunks: a list that expires between two chunks is started again in one piece, and nothing is there twice.
-func TestListChunks(t *testing.T) {
-	var asked []metav1.ListOptions
-	list := func(options metav1.ListOptions) ([]string, metav1.ListMeta, error) {
-		asked = append(asked, options)
-		switch {
-		case options.Continue != "":
-			return nil, metav1.ListMeta{}, apierrors.NewResourceExpired("too old")
-		case options.Limit == 0:
-			return []string{"a", "b", "c"}, metav1.ListMeta{ResourceVersion: "2"}, nil
-		default:
-			return []string{"a", "b"}, metav1.ListMeta{ResourceVersion: "1", Continue: "more"}, nil
-		}
-	}
-	factory := NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "test")
-	got, version, err := listChunks(t.Context(), factory, "pods", metav1.ListOptions{FieldSelector: "f"}, list)
-	if err != nil || version != "2" || !slices.Equal(got, []string{"a", "b", "c"}) {
-		t.Errorf("%v, version %s, %v", got, version, err)
-	}
-	if last := asked[len(asked)-1]; len(asked) != 3 || last.FieldSelector != "f" {
-		t.Errorf("asked %+v", asked)
-	}
-	cause := errors.New("cause")
-	if _, _, err := listChunks(t.Context(), factory, "pods", metav1.ListOptions{}, func(metav1.ListOptions) ([]string, metav1.ListMeta, error) {
-		return nil, metav1.ListMeta{}, cause
-	}); !errors.Is(err, cause) {
-		t.Errorf("error %v", err)
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/rest"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/plugin/status"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
@@ -23,7 +25,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // countRequests has factory's clients note what they ask for; the function returns it.
-func countRequests(factory *Factory) func() []string {
+func countRequests(factory *cli.Factory) func() []string {
 	var mu sync.Mutex
 	var asked []string
 	factory.Flags.WrapConfigFn = func(config *rest.Config) *rest.Config {
@@ -100,7 +102,7 @@ func TestStatusWatchOutlivesTheServer(t *testing.T) {
 	admin := apiserver.Kubeconfig(t, s.Admin())
 
 	var out, errOut syncBuffer
-	factory := NewFactory(genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}, "test")
+	factory := cli.NewFactory(genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}, "test")
 	*factory.Flags.KubeConfig = admin
 	var mu sync.Mutex
 	away := false
@@ -135,7 +137,7 @@ func TestStatusWatchOutlivesTheServer(t *testing.T) {
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() {
-		cmd := NewStatusCommand(factory)
+		cmd := status.NewCommand(factory)
 		cmd.SetArgs([]string{"-w", "cut-1"})
 		cmd.SilenceErrors, cmd.SilenceUsage = true, true
 		ended <- cmd.ExecuteContext(ctx)

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 )
 
@@ -108,14 +109,14 @@ func (o *runOptions) printResults(m move, failure error) error {
 	if o.printer == nil {
 		return nil
 	}
-	result := Result{APIVersion: statusAPIVersion, Kind: m.kind, Nodes: o.results}
+	result := Result{APIVersion: cli.APIVersion, Kind: m.kind, Nodes: o.results}
 	if result.Nodes == nil {
 		result.Nodes = []NodeResult{}
 	}
 	if failure != nil {
 		result.Errors = strings.Split(failure.Error(), "\n")
 	}
-	object, err := printable(&result)
+	object, err := cli.Printable(&result)
 	if err != nil {
 		return fmt.Errorf("print results: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
@@ -40,7 +41,7 @@ const rollbackExample = `  # What would be done
   kubectl runtime rollback node-1`
 
 // NewRollbackCommand is `kubectl runtime rollback`.
-func NewRollbackCommand(f *Factory) *cobra.Command {
+func NewRollbackCommand(f *cli.Factory) *cobra.Command {
 	o := &RollbackOptions{runOptions{factory: f}}
 	o.rollout.CutoverTimeout = rollbackTimeout
 	cmd := &cobra.Command{
@@ -49,7 +50,7 @@ func NewRollbackCommand(f *Factory) *cobra.Command {
 		Long:                  rollbackLong,
 		Example:               rollbackExample,
 		DisableFlagsInUseLine: true,
-		ValidArgsFunction:     completeNodes(f),
+		ValidArgsFunction:     cli.CompleteNodes(f),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.complete(cmd, args); err != nil {
 				return err
@@ -70,7 +71,7 @@ func NewRollbackCommand(f *Factory) *cobra.Command {
 func (o *RollbackOptions) Validate() error {
 	switch {
 	case len(o.selection.Names) == 0 && o.selection.LabelSelector == "":
-		return Exitf(ExitGeneral, "no nodes given").WithHint("name nodes, or use --selector")
+		return cli.Exitf(cli.ExitGeneral, "no nodes given").WithHint("name nodes, or use --selector")
 	case len(o.selection.Names) > 0 && o.selection.LabelSelector != "":
 		return errors.New("node names and --selector cannot be combined: use one of them")
 	}

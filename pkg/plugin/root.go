@@ -14,6 +14,8 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/klog/v2"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/plugin/status"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
@@ -35,11 +37,11 @@ type Invocation struct {
 }
 
 // Run carries out one call and returns the exit code. Errors are printed to Streams.ErrOut. Ctx ends on the first signal, with
-// a *SignalError as its cause.
+// a *cli.SignalError as its cause.
 func Run(ctx context.Context, call Invocation) int {
 	// All that is printed passes here: node names and reasons, kubectl's printers, errors of requests that a kubelet answered.
 	call.Streams.Out, call.Streams.ErrOut = untrusted.NewWriter(call.Streams.Out), untrusted.NewWriter(call.Streams.ErrOut)
-	factory := NewFactory(call.Streams, call.Version)
+	factory := cli.NewFactory(call.Streams, call.Version)
 	factory.ClientGo = call.ClientGo
 	root := NewRootCommand(factory) //nolint:contextcheck // completion takes the context of its own command when it runs
 	args := call.Args
@@ -49,24 +51,24 @@ func Run(ctx context.Context, call Invocation) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if errors.Is(err, context.Canceled) {
-		var signal *SignalError
+		var signal *cli.SignalError
 		if errors.As(context.Cause(ctx), &signal) && !isExitError(err) {
 			err = signal
 		}
 	}
 	if err != nil {
-		printError(call.Streams.ErrOut, err)
+		cli.PrintError(call.Streams.ErrOut, err)
 	}
-	return exitCode(ctx, err)
+	return cli.ExitCode(ctx, err)
 }
 
 func isExitError(err error) bool {
-	var exit *ExitError
+	var exit *cli.ExitError
 	return errors.As(err, &exit)
 }
 
 // NewRootCommand is `kubectl runtime` with all its commands.
-func NewRootCommand(f *Factory) *cobra.Command {
+func NewRootCommand(f *cli.Factory) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "kubectl-runtime",
 		Short: "Move nodes from Docker Engine to containerd",
@@ -84,14 +86,14 @@ runtime.`,
 	root.SetOut(f.Streams.Out)
 	root.SetErr(f.Streams.ErrOut)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return (&ExitError{Err: err}).WithHint("`%s --help` lists the flags", cmd.CommandPath())
+		return (&cli.ExitError{Err: err}).WithHint("`%s --help` lists the flags", cmd.CommandPath())
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	f.AddFlags(root.PersistentFlags())
 	addLogFlags(root, f.Streams.ErrOut)
-	registerKubeconfigCompletions(root, f)
+	cli.RegisterKubeconfigCompletions(root, f)
 
-	root.AddCommand(NewStatusCommand(f), NewPlanCommand(f), NewSwitchCommand(f), NewRollbackCommand(f), NewUninstallCommand(f), NewVersionCommand(f))
+	root.AddCommand(status.NewCommand(f), NewPlanCommand(f), NewSwitchCommand(f), NewRollbackCommand(f), NewUninstallCommand(f), NewVersionCommand(f))
 	return root
 }
 

@@ -1,7 +1,6 @@
 package plugin
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -26,6 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/access"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
@@ -46,8 +45,8 @@ const agentImage = "ghcr.io/kubectl-runtime/agent"
 
 // runOptions are what switch and rollback have in common.
 type runOptions struct {
-	factory   *Factory
-	selection NodeSelection
+	factory   *cli.Factory
+	selection cli.NodeSelection
 	dryRun    string
 	yes       bool
 	wait      bool
@@ -107,7 +106,7 @@ func (o *runOptions) addSharedFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&d.DisableEviction, "disable-eviction", false, "Delete pods instead of evicting them; this bypasses PodDisruptionBudgets, use with caution")
 	flags.StringVar(&d.PodSelector, "pod-selector", "", "Only drain pods with these labels")
 	flags.IntVar(&d.SkipWaitForDeleteTimeoutSeconds, "skip-wait-for-delete-timeout", 0, "Do not wait for pods that have been terminating for more than this many seconds; zero waits")
-	flags.Int64Var(&d.ChunkSize, "chunk-size", listChunk, "How many objects one request lists; zero means all at once")
+	flags.Int64Var(&d.ChunkSize, "chunk-size", cli.ListChunk, "How many objects one request lists; zero means all at once")
 }
 
 // addAgentFlags adds the flags on the agent's image.
@@ -139,8 +138,8 @@ func validateAgent(o nodeswitch.Options) error {
 	return nil
 }
 
-// agentImage is the agent's image of this release; empty for a build that is none.
-func (f *Factory) agentImage() string {
+// releaseImage is the agent's image of this release; empty for a build that is none.
+func releaseImage(f *cli.Factory) string {
 	if f.Version == "dev" {
 		return ""
 	}
@@ -190,7 +189,7 @@ func (o *runOptions) agentFlags() []string {
 func (o *runOptions) complete(cmd *cobra.Command, args []string) error {
 	o.selection.Names = args
 	o.rollout.PullPolicy = corev1.PullPolicy(o.pull)
-	o.rollout.Image = cmp.Or(o.rollout.Image, o.factory.agentImage())
+	o.rollout.Image = cmp.Or(o.rollout.Image, releaseImage(o.factory))
 	o.selected = slices.Clone(args)
 	cmd.Flags().Visit(func(flag *pflag.Flag) {
 		if flag.Name == "selector" || flag.Name == "all" {
@@ -207,7 +206,7 @@ func (o *runOptions) complete(cmd *cobra.Command, args []string) error {
 	if err := o.completeOutput(); err != nil {
 		return err
 	}
-	o.terminal = o.factory.hasTerminal()
+	o.terminal = o.factory.HasTerminal()
 	var err error
 	if o.config, err = o.factory.RESTConfig(); err != nil {
 		return err
@@ -256,10 +255,10 @@ func (o *runOptions) run(ctx context.Context, m move) error {
 
 func (o *runOptions) runNodes(ctx context.Context, m move) error {
 	errOut := o.factory.Streams.ErrOut
-	if err := o.factory.checkServer(ctx, o.client); err != nil {
+	if err := o.factory.CheckServer(ctx, o.client); err != nil {
 		return err
 	}
-	nodes, err := findSomeNodes(ctx, o.factory, o.client, o.selection)
+	nodes, err := cli.FindSomeNodes(ctx, o.factory, o.client, o.selection)
 	if err != nil {
 		return err
 	}
@@ -293,7 +292,7 @@ func (o *runOptions) runNodes(ctx context.Context, m move) error {
 		}
 	}
 	if unfit > 0 && len(todo) == 0 {
-		return Exitf(ExitRefused, "none of the nodes can be moved to %s; %d of them skipped", m.target, unfit).WithHint("nothing was changed")
+		return cli.Exitf(cli.ExitRefused, "none of the nodes can be moved to %s; %d of them skipped", m.target, unfit).WithHint("nothing was changed")
 	}
 	if o.dryRun == dryRunClient {
 		return o.printPlan(m, todo)
@@ -320,9 +319,9 @@ func (o *runOptions) awaitOthers(ctx context.Context, m move, r *nodeswitch.Swit
 		if errors.As(err, &failed) {
 			return nil, o.exitError(m.name, failed.Node, err)
 		}
-		return nil, o.factory.explain("wait for", "other runs", "", err)
+		return nil, o.factory.Explain("wait for", "other runs", "", err)
 	}
-	return findSomeNodes(ctx, o.factory, o.client, o.selection)
+	return cli.FindSomeNodes(ctx, o.factory, o.client, o.selection)
 }
 
 // checked are nodes that passed the preflight, or are skipped, in the order in which they start. Each has a finding.
@@ -338,11 +337,11 @@ type checked struct {
 func (o *runOptions) preflight(ctx context.Context, m move, r *nodeswitch.Switcher, nodes []corev1.Node) (*checked, error) {
 	permissions := access.Checker{Client: o.client}
 	if err := permissions.CheckSwitch(ctx, o.rollout.Drain); err != nil {
-		return nil, o.factory.permissionError(err)
+		return nil, o.factory.PermissionError(err)
 	}
 	missing, err := permissions.MissingOptional(ctx, m.name)
 	if err != nil {
-		return nil, o.factory.explain("check", "permissions", "", err)
+		return nil, o.factory.Explain("check", "permissions", "", err)
 	}
 	if len(missing) > 0 {
 		fmt.Fprintf(o.factory.Streams.ErrOut, "warning: %s; %s goes without them\n", &access.PermissionError{Missing: missing}, m.name)
@@ -355,13 +354,13 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *nodeswitch.Switch
 	}
 	some, err := o.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: 2})
 	if err != nil {
-		return nil, o.factory.explain("list", "nodes", "", err)
+		return nil, o.factory.Explain("list", "nodes", "", err)
 	}
 	rollout.Order(nodes)
 	c := &checked{nodes: nodes, alone: len(some.Items) < 2, at: o.factory.Clock.Now()}
 	findings, err := m.preflight(r.Preflight(), ctx, nodes, c.alone)
 	if err != nil {
-		return nil, o.factory.explain("check", "nodes", "", err)
+		return nil, o.factory.Explain("check", "nodes", "", err)
 	}
 	var refused []string
 	for _, finding := range findings {
@@ -370,7 +369,7 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *nodeswitch.Switch
 		}
 	}
 	if len(refused) > 0 {
-		return nil, Exitf(ExitRefused, "%s", strings.Join(refused, "\n")).WithHint("nothing was changed")
+		return nil, cli.Exitf(cli.ExitRefused, "%s", strings.Join(refused, "\n")).WithHint("nothing was changed")
 	}
 	if m.assesses {
 		err = o.assess(ctx, nodes, findings)
@@ -409,42 +408,7 @@ func (o *runOptions) ask(ctx context.Context, m move, todo []preflight.Finding) 
 		fmt.Fprintf(w, "at most %s of the selected nodes unavailable at a time, the first one alone\n", &o.limits.MaxUnavailable)
 	}
 	fmt.Fprintf(w, "%s %s? [y/N] ", m.question, names(todo))
-	return o.factory.confirm(ctx)
-}
-
-// permissionError explains why permissions are not enough, or were not learnt.
-func (f *Factory) permissionError(err error) error {
-	var missing *access.PermissionError
-	if errors.As(err, &missing) {
-		return (&ExitError{Code: ExitRefused, Err: err}).
-			WithHint("`%s` shows whether you have one", f.Kubectl(append([]string{"auth", "can-i"}, strings.Fields(missing.Missing[0].String())...)...))
-	}
-	return f.explain("check", "permissions", "", err)
-}
-
-// confirm reads the answer to a question, and returns an error unless it is yes.
-func (f *Factory) confirm(ctx context.Context) error {
-	answer := make(chan string, 1)
-	go func() {
-		// A signal does not end the read; the process does.
-		line, _ := bufio.NewReader(f.Streams.In).ReadString('\n')
-		answer <- strings.ToLower(strings.TrimSpace(line))
-	}()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case text := <-answer:
-		if text != "y" && text != "yes" {
-			return Exitf(ExitGeneral, "not confirmed; nothing was changed")
-		}
-		return nil
-	}
-}
-
-// hasTerminal reports whether somebody can answer.
-func (f *Factory) hasTerminal() bool {
-	in, ok := f.Streams.In.(*os.File)
-	return ok && term.IsTerminal(int(in.Fd()))
+	return o.factory.Confirm(ctx)
 }
 
 func names(findings []preflight.Finding) string {
@@ -461,16 +425,16 @@ func (o *runOptions) exitError(command, node string, err error) error {
 	if !errors.As(err, &failed) {
 		return err
 	}
-	exit := &ExitError{Err: err, Detail: failed.Detail, Hint: failed.Hint}
+	exit := &cli.ExitError{Err: err, Detail: failed.Detail, Hint: failed.Hint}
 	switch failed.Outcome {
 	case nodeswitch.OutcomeRefused:
-		exit.Code = ExitRefused
+		exit.Code = cli.ExitRefused
 	case nodeswitch.OutcomeRolledBack:
-		exit.Code = ExitRolledBack
+		exit.Code = cli.ExitRolledBack
 	case nodeswitch.OutcomeStuck:
-		exit.Code = ExitStuck
+		exit.Code = cli.ExitStuck
 	case nodeswitch.OutcomeTimeout:
-		exit.Code = ExitTimeout
+		exit.Code = cli.ExitTimeout
 	case nodeswitch.OutcomeInterrupted, nodeswitch.OutcomeFailed:
 		// The signal's code, or the general one.
 	}

@@ -3,13 +3,20 @@ package plugin
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"k8s.io/cli-runtime/pkg/genericiooptions"
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
 )
@@ -50,7 +57,27 @@ func TestWayBack(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if err := NewRollbackCommand(&Factory{}).ParseFlags(got); err != nil {
+	if err := NewRollbackCommand(&cli.Factory{}).ParseFlags(got); err != nil {
 		t.Errorf("rollback %q: %v", got, err)
+	}
+}
+
+// TestEveryCommandHasItsFile: a command of the help is found from its name.
+func TestEveryCommandHasItsFile(t *testing.T) {
+	root := NewRootCommand(cli.NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "test"))
+	for _, command := range root.Commands() {
+		name := command.Name()
+		file, err := os.ReadFile(name + ".go")
+		if errors.Is(err, fs.ErrNotExist) {
+			file, err = os.ReadFile(filepath.Join(name, name+".go"))
+		}
+		if err != nil {
+			t.Errorf("%s has no file of its name: %v", name, err)
+		} else if !regexp.MustCompile(`Use: +"` + name + `\b`).Match(file) {
+			t.Errorf("the file of %s does not make that command", name)
+		}
+	}
+	if len(root.Commands()) < 6 {
+		t.Errorf("only %d commands", len(root.Commands()))
 	}
 }

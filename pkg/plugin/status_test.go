@@ -15,7 +15,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/plugin/status"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
@@ -174,7 +176,7 @@ func TestStatusErrors(t *testing.T) {
 
 	t.Run("json object whatever failed", func(t *testing.T) {
 		got := call(t.Context(), "status", "--kubeconfig", nobody, "-o", "json")
-		var list NodeRuntimeList
+		var list status.NodeRuntimeList
 		if err := json.Unmarshal([]byte(got.out), &list); err != nil {
 			t.Fatalf("%v:\n%s", err, got.out)
 		}
@@ -195,14 +197,14 @@ func TestStatusChunks(t *testing.T) {
 	s.CreateNodes(t, nodes...)
 	admin := apiserver.Kubeconfig(t, s.Admin())
 
-	factory := NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "test")
+	factory := cli.NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "test")
 	*factory.Flags.KubeConfig = admin
 	requests := countRequests(factory)
 	client, err := factory.Clientset()
 	if err != nil {
 		t.Fatal(err)
 	}
-	found, err := FindNodes(t.Context(), factory, client, NodeSelection{})
+	found, err := cli.FindNodes(t.Context(), factory, client, cli.NodeSelection{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +278,7 @@ func TestStatusWatch(t *testing.T) {
 	}
 	waitLines(6)
 
-	cancel(&SignalError{Signal: os.Interrupt})
+	cancel(&cli.SignalError{Signal: os.Interrupt})
 	select {
 	case code := <-ended:
 		if code != 130 {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
@@ -50,7 +51,7 @@ const switchExample = `  # What would be done
   kubectl runtime switch --all --max-unavailable=10%`
 
 // NewSwitchCommand is `kubectl runtime switch`.
-func NewSwitchCommand(f *Factory) *cobra.Command {
+func NewSwitchCommand(f *cli.Factory) *cobra.Command {
 	o := &SwitchOptions{runOptions: runOptions{factory: f}}
 	cmd := &cobra.Command{
 		Use:                   "switch (NODE… | -l SELECTOR | --all)",
@@ -58,7 +59,7 @@ func NewSwitchCommand(f *Factory) *cobra.Command {
 		Long:                  switchLong,
 		Example:               switchExample,
 		DisableFlagsInUseLine: true,
-		ValidArgsFunction:     completeNodes(f),
+		ValidArgsFunction:     cli.CompleteNodes(f),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.complete(cmd, args); err != nil {
 				return err
@@ -94,7 +95,7 @@ func (o *SwitchOptions) Validate() error {
 	}
 	switch {
 	case chosen == 0:
-		return Exitf(ExitGeneral, "no nodes given").WithHint("name nodes, or use --selector or --all")
+		return cli.Exitf(cli.ExitGeneral, "no nodes given").WithHint("name nodes, or use --selector or --all")
 	case chosen > 1:
 		return errors.New("node names, --selector and --all cannot be combined: use one of them")
 	case o.rollout.CutoverTimeout < 30*time.Second:

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
@@ -228,9 +229,9 @@ func TestSwitchDryRun(t *testing.T) {
 
 // TestSwitchExitCodes maps each outcome to what scripts rely on.
 func TestSwitchExitCodes(t *testing.T) {
-	o := &runOptions{factory: NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "v0"), flags: []string{"--image=i", "--yes=true"}}
+	o := &runOptions{factory: cli.NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "v0"), flags: []string{"--image=i", "--yes=true"}}
 	interrupted, cancel := context.WithCancelCause(t.Context())
-	cancel(&SignalError{Signal: syscall.SIGINT})
+	cancel(&cli.SignalError{Signal: syscall.SIGINT})
 	for _, test := range []struct {
 		outcome   nodeswitch.Outcome
 		resumable bool
@@ -248,10 +249,10 @@ func TestSwitchExitCodes(t *testing.T) {
 			Node: "node-1", Stage: nodeswitch.StageDrain, Outcome: test.outcome, Resumable: test.resumable,
 			State: "the node serves", Hint: "look", Detail: "output", Cause: errors.New("cause"),
 		})
-		if got := exitCode(test.ctx, err); got != test.code {
+		if got := cli.ExitCode(test.ctx, err); got != test.code {
 			t.Errorf("outcome %d: exit code %d, want %d", test.outcome, got, test.code)
 		}
-		var exit *ExitError
+		var exit *cli.ExitError
 		if !errors.As(err, &exit) || exit.Detail != "output" || !strings.Contains(exit.Hint, "look") {
 			t.Errorf("outcome %d: %+v", test.outcome, exit)
 		}
@@ -267,7 +268,7 @@ func TestSwitchExitCodes(t *testing.T) {
 // TestSwitchResult pins what scripts read of nodes that were moved.
 func TestSwitchResult(t *testing.T) {
 	streams, _, out, _ := genericiooptions.NewTestIOStreams()
-	o := &runOptions{factory: NewFactory(streams, "v0"), output: "json"}
+	o := &runOptions{factory: cli.NewFactory(streams, "v0"), output: "json"}
 	if err := o.completeOutput(); err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +291,7 @@ func TestSwitchResult(t *testing.T) {
 
 // TestSwitchDefaults pins what is dangerous to change.
 func TestSwitchDefaults(t *testing.T) {
-	cmd := NewSwitchCommand(NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "v1.2.3"))
+	cmd := NewSwitchCommand(cli.NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "v1.2.3"))
 	for flag, want := range map[string]string{
 		"timeout": (10 * time.Minute).String(), "grace-period": "-1", "cutover-timeout": (5 * time.Minute).String(), "force": "false",
 		"delete-emptydir-data": "false", "disable-eviction": "false", "dry-run": "none", "yes": "false", "keep-docker": "false", "images": "used", "verify-images": "false", "output": "",

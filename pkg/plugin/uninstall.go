@@ -9,12 +9,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/access"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/uninstall"
 )
 
 // UninstallOptions are `kubectl runtime uninstall`.
 type UninstallOptions struct {
-	factory *Factory
+	factory *cli.Factory
 	dryRun  string
 	yes     bool
 }
@@ -32,7 +33,7 @@ const uninstallExample = `  # List what would be removed
   kubectl runtime uninstall --yes`
 
 // NewUninstallCommand is `kubectl runtime uninstall`.
-func NewUninstallCommand(f *Factory) *cobra.Command {
+func NewUninstallCommand(f *cli.Factory) *cobra.Command {
 	o := &UninstallOptions{factory: f}
 	cmd := &cobra.Command{
 		Use:                   "uninstall",
@@ -60,7 +61,7 @@ func (o *UninstallOptions) Validate() error {
 	if o.dryRun != dryRunNone && o.dryRun != dryRunClient {
 		return fmt.Errorf("--dry-run=%s: use none or client", o.dryRun)
 	}
-	if o.dryRun == dryRunNone && !o.yes && !o.factory.hasTerminal() {
+	if o.dryRun == dryRunNone && !o.yes && !o.factory.HasTerminal() {
 		return errors.New("there is no terminal to ask on: use --yes to skip the question, or --dry-run=client to see what would be removed")
 	}
 	return nil
@@ -74,17 +75,17 @@ func (o *UninstallOptions) Run(ctx context.Context) error {
 	}
 	errOut := o.factory.Streams.ErrOut
 	if err := (access.Checker{Client: client}).CheckUninstall(ctx); err != nil {
-		return o.factory.permissionError(err)
+		return o.factory.PermissionError(err)
 	}
 	found, err := (uninstall.Finder{Client: client, Clock: o.factory.Clock, Holder: holder()}).Find(ctx)
 	if err != nil {
-		return o.factory.explain("look for", "what is installed", "", err)
+		return o.factory.Explain("look for", "what is installed", "", err)
 	}
 	for _, note := range found.Notes {
 		fmt.Fprintf(errOut, "note: %s\n", note)
 	}
 	if len(found.Open) > 0 {
-		return Exitf(ExitRefused, "runs are open: %s", strings.Join(found.Open, "; ")).
+		return cli.Exitf(cli.ExitRefused, "runs are open: %s", strings.Join(found.Open, "; ")).
 			WithHint("end each with `kubectl runtime switch NODE` or `kubectl runtime rollback NODE` first; nothing was changed")
 	}
 	if len(found.Objects) == 0 {
@@ -100,13 +101,13 @@ func (o *UninstallOptions) Run(ctx context.Context) error {
 			fmt.Fprintln(errOut, strings.TrimSpace(object.Name+" "+object.What))
 		}
 		fmt.Fprintf(errOut, "Remove these %d? [y/N] ", len(found.Objects))
-		if err := o.factory.confirm(ctx); err != nil {
+		if err := o.factory.Confirm(ctx); err != nil {
 			return err
 		}
 	}
 	err = uninstall.Remove(ctx, found, func(object uninstall.Object) { o.list([]uninstall.Object{object}, "removed") })
 	if err != nil {
-		return o.factory.explain("remove", "what is installed", "", err)
+		return o.factory.Explain("remove", "what is installed", "", err)
 	}
 	return nil
 }

@@ -6,10 +6,12 @@ import (
 	goruntime "runtime"
 
 	"github.com/spf13/cobra"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 )
 
 // NewVersionCommand is `kubectl runtime version`. It asks no server.
-func NewVersionCommand(f *Factory) *cobra.Command {
+func NewVersionCommand(f *cli.Factory) *cobra.Command {
 	return &cobra.Command{
 		Use:                   "version",
 		Short:                 "Print the version of this plugin",

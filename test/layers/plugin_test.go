@@ -30,7 +30,9 @@ var plugin = []struct {
 	{"nodeswitch", words("claim drain inventory jobnamespace nodejob nodestate nodewatch oldapi preflight protocol redact runevidence untrusted")},
 	{"rollout", nil},
 	{"render", words("assess nodeswitch protocol untrusted")},
-	{"plugin", words("access assess claim drain inventory nodejob nodestate nodeswitch nodewatch oldapi preflight protocol render rollout uninstall untrusted")},
+	{"cli", words("access inventory oldapi protocol untrusted")},
+	{"plugin/status", words("claim cli inventory nodestate untrusted")},
+	{"plugin", words("access assess claim cli drain inventory nodejob nodestate nodeswitch nodewatch oldapi plugin/status preflight protocol render rollout uninstall untrusted")},
 }
 
 // TestPluginLayers: a package of the plugin's side imports only those that it may, which come before it.

@@ -1,4 +1,6 @@
-package plugin
+// Package cli is what every command needs: the way to the cluster with the flags of kubectl, the selection of nodes, errors with an exit code and a hint,
+// a question on the terminal, and objects as the printers of kubectl take them. It knows nothing of Docker or containerd.
+package cli
 
 import (
 	"cmp"
@@ -165,15 +167,15 @@ func shellQuote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// checkServer refuses an API server that is older than all that this program works with.
-func (f *Factory) checkServer(ctx context.Context, client kubernetes.Interface) error {
+// CheckServer refuses an API server that is older than all that this program works with.
+func (f *Factory) CheckServer(ctx context.Context, client kubernetes.Interface) error {
 	err := oldapi.CheckServer(ctx, client)
 	var old *oldapi.UnsupportedError
 	if errors.As(err, &old) {
 		return (&ExitError{Code: ExitRefused, Err: err}).WithHint("nothing was changed; upgrade the control plane first")
 	}
 	if err != nil {
-		return f.explain("ask for", "the version of the API server", "", err)
+		return f.Explain("ask for", "the version of the API server", "", err)
 	}
 	return nil
 }

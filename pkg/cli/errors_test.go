@@ -1,4 +1,4 @@
-package plugin
+package cli
 
 import (
 	"bytes"
@@ -34,7 +34,7 @@ func TestExitCode(t *testing.T) {
 		{"a code wins over a signal", interrupted, Exitf(ExitStuck, "x"), 5},
 		{"signal as the error", context.Background(), &SignalError{Signal: syscall.SIGTERM}, 143},
 	} {
-		if got := exitCode(test.ctx, test.err); got != test.want {
+		if got := ExitCode(test.ctx, test.err); got != test.want {
 			t.Errorf("%s: exit code %d, want %d", test.name, got, test.want)
 		}
 	}
@@ -58,7 +58,7 @@ func TestPrintError(t *testing.T) {
 		},
 	} {
 		var out bytes.Buffer
-		printError(&out, test.err)
+		PrintError(&out, test.err)
 		if out.String() != test.want {
 			t.Errorf("printed %q, want %q", out.String(), test.want)
 		}
@@ -68,7 +68,7 @@ func TestPrintError(t *testing.T) {
 // TestPrintErrorIsShort: whatever a daemon has logged, at most ten lines of it are between the error and the hint.
 func TestPrintErrorIsShort(t *testing.T) {
 	var out bytes.Buffer
-	printError(&out, &ExitError{
+	PrintError(&out, &ExitError{
 		Err: errors.New("rehearsal failed"), Hint: "try `x`",
 		Detail: `level=error msg="this is why"` + "\n" + strings.Repeat("level=info msg=\"loading plugin\"\n", 29),
 	})

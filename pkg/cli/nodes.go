@@ -1,4 +1,4 @@
-package plugin
+package cli
 
 import (
 	"cmp"
@@ -20,8 +20,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// listChunk is how many objects one request lists; kubectl's --chunk-size has the same default.
-const listChunk = 500
+// ListChunk is how many objects one request lists; kubectl's --chunk-size has the same default.
+const ListChunk = 500
 
 // getsAtOnce bounds how many nodes are asked for at a time when the user named them.
 const getsAtOnce = 8
@@ -70,7 +70,7 @@ func (s NodeSelection) NodeNames() []string {
 // an error that names the others.
 func FindNodes(ctx context.Context, f *Factory, client kubernetes.Interface, selection NodeSelection) ([]corev1.Node, error) {
 	if len(selection.Names) == 0 {
-		list, err := listNodes(ctx, f, client, metav1.ListOptions{LabelSelector: selection.LabelSelector, FieldSelector: selection.FieldSelector})
+		list, err := ListNodes(ctx, f, client, metav1.ListOptions{LabelSelector: selection.LabelSelector, FieldSelector: selection.FieldSelector})
 		if err != nil {
 			return nil, err
 		}
@@ -79,8 +79,8 @@ func FindNodes(ctx context.Context, f *Factory, client kubernetes.Interface, sel
 	return getNodes(ctx, f, client, selection.NodeNames())
 }
 
-// findSomeNodes reads the nodes of a switch; not to find any is a failed check.
-func findSomeNodes(ctx context.Context, f *Factory, client kubernetes.Interface, selection NodeSelection) ([]corev1.Node, error) {
+// FindSomeNodes reads the nodes of a switch; not to find any is a failed check.
+func FindSomeNodes(ctx context.Context, f *Factory, client kubernetes.Interface, selection NodeSelection) ([]corev1.Node, error) {
 	nodes, err := FindNodes(ctx, f, client, selection)
 	if errors.Is(err, errNodeNotFound) {
 		var exit *ExitError
@@ -101,11 +101,11 @@ func findSomeNodes(ctx context.Context, f *Factory, client kubernetes.Interface,
 	return nodes, nil
 }
 
-// listNodes lists nodes, sorted by name.
-func listNodes(ctx context.Context, f *Factory, client kubernetes.Interface, options metav1.ListOptions) (*corev1.NodeList, error) {
+// ListNodes lists nodes, sorted by name.
+func ListNodes(ctx context.Context, f *Factory, client kubernetes.Interface, options metav1.ListOptions) (*corev1.NodeList, error) {
 	all := &corev1.NodeList{}
 	var err error
-	all.Items, all.ResourceVersion, err = listChunks(ctx, f, "nodes", options, func(options metav1.ListOptions) ([]corev1.Node, metav1.ListMeta, error) {
+	all.Items, all.ResourceVersion, err = ListChunks(ctx, f, "nodes", options, func(options metav1.ListOptions) ([]corev1.Node, metav1.ListMeta, error) {
 		list, err := client.CoreV1().Nodes().List(ctx, options)
 		if err != nil {
 			return nil, metav1.ListMeta{}, err
@@ -119,13 +119,13 @@ func listNodes(ctx context.Context, f *Factory, client kubernetes.Interface, opt
 	return all, nil
 }
 
-// listChunks lists in chunks, and tells the list's version. A list that grows too old to be continued is started again, once in one
+// ListChunks lists in chunks, and tells the list's version. A list that grows too old to be continued is started again, once in one
 // piece, as client-go's pager does it. Resource is RBAC's word.
-func listChunks[T any](ctx context.Context, f *Factory, resource string, options metav1.ListOptions,
+func ListChunks[T any](ctx context.Context, f *Factory, resource string, options metav1.ListOptions,
 	list func(metav1.ListOptions) ([]T, metav1.ListMeta, error),
 ) ([]T, string, error) {
 	var all []T
-	options.Limit = listChunk
+	options.Limit = ListChunk
 	for {
 		items, meta, err := list(options)
 		if apierrors.IsResourceExpired(err) && options.Continue != "" {
@@ -133,7 +133,7 @@ func listChunks[T any](ctx context.Context, f *Factory, resource string, options
 			continue
 		}
 		if err != nil {
-			return nil, "", f.explain("list", resource, "", err)
+			return nil, "", f.Explain("list", resource, "", err)
 		}
 		all = append(all, items...)
 		if options.Continue = meta.Continue; options.Continue == "" || ctx.Err() != nil {
@@ -161,7 +161,7 @@ func getNodes(ctx context.Context, f *Factory, client kubernetes.Interface, name
 				failed[name] = errNodeNotFound
 				return nil
 			default:
-				return f.explain("get", "nodes", name, err)
+				return f.Explain("get", "nodes", name, err)
 			}
 		})
 	}
@@ -170,14 +170,14 @@ func getNodes(ctx context.Context, f *Factory, client kubernetes.Interface, name
 	if err != nil {
 		return nodes, err
 	}
-	return nodes, unknownNodes(f, names, failed)
+	return nodes, UnknownNodes(f, names, failed)
 }
 
 // errNodeNotFound is in the error of FindNodes for names that the cluster does not have.
 var errNodeNotFound = errors.New("not found")
 
-// unknownNodes is one error for all the names that the cluster does not have.
-func unknownNodes(f *Factory, names []string, failed map[string]error) error {
+// UnknownNodes is one error for all the names that the cluster does not have.
+func UnknownNodes(f *Factory, names []string, failed map[string]error) error {
 	unknown := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return failed[name] == nil })
 	if len(unknown) == 0 {
 		return nil
@@ -194,9 +194,9 @@ func unknownNodes(f *Factory, names []string, failed map[string]error) error {
 		WithHint("`%s` lists the nodes", f.Kubectl("get", "nodes"))
 }
 
-// explain says what was asked for when the server refused or was not there, and how the user can find out more. verb and
+// Explain says what was asked for when the server refused or was not there, and how the user can find out more. verb and
 // resource are RBAC's words; name may be empty.
-func (f *Factory) explain(verb, resource, name string, err error) error {
+func (f *Factory) Explain(verb, resource, name string, err error) error {
 	var exit *ExitError
 	if errors.As(err, &exit) || errors.Is(err, context.Canceled) {
 		return err

@@ -1,4 +1,4 @@
-package plugin
+package status
 
 import (
 	"context"
@@ -12,13 +12,16 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
+// maxLine bounds what is shown of a text of a node, in bytes.
+const maxLine = 32 << 10
+
 // printNode tells people of a node that they asked for alone what its last run left: how far it is, who has the node, and what to type
 // next. There is nothing to tell of a node that never had one.
-func (o *StatusOptions) printNode(ctx context.Context, w io.Writer, row inventory.Row) {
+func (o *Options) printNode(ctx context.Context, w io.Writer, row inventory.Row) {
 	if row.Run == "" {
 		return
 	}
-	line := func(name, value string) { fmt.Fprintf(w, "  %-9s %s\n", name+":", untrusted.Line(value, maxErrorText)) }
+	line := func(name, value string) { fmt.Fprintf(w, "  %-9s %s\n", name+":", untrusted.Line(value, maxLine)) }
 	fmt.Fprintf(w, "\nnode %s:\n", row.Name)
 	line("state", cell(string(row.Switch), cellNone))
 	run := row.Run
@@ -44,7 +47,7 @@ func (o *StatusOptions) printNode(ctx context.Context, w io.Writer, row inventor
 }
 
 // nextCommands are what a user can type, with what it is for.
-func (o *StatusOptions) nextCommands(row inventory.Row, claimed bool) []string {
+func (o *Options) nextCommands(row inventory.Row, claimed bool) []string {
 	command := func(name, does string) string {
 		args := []string{name, row.Name}
 		if claimed {

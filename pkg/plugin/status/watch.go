@@ -1,4 +1,4 @@
-package plugin
+package status
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 )
 
@@ -22,9 +23,9 @@ const (
 	watchRetryMost  = 30 * time.Second
 )
 
-// statusWatch is the state of one `status --watch`.
-type statusWatch struct {
-	*StatusOptions
+// follower is the state of one `status --watch`.
+type follower struct {
+	*Options
 	names []string
 	// shown is what was printed last of each node.
 	shown map[string]inventory.Row
@@ -34,8 +35,8 @@ type statusWatch struct {
 
 // runWatch lists, watches from there, and lists again when the watch ends, until ctx does. It prints only what differs from what
 // was printed before. Errors before the first list end it; later ones are reported once and outlived.
-func (o *StatusOptions) runWatch(ctx context.Context) error {
-	w := &statusWatch{StatusOptions: o, names: o.selection.NodeNames(), shown: map[string]inventory.Row{}}
+func (o *Options) runWatch(ctx context.Context) error {
+	w := &follower{Options: o, names: o.selection.NodeNames(), shown: map[string]inventory.Row{}}
 	wait := watchRetryFirst
 	for {
 		err := w.once(ctx)
@@ -65,12 +66,12 @@ func (e *printFailure) Error() string { return "print status: " + e.err.Error() 
 func (e *printFailure) Unwrap() error { return e.err }
 
 // once lists and watches until the watch ends.
-func (w *statusWatch) once(ctx context.Context) error {
+func (w *follower) once(ctx context.Context) error {
 	options := metav1.ListOptions{LabelSelector: w.selection.LabelSelector, FieldSelector: w.selection.FieldSelector}
 	if len(w.names) == 1 {
 		options.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, w.names[0]).String()
 	}
-	list, err := listNodes(ctx, w.factory, w.client, options)
+	list, err := cli.ListNodes(ctx, w.factory, w.client, options)
 	if err != nil {
 		return err
 	}
@@ -83,7 +84,7 @@ func (w *statusWatch) once(ctx context.Context) error {
 	options.AllowWatchBookmarks = true
 	watcher, err := w.client.CoreV1().Nodes().Watch(ctx, options)
 	if err != nil {
-		return w.factory.explain("watch", "nodes", "", err)
+		return w.factory.Explain("watch", "nodes", "", err)
 	}
 	defer watcher.Stop()
 	started := w.factory.Clock.Now()
@@ -99,12 +100,12 @@ func (w *statusWatch) once(ctx context.Context) error {
 	return nil
 }
 
-func (w *statusWatch) wanted(name string) bool {
+func (w *follower) wanted(name string) bool {
 	return len(w.names) == 0 || slices.Contains(w.names, name)
 }
 
 // showList prints the rows that differ from the last list or event, and those that are gone.
-func (w *statusWatch) showList(rows []inventory.Row) error {
+func (w *follower) showList(rows []inventory.Row) error {
 	present := map[string]bool{}
 	for _, row := range rows {
 		present[row.Name] = true
@@ -116,7 +117,7 @@ func (w *statusWatch) showList(rows []inventory.Row) error {
 				missing[name] = errors.New("not found")
 			}
 		}
-		if err := unknownNodes(w.factory, w.names, missing); err != nil {
+		if err := cli.UnknownNodes(w.factory, w.names, missing); err != nil {
 			return err
 		}
 		w.listed = true
@@ -137,7 +138,7 @@ func (w *statusWatch) showList(rows []inventory.Row) error {
 }
 
 // showRows prints what changed of rows; the first ones together, so that the columns fit.
-func (w *statusWatch) showRows(rows []inventory.Row) error {
+func (w *follower) showRows(rows []inventory.Row) error {
 	first := len(w.shown) == 0
 	changed := slices.DeleteFunc(slices.Clone(rows), func(row inventory.Row) bool { return w.shown[row.Name] == row })
 	for _, row := range changed {
@@ -158,7 +159,7 @@ func (w *statusWatch) showRows(rows []inventory.Row) error {
 	return nil
 }
 
-func (w *statusWatch) showEvent(event watch.Event) error {
+func (w *follower) showEvent(event watch.Event) error {
 	switch event.Type {
 	case watch.Added, watch.Modified:
 		if node, ok := event.Object.(*corev1.Node); ok && w.wanted(node.Name) {
@@ -180,7 +181,7 @@ func (w *statusWatch) showEvent(event watch.Event) error {
 }
 
 // showGone prints a node for the last time: it was deleted, or the selector matches it no more.
-func (w *statusWatch) showGone(name string) error {
+func (w *follower) showGone(name string) error {
 	row, ok := w.shown[name]
 	if !ok {
 		return nil

@@ -1,4 +1,4 @@
-package plugin
+package status
 
 import (
 	"errors"

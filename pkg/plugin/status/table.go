@@ -1,4 +1,4 @@
-package plugin
+package status
 
 import (
 	"context"
@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 )
 
 // errNoTable says that the server's table cannot be used; the Nodes themselves can.
@@ -35,11 +37,11 @@ type nodeTable struct {
 	} `json:"rows"`
 }
 
-// tableNodes lists nodes, sorted by name, by the table that `kubectl get nodes -o wide` asks for: the images that Nodes list are most
+// listTable lists nodes, sorted by name, by the table that `kubectl get nodes -o wide` asks for: the images that Nodes list are most
 // of them, and thousands of Nodes take seconds. Only what that table and the metadata hold is set; a Ready condition that is not
 // true is false, since the table does not tell false from unknown.
-func tableNodes(ctx context.Context, f *Factory, client kubernetes.Interface, options metav1.ListOptions) ([]corev1.Node, error) {
-	nodes, _, err := listChunks(ctx, f, "nodes", options, func(options metav1.ListOptions) ([]corev1.Node, metav1.ListMeta, error) {
+func listTable(ctx context.Context, f *cli.Factory, client kubernetes.Interface, options metav1.ListOptions) ([]corev1.Node, error) {
+	nodes, _, err := cli.ListChunks(ctx, f, "nodes", options, func(options metav1.ListOptions) ([]corev1.Node, metav1.ListMeta, error) {
 		result := client.CoreV1().RESTClient().Get().Resource("nodes").VersionedParams(&options, scheme.ParameterCodec).
 			SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json").Do(ctx)
 		if err := result.Error(); err != nil {

@@ -1,4 +1,4 @@
-package plugin
+package cli
 
 import (
 	"context"
@@ -72,8 +72,8 @@ func (e *SignalError) ExitCode() int {
 	return 130
 }
 
-// exitCode is what the process ends with for err. A code that a command chose wins over the signal that made it end.
-func exitCode(ctx context.Context, err error) int {
+// ExitCode is what the process ends with for err. A code that a command chose wins over the signal that made it end.
+func ExitCode(ctx context.Context, err error) int {
 	if err == nil {
 		return ExitOK
 	}
@@ -94,10 +94,10 @@ const (
 	maxErrorText  = 32 << 10
 )
 
-// printError writes what a user reads of err: the error, the captured output, the hint. A bare signal is no news to the one
+// PrintError writes what a user reads of err: the error, the captured output, the hint. A bare signal is no news to the one
 // who sent it. Only this program's own words begin a line: what follows the first line of an error is indented, and captured output is
 // marked, so that neither can pass for a hint.
-func printError(w io.Writer, err error) {
+func PrintError(w io.Writer, err error) {
 	if _, isSignal := err.(*SignalError); isSignal { //nolint:errorlint // a wrapped one says what was interrupted
 		return
 	}

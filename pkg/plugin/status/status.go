@@ -1,4 +1,5 @@
-package plugin
+// Package status is `kubectl runtime status`: it reads Nodes, as a list, a table of the server or a watch, and prints a row for each.
+package status
 
 import (
 	"context"
@@ -10,21 +11,22 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 )
 
-// StatusOptions are `kubectl runtime status`.
-type StatusOptions struct {
-	factory   *Factory
-	selection NodeSelection
-	print     *statusPrintFlags
+// Options are `kubectl runtime status`.
+type Options struct {
+	factory   *cli.Factory
+	selection cli.NodeSelection
+	print     *printFlags
 	watch     bool
 
 	client  kubernetes.Interface
-	printer statusPrinter
+	printer rowPrinter
 }
 
-const statusExample = `  # The runtime of every node, and what to do about it
+const example = `  # The runtime of every node, and what to do about it
   kubectl runtime status
 
   # The nodes that are still on Docker, by name
@@ -33,18 +35,18 @@ const statusExample = `  # The runtime of every node, and what to do about it
   # Follow a switch
   kubectl runtime status -l pool=blue -w`
 
-// NewStatusCommand is `kubectl runtime status`. It only reads Nodes, and of a single one also the Lease that claims it.
-func NewStatusCommand(f *Factory) *cobra.Command {
-	o := &StatusOptions{factory: f, print: newStatusPrintFlags()}
+// NewCommand is `kubectl runtime status`. It only reads Nodes, and of a single one also the Lease that claims it.
+func NewCommand(f *cli.Factory) *cobra.Command {
+	o := &Options{factory: f, print: newPrintFlags()}
 	cmd := &cobra.Command{
 		Use:   "status [NODE…]",
 		Short: "Show each node's runtime, its version, the state of a switch, and what to do",
 		Long: `Shows each node's container runtime, its version and the kubelet's, how far a switch is, and what to do about it. It reads
 the API and nothing else; the lines below the table, on standard error, explain the notes. Of a single node they also tell
 what its last run left, who is at work on it, and what to type next.`,
-		Example:               statusExample,
+		Example:               example,
 		DisableFlagsInUseLine: true,
-		ValidArgsFunction:     completeNodes(f),
+		ValidArgsFunction:     cli.CompleteNodes(f),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.Complete(args); err != nil {
 				return err
@@ -63,7 +65,7 @@ what its last run left, who is at work on it, and what to type next.`,
 }
 
 // Complete reads arguments, flags and kubeconfig.
-func (o *StatusOptions) Complete(args []string) error {
+func (o *Options) Complete(args []string) error {
 	o.selection.Names = args
 	var err error
 	if o.printer, err = o.print.toPrinter(o.factory.Streams.Out); err != nil {
@@ -74,11 +76,11 @@ func (o *StatusOptions) Complete(args []string) error {
 }
 
 // Validate judges the flags.
-func (o *StatusOptions) Validate() error { return o.selection.Validate() }
+func (o *Options) Validate() error { return o.selection.Validate() }
 
 // Run prints the nodes, and with --watch what changes. Nodes that the user named and that do not exist end in an error, after
 // the others were printed.
-func (o *StatusOptions) Run(ctx context.Context) error {
+func (o *Options) Run(ctx context.Context) error {
 	if o.watch {
 		return o.runWatch(ctx)
 	}
@@ -101,20 +103,20 @@ func (o *StatusOptions) Run(ctx context.Context) error {
 }
 
 // find reads the nodes: for people, who get a table, all or many by the server's own table where it has one.
-func (o *StatusOptions) find(ctx context.Context) ([]corev1.Node, error) {
+func (o *Options) find(ctx context.Context) ([]corev1.Node, error) {
 	if len(o.selection.Names) == 0 && o.printer.human() {
-		nodes, err := tableNodes(ctx, o.factory, o.client, metav1.ListOptions{
+		nodes, err := listTable(ctx, o.factory, o.client, metav1.ListOptions{
 			LabelSelector: o.selection.LabelSelector, FieldSelector: o.selection.FieldSelector,
 		})
 		if !errors.Is(err, errNoTable) {
 			return nodes, err
 		}
 	}
-	return FindNodes(ctx, o.factory, o.client, o.selection)
+	return cli.FindNodes(ctx, o.factory, o.client, o.selection)
 }
 
 // printSummary tells people how many there are and what the notes mean.
-func (o *StatusOptions) printSummary(rows []inventory.Row) {
+func (o *Options) printSummary(rows []inventory.Row) {
 	w := o.factory.Streams.ErrOut
 	switch {
 	case len(rows) == 0:

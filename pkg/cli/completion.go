@@ -1,4 +1,4 @@
-package plugin
+package cli
 
 import (
 	"context"
@@ -17,9 +17,9 @@ import (
 // completionTimeout is as long as somebody waits who pressed Tab.
 const completionTimeout = 3 * time.Second
 
-// completeNodes completes node names that are not among the arguments yet. It asks for their metadata only, and answers
+// CompleteNodes completes node names that are not among the arguments yet. It asks for their metadata only, and answers
 // nothing when the server does not answer in time.
-func completeNodes(f *Factory) cobra.CompletionFunc {
+func CompleteNodes(f *Factory) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		config, err := f.RESTConfig()
 		if err != nil {
@@ -32,7 +32,7 @@ func completeNodes(f *Factory) cobra.CompletionFunc {
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
 		defer cancel()
-		options := metav1.ListOptions{Limit: listChunk}
+		options := metav1.ListOptions{Limit: ListChunk}
 		var names []cobra.Completion
 		for {
 			list, err := client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "nodes"}).List(ctx, options)
@@ -53,8 +53,8 @@ func completeNodes(f *Factory) cobra.CompletionFunc {
 	}
 }
 
-// registerKubeconfigCompletions completes --context, --cluster and --user from the kubeconfig, and --namespace with nothing.
-func registerKubeconfigCompletions(root *cobra.Command, f *Factory) {
+// RegisterKubeconfigCompletions completes --context, --cluster and --user from the kubeconfig, and --namespace with nothing.
+func RegisterKubeconfigCompletions(root *cobra.Command, f *Factory) {
 	fromConfig := func(names func(clientcmdapi.Config) []string) cobra.CompletionFunc {
 		return func(_ *cobra.Command, _ []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			config, err := f.Flags.ToRawKubeConfigLoader().RawConfig()

@@ -1,22 +1,21 @@
-package plugin
+package status
 
 import (
 	"fmt"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
-// The version and kinds of the machine-readable status. They are no API of the server: nothing can be created of them.
+// The kinds of the machine-readable status.
 const (
-	statusAPIVersion = "kubectl-runtime.dev/v1alpha1"
-	statusKind       = "NodeRuntime"
-	statusListKind   = "NodeRuntimeList"
+	nodeKind = "NodeRuntime"
+	listKind = "NodeRuntimeList"
 )
 
 // NodeRuntimeList is what `status -o json` prints.
@@ -75,7 +74,7 @@ type NodeRuntimeAdvice struct {
 // newNodeRuntime renders a row for machines.
 func newNodeRuntime(row inventory.Row) NodeRuntime {
 	node := NodeRuntime{
-		APIVersion: statusAPIVersion, Kind: statusKind, Metadata: NodeRuntimeMetadata{Name: row.Name},
+		APIVersion: cli.APIVersion, Kind: nodeKind, Metadata: NodeRuntimeMetadata{Name: row.Name},
 		Status: row.Status(), Ready: row.Ready == "True", Unschedulable: row.Unschedulable,
 		Runtime: row.Runtime, RuntimeVersion: row.RuntimeVersion, CRISocket: row.CRISocket, KubeletVersion: row.KubeletVersion,
 		OperatingSystem: row.OS, Architecture: row.Architecture, OSImage: row.OSImage, KernelVersion: row.Kernel, InternalIP: row.InternalIP,
@@ -89,52 +88,24 @@ func newNodeRuntime(row inventory.Row) NodeRuntime {
 	return node
 }
 
-// statusObject is a row as kubectl's printers take it.
-func statusObject(row inventory.Row) (*unstructured.Unstructured, error) {
+// objectOf is a row as kubectl's printers take it.
+func objectOf(row inventory.Row) (*unstructured.Unstructured, error) {
 	node := newNodeRuntime(row)
-	object, err := printable(&node)
+	object, err := cli.Printable(&node)
 	if err != nil {
 		return nil, fmt.Errorf("render node %s: %w", row.Name, err)
 	}
 	return object, nil
 }
 
-// printable is an object as kubectl's printers take it. Control characters in it are made visible: the printer of YAML refuses an object
-// that has any.
-func printable(object any) (*unstructured.Unstructured, error) {
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
-	if err != nil {
-		return nil, err
-	}
-	visible(content)
-	return &unstructured.Unstructured{Object: content}, nil
-}
-
-// visible makes the texts in a tree of maps and lists visible.
-func visible(tree any) any {
-	switch node := tree.(type) {
-	case string:
-		return untrusted.Visible(node)
-	case []any:
-		for i := range node {
-			node[i] = visible(node[i])
-		}
-	case map[string]any:
-		for key := range node {
-			node[key] = visible(node[key])
-		}
-	}
-	return tree
-}
-
-// statusList is all rows as kubectl's printers take them, with what went wrong.
-func statusList(rows []inventory.Row, failure error) (*unstructured.UnstructuredList, error) {
-	list := &unstructured.UnstructuredList{Object: map[string]any{"apiVersion": statusAPIVersion, "kind": statusListKind}}
+// objectsOf is all rows as kubectl's printers take them, with what went wrong.
+func objectsOf(rows []inventory.Row, failure error) (*unstructured.UnstructuredList, error) {
+	list := &unstructured.UnstructuredList{Object: map[string]any{"apiVersion": cli.APIVersion, "kind": listKind}}
 	if failure != nil {
 		list.Object["errors"] = []any{untrusted.Visible(failure.Error())}
 	}
 	for _, row := range rows {
-		object, err := statusObject(row)
+		object, err := objectOf(row)
 		if err != nil {
 			return nil, err
 		}

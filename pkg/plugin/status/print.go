@@ -1,4 +1,4 @@
-package plugin
+package status
 
 import (
 	"fmt"
@@ -15,8 +15,8 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
-// statusPrintFlags are kubectl's output flags that make sense for a list of nodes.
-type statusPrintFlags struct {
+// printFlags are kubectl's output flags that make sense for a list of nodes.
+type printFlags struct {
 	output    string
 	noHeaders bool
 
@@ -26,8 +26,8 @@ type statusPrintFlags struct {
 	customColumns *get.CustomColumnsPrintFlags
 }
 
-func newStatusPrintFlags() *statusPrintFlags {
-	return &statusPrintFlags{
+func newPrintFlags() *printFlags {
+	return &printFlags{
 		json:          genericclioptions.NewJSONYamlPrintFlags(),
 		name:          genericclioptions.NewNamePrintFlags(""),
 		template:      genericclioptions.NewKubeTemplatePrintFlags(),
@@ -35,7 +35,7 @@ func newStatusPrintFlags() *statusPrintFlags {
 	}
 }
 
-func (p *statusPrintFlags) addFlags(cmd *cobra.Command) {
+func (p *printFlags) addFlags(cmd *cobra.Command) {
 	p.template.AddFlags(cmd)
 	cmd.Flags().StringVarP(&p.output, "output", "o", "", "Output format. One of: ("+strings.Join(p.formats(), ", ")+")")
 	cmd.Flags().BoolVar(&p.noHeaders, "no-headers", false, "Print neither headers nor the summary on standard error")
@@ -47,14 +47,14 @@ func (p *statusPrintFlags) addFlags(cmd *cobra.Command) {
 	}
 }
 
-func (p *statusPrintFlags) formats() []string {
+func (p *printFlags) formats() []string {
 	formats := slices.Concat([]string{"wide"}, p.json.AllowedFormats(), p.name.AllowedFormats(), p.template.AllowedFormats(), p.customColumns.AllowedFormats())
 	slices.Sort(formats)
 	return slices.Compact(formats)
 }
 
-// statusPrinter prints rows in one format.
-type statusPrinter interface {
+// rowPrinter prints rows in one format.
+type rowPrinter interface {
 	// list prints all rows, once. failure is why some are missing.
 	list(w io.Writer, rows []inventory.Row, failure error) error
 	// row prints one row of a watch.
@@ -63,7 +63,7 @@ type statusPrinter interface {
 	human() bool
 }
 
-func (p *statusPrintFlags) toPrinter(w io.Writer) (statusPrinter, error) {
+func (p *printFlags) toPrinter(w io.Writer) (rowPrinter, error) {
 	p.customColumns.NoHeaders = p.noHeaders
 	if p.template.TemplateArgument != nil {
 		p.customColumns.TemplateArgument = *p.template.TemplateArgument
@@ -73,7 +73,7 @@ func (p *statusPrintFlags) toPrinter(w io.Writer) (statusPrinter, error) {
 	}
 	switch p.output {
 	case "", "wide":
-		return &tablePrinter{columns: statusColumns(p.output == "wide"), noHeaders: p.noHeaders, out: printers.GetNewTabWriter(w)}, nil
+		return &tablePrinter{columns: tableColumns(p.output == "wide"), noHeaders: p.noHeaders, out: printers.GetNewTabWriter(w)}, nil
 	case "name":
 		return namePrinter{}, nil
 	}
@@ -96,7 +96,7 @@ func (p *statusPrintFlags) toPrinter(w io.Writer) (statusPrinter, error) {
 type objectPrinter struct{ printer printers.ResourcePrinter }
 
 func (p objectPrinter) list(w io.Writer, rows []inventory.Row, failure error) error {
-	list, err := statusList(rows, failure)
+	list, err := objectsOf(rows, failure)
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func (p objectPrinter) list(w io.Writer, rows []inventory.Row, failure error) er
 }
 
 func (p objectPrinter) row(w io.Writer, row inventory.Row) error {
-	object, err := statusObject(row)
+	object, err := objectOf(row)
 	if err != nil {
 		return err
 	}
@@ -144,8 +144,8 @@ const (
 	cellUnknown = "<unknown>"
 )
 
-// statusColumns are the table's columns. The narrow table fits into 80 characters for names up to 14.
-func statusColumns(wide bool) []column {
+// tableColumns are the table's columns. The narrow table fits into 80 characters for names up to 14.
+func tableColumns(wide bool) []column {
 	columns := []column{
 		{"NAME", func(r inventory.Row) string { return r.Name }, 0},
 		{"STATUS", inventory.Row.Status, len("Ready,SchedulingDisabled")},

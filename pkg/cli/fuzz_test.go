@@ -1,4 +1,4 @@
-package plugin
+package cli
 
 import (
 	"bytes"
@@ -9,24 +9,8 @@ import (
 
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
-
-// FuzzReadTable: a table of nodes is read whatever its cells are, and each of its nodes has a row.
-func FuzzReadTable(f *testing.F) {
-	f.Add([]byte(`{"kind":"Table","columnDefinitions":[{"name":"Status"},{"name":"Version"},{"name":"Internal-IP"},{"name":"OS-Image"},{"name":"Kernel-Version"},{"name":"Container-Runtime"}],` +
-		`"rows":[{"cells":["Ready","v1.23.17","10.0.0.1","Debian","6.1 (amd64)","docker://20.10.24"],"object":{"metadata":{"name":"n"}}},{"cells":[1,null,{}],"object":{"metadata":{"name":"m"}}}]}`))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		nodes, _, err := readTable(raw)
-		if err != nil {
-			return
-		}
-		if rows := inventory.FromNodes(nodes); len(rows) != len(nodes) {
-			t.Errorf("%d rows of %d nodes", len(rows), len(nodes))
-		}
-	})
-}
 
 // FuzzPrintError: whatever an error, captured output and a hint hold, each line says whose it is.
 func FuzzPrintError(f *testing.F) {
@@ -34,7 +18,7 @@ func FuzzPrintError(f *testing.F) {
 	f.Add("\r\n\u2028hint: x", "\x1b[2J\x85", "\n")
 	f.Fuzz(func(t *testing.T, message, detail, hint string) {
 		var out bytes.Buffer
-		printError(&out, &ExitError{Err: errors.New(message), Detail: detail, Hint: hint})
+		PrintError(&out, &ExitError{Err: errors.New(message), Detail: detail, Hint: hint})
 		errs, hints := 0, 0
 		for line := range strings.Lines(out.String()) {
 			if untrusted.Visible(line) != line {
@@ -55,13 +39,21 @@ func FuzzPrintError(f *testing.F) {
 	})
 }
 
+// texts is an object as commands print it.
+type texts struct {
+	APIVersion string   `json:"apiVersion"`
+	Kind       string   `json:"kind"`
+	Items      []texts  `json:"items,omitempty"`
+	Errors     []string `json:"errors,omitempty"`
+}
+
 // FuzzPrintable: an object with any text is printed in each format, for the same text.
 func FuzzPrintable(f *testing.F) {
 	for _, text := range []string{"a", "\x7f\u0085\x00", "\ufffe\uffff\U0001ffff", "\xff\xed\xa0\x80", "\n: - |\t# '\"", "\u2028\ufeff", "0x1", "~"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		object, err := printable(&Result{APIVersion: statusAPIVersion, Kind: "SwitchResult", Nodes: []NodeResult{{Node: "n", Plan: []string{text}}}, Errors: []string{text}})
+		object, err := Printable(&texts{APIVersion: APIVersion, Kind: "Texts", Items: []texts{{Kind: text}}, Errors: []string{text}})
 		if err != nil {
 			t.Fatal(err)
 		}

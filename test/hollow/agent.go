@@ -40,9 +40,7 @@ func (h *Node) play(spec protocol.Spec) protocol.Result {
 		}
 		return found
 	}
-	h.mu.Lock()
-	h.phases = append(h.phases, spec.Phase)
-	h.mu.Unlock()
+	h.sawPhase(spec.Phase)
 	if result() == nil {
 		play := h.Script[spec.Phase]
 		if play == nil {

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -69,6 +68,8 @@ type Node struct {
 	Answer func(w http.ResponseWriter, r *http.Request) bool
 	Exec   func(command []string, out, errOut io.Writer) (done bool, err error)
 
+	seen
+
 	// asleep: the kubelet neither renews its Lease nor looks at pods.
 	asleep  atomic.Bool
 	renewed time.Time
@@ -83,44 +84,13 @@ type Node struct {
 	begun    map[string]bool
 	ended    map[string]bool
 	asked    map[string]bool // the pods that wait and got the signal to start
-	// waitedCordoned: a pod that waits was started while the node was cordoned.
-	waitedCordoned bool
-	canaries       map[string]bool  // the names of those that were started
-	started        []string         // the agent's arguments in the pods that were started, but for folder and spec
-	phases         []protocol.Phase // that were asked for, in order
-	cordons        []bool
 }
-
-// Phases are those that were asked for, in order.
-func (h *Node) Phases() []protocol.Phase { return locked(h, &h.phases) }
-
-// Cordons are the states of the cordon, in order.
-func (h *Node) Cordons() []bool { return locked(h, &h.cordons) }
 
 // Events is the event file on the host.
-func (h *Node) Events() []protocol.Event { return locked(h, &h.events) }
-
-// Started are the agent's arguments in the pods that were started, but for folder and spec.
-func (h *Node) Started() []string { return locked(h, &h.started) }
-
-// WaitedCordoned reports whether a pod that waits was started while the node was cordoned.
-func (h *Node) WaitedCordoned() bool {
+func (h *Node) Events() []protocol.Event {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.waitedCordoned
-}
-
-// Canaries are the names of the canaries that were started.
-func (h *Node) Canaries() []string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.Sorted(maps.Keys(h.canaries))
-}
-
-func locked[T any](h *Node, list *[]T) []T {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.Clone(*list)
+	return slices.Clone(h.events)
 }
 
 // NeverEnds is the annotation of a pod that the kubelet never reports as gone.
@@ -139,11 +109,11 @@ func New(t *testing.T, s *apiserver.Server, name string, change ...func(*corev1.
 		T: t, Name: name, Client: client, pause: 50 * time.Millisecond, runtime: DockerVersion,
 		Script: map[protocol.Phase]func(*Node, protocol.Spec){},
 		Checks: []nodejob.CanaryCheck{{Name: "dns", OK: true}, {Name: "volume", OK: true}}, ChecksBefore: []nodejob.CanaryCheck{{Name: "dns", OK: true}, {Name: "volume", OK: true}},
-		begun: map[string]bool{}, ended: map[string]bool{}, asked: map[string]bool{}, canaries: map[string]bool{},
+		begun: map[string]bool{}, ended: map[string]bool{}, asked: map[string]bool{},
 	}
-	kubelet := httptest.NewTLSServer(http.HandlerFunc(h.serve))
-	t.Cleanup(kubelet.Close)
-	address, err := url.Parse(kubelet.URL)
+	host := httptest.NewTLSServer(kubelet{h})
+	t.Cleanup(host.Close)
+	address, err := url.Parse(host.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,11 +160,7 @@ func (h *Node) reconcile(ctx context.Context) {
 		return
 	}
 	h.renew(ctx)
-	h.mu.Lock()
-	if n := len(h.cordons); n == 0 || h.cordons[n-1] != node.Spec.Unschedulable {
-		h.cordons = append(h.cordons, node.Spec.Unschedulable)
-	}
-	h.mu.Unlock()
+	h.sawCordon(node.Spec.Unschedulable)
 	jobs, err := h.Client.BatchV1().Jobs(nodejob.Namespace).List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(nodejob.NodeLabels(h.Name)).String()})
 	if err != nil {
 		return
@@ -203,6 +169,7 @@ func (h *Node) reconcile(ctx context.Context) {
 	if err != nil {
 		return
 	}
+	runtime, settled := h.kind()
 	owned := map[string]bool{}
 	for i := range pods.Items {
 		pod := &pods.Items[i]
@@ -221,7 +188,7 @@ func (h *Node) reconcile(ctx context.Context) {
 			}
 		case pod.Namespace == nodejob.Namespace && pod.Status.Phase == corev1.PodPending:
 			h.startPod(ctx, pod)
-		case owner != nil && owner.Kind == "DaemonSet" && pod.DeletionTimestamp == nil && !runsOn(pod, h.kind()) && time.Now().After(h.settled()):
+		case owner != nil && owner.Kind == "DaemonSet" && pod.DeletionTimestamp == nil && !runsOn(pod, runtime) && time.Now().After(settled):
 			h.SetStatus(ctx, pod, corev1.PodRunning, h.Running(pod, 0))
 		}
 	}
@@ -307,24 +274,20 @@ func (h *Node) startPod(ctx context.Context, pod *corev1.Pod) {
 	h.mu.Lock()
 	begun := h.begun[pod.Name]
 	h.begun[pod.Name] = true
-	if pod.Labels[nodejob.LabelPhase] == nodejob.PhaseCanary {
-		h.canaries[pod.Name] = true
-	}
 	h.mu.Unlock()
+	if pod.Labels[nodejob.LabelPhase] == nodejob.PhaseCanary {
+		h.sawCanary(pod.Name)
+	}
 	if slices.Contains(pod.Spec.Containers[0].Args, "--wait") && !begun {
 		node, err := h.Client.CoreV1().Nodes().Get(ctx, h.Name, metav1.GetOptions{})
-		h.mu.Lock()
-		h.waitedCordoned = err != nil || node.Spec.Unschedulable
-		h.mu.Unlock()
+		h.sawWaiting(err != nil || node.Spec.Unschedulable)
 	}
 	h.SetStatus(ctx, pod, corev1.PodRunning, h.Running(pod, 0))
 	if phase := pod.Labels[nodejob.LabelPhase]; begun || phase == nodejob.PhaseCanary || phase == nodejob.PhaseEvidence {
 		return
 	}
 	args := pod.Spec.Containers[0].Args
-	h.mu.Lock()
-	h.started = append(h.started, strings.Join(slices.Delete(slices.Clone(args), 1, 3), " "))
-	h.mu.Unlock()
+	h.sawStart(args)
 	go func() {
 		if slices.Contains(args, "--wait") && !h.awaitAsk(ctx, pod) {
 			return
@@ -386,18 +349,12 @@ func (h *Node) SetStatus(ctx context.Context, pod *corev1.Pod, phase corev1.PodP
 	}
 }
 
-// kind is the runtime's name, settled when the kubelet has looked at pods that were there before.
-func (h *Node) kind() string {
+// kind is the runtime's name, and when the kubelet has looked at pods that were there before.
+func (h *Node) kind() (string, time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	kind, _, _ := strings.Cut(h.runtime, "://")
-	return kind
-}
-
-func (h *Node) settled() time.Time {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.switched.Add(3 * time.Second)
+	return kind, h.switched.Add(3 * time.Second)
 }
 
 // canaryChecks are what a canary reports now.

@@ -17,8 +17,10 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 )
 
-// serve is the kubelet's API as far as the plugin needs it.
-func (h *Node) serve(w http.ResponseWriter, r *http.Request) {
+// kubelet is the kubelet's API as far as the plugin needs it.
+type kubelet struct{ *Node }
+
+func (h kubelet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
 	answer := h.Answer
 	h.mu.Unlock()
@@ -63,7 +65,7 @@ func (h *Node) serve(w http.ResponseWriter, r *http.Request) {
 
 // executor runs commands in a pod.
 type executor struct {
-	h   *Node
+	h   kubelet
 	pod string
 }
 
@@ -92,7 +94,7 @@ func (e executor) ExecInContainer(_ context.Context, _, _, _ string, command []s
 }
 
 // serveEvidence is what the agent gathers: one file, with a secret that it has overlooked.
-func (h *Node) serveEvidence(w io.Writer) error {
+func (h kubelet) serveEvidence(w io.Writer) error {
 	zip := gzip.NewWriter(w)
 	archive := tar.NewWriter(zip)
 	text := "journal of " + h.Name + "\npassword: hunter2hunter2\n"
@@ -103,7 +105,7 @@ func (h *Node) serveEvidence(w io.Writer) error {
 }
 
 // serveLog streams the event file from its beginning, until the container dies or ends.
-func (h *Node) serveLog(w http.ResponseWriter, r *http.Request, pod string) {
+func (h kubelet) serveLog(w http.ResponseWriter, r *http.Request, pod string) {
 	h.mu.Lock()
 	epoch := h.epoch
 	h.mu.Unlock()

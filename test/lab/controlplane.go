@@ -57,7 +57,7 @@ func components() []component {
 const apiServer = "kube-apiserver"
 
 // startControlPlane starts etcd, the API server, the controller manager and the scheduler as processes of the machine.
-func (l *Lab) startControlPlane(ctx context.Context) error {
+func (l controlPlane) startControlPlane(ctx context.Context) error {
 	for _, c := range components() {
 		build := l.profile.controlPlane
 		if c.name == "etcd" {
@@ -74,7 +74,7 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 }
 
 // startComponent starts a program of the control plane; the API server is waited for.
-func (l *Lab) startComponent(ctx context.Context, c component) error {
+func (l controlPlane) startComponent(ctx context.Context, c component) error {
 	if err := l.start(c.name, filepath.Join(l.BinDir(), c.name), c.args...); err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (l *Lab) startComponent(ctx context.Context, c component) error {
 }
 
 // makeKeys makes the certificates and kubeconfig files of the control plane and of the admin.
-func (l *Lab) makeKeys() error {
+func (l controlPlane) makeKeys() error {
 	p, err := newPKI(filepath.Join(stateDir, "pki"))
 	if err != nil {
 		return err
@@ -115,7 +115,7 @@ func (l *Lab) makeKeys() error {
 }
 
 // writeKubeconfig writes a kubeconfig whose certificates are inside, so that the file can be copied.
-func (l *Lab) writeKubeconfig(path, user, cert, key string) error {
+func (l *cluster) writeKubeconfig(path, user, cert, key string) error {
 	data, err := renderKubeconfig(user, l.pki.path("ca.crt"), cert, key)
 	if err != nil {
 		return err
@@ -127,7 +127,7 @@ func (l *Lab) writeKubeconfig(path, user, cert, key string) error {
 }
 
 // link puts a binary of a build into BinDir.
-func (l *Lab) link(ctx context.Context, build, name string) error {
+func (l *cluster) link(ctx context.Context, build, name string) error {
 	target, err := l.cache.binary(ctx, build, name)
 	if err != nil {
 		return err
@@ -143,7 +143,7 @@ func (l *Lab) link(ctx context.Context, build, name string) error {
 }
 
 // start starts a program that outlives this process, with its output in the state folder's logs, and remembers it.
-func (l *Lab) start(name, path string, args ...string) error {
+func (l controlPlane) start(name, path string, args ...string) error {
 	if err := os.MkdirAll(filepath.Join(stateDir, "logs"), 0o755); err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
@@ -166,10 +166,10 @@ func (l *Lab) start(name, path string, args ...string) error {
 	return l.state.save()
 }
 
-func (l *Lab) logFile(name string) string { return filepath.Join(stateDir, "logs", name+".log") }
+func (l *cluster) logFile(name string) string { return filepath.Join(stateDir, "logs", name+".log") }
 
 // waitAPIServer waits until the API server says that it is ready.
-func (l *Lab) waitAPIServer(ctx context.Context) error {
+func (l controlPlane) waitAPIServer(ctx context.Context) error {
 	key := func(name string) string { return filepath.Join(stateDir, "pki", name) }
 	ca, err := os.ReadFile(key("ca.crt"))
 	if err != nil {
@@ -209,7 +209,7 @@ func (l *Lab) waitAPIServer(ctx context.Context) error {
 }
 
 // tail returns the last lines of a log of the control plane.
-func (l *Lab) tail(name string, lines int) string {
+func (l *cluster) tail(name string, lines int) string {
 	data, err := os.ReadFile(l.logFile(name))
 	if err != nil {
 		return ""
@@ -218,7 +218,7 @@ func (l *Lab) tail(name string, lines int) string {
 	return "--- " + l.logFile(name) + "\n" + strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-func (l *Lab) process(name string) (process, bool) {
+func (l controlPlane) process(name string) (process, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range l.state.Processes {

@@ -211,7 +211,7 @@ func (n *node) losePower() error {
 }
 
 // Sync writes everything on a node's disk, as time would: what was written before is not lost by a power cut.
-func (l *Lab) Sync(name string) error {
+func (l machines) Sync(name string) error {
 	n, err := l.node(name)
 	if err != nil {
 		return err

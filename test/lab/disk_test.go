@@ -54,7 +54,7 @@ func testPowerLoss(t *testing.T, fileSystem string) {
 	if err := n.mountUsr(); err != nil {
 		t.Fatal(err)
 	}
-	l := &Lab{state: &state{Nodes: []*node{n}}}
+	l := newLab(&cluster{state: &state{Nodes: []*node{n}}})
 	write := func(name string) {
 		for _, dir := range []string{n.Root, usr} {
 			if err := os.WriteFile(filepath.Join(dir, name), []byte("content"), 0o600); err != nil {

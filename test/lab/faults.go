@@ -14,7 +14,7 @@ import (
 
 // Root is a node's root file system as this machine sees it, with the mounts made on the node while it runs; empty if there is no
 // such node. Absolute links in it lead astray.
-func (l *Lab) Root(name string) string {
+func (l machines) Root(name string) string {
 	n, err := l.node(name)
 	if err != nil {
 		return ""
@@ -27,7 +27,7 @@ func (l *Lab) Root(name string) string {
 
 // Signal sends a signal to the processes of a node whose command line match accepts, those in containers with a PID namespace of
 // their own left out, and returns how many got it.
-func (l *Lab) Signal(name string, sig syscall.Signal, match func(args []string) bool) (int, error) {
+func (l machines) Signal(name string, sig syscall.Signal, match func(args []string) bool) (int, error) {
 	n, err := l.node(name)
 	if err != nil {
 		return 0, err
@@ -65,7 +65,7 @@ func (l *Lab) Signal(name string, sig syscall.Signal, match func(args []string) 
 }
 
 // StopAPIServer ends the API server at once. Nodes and pods live on; StartAPIServer brings it back with all that it held.
-func (l *Lab) StopAPIServer() error {
+func (l controlPlane) StopAPIServer() error {
 	p, ok := l.process(apiServer)
 	if !ok {
 		return errors.New("stop the API server: it was never started")
@@ -80,7 +80,7 @@ func (l *Lab) StopAPIServer() error {
 }
 
 // StartAPIServer starts the API server again, and waits until it is ready.
-func (l *Lab) StartAPIServer(ctx context.Context) error {
+func (l controlPlane) StartAPIServer(ctx context.Context) error {
 	if p, ok := l.process(apiServer); ok && p.alive() {
 		return errors.New("start the API server: it runs")
 	}

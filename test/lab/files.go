@@ -44,7 +44,7 @@ func renderKubeconfig(user, ca, cert, key string) ([]byte, error) {
 }
 
 // nodeFiles writes everything into a node's root that kubeadm, an admin and the lab itself put on top of Debian.
-func (l *Lab) nodeFiles(n *node) error {
+func (l machines) nodeFiles(n *node) error {
 	ca, err := os.ReadFile(l.pki.path("ca.crt"))
 	if err != nil {
 		return fmt.Errorf("read CA certificate: %w", err)
@@ -99,7 +99,7 @@ func (l *Lab) nodeFiles(n *node) error {
 }
 
 // nodeKeys makes the kubelet's client certificate where kubeadm keeps it, and the CA's.
-func (l *Lab) nodeKeys(n *node) error {
+func (l machines) nodeKeys(n *node) error {
 	if err := l.pki.client(n.Name, "system:node:"+n.Name, "system:nodes"); err != nil {
 		return err
 	}

@@ -36,6 +36,13 @@ type Options struct {
 
 // Lab is a running cluster.
 type Lab struct {
+	*cluster
+	machines
+	controlPlane
+}
+
+// cluster is what the machines and the control plane of a lab share: where it keeps its files, and what runs.
+type cluster struct {
 	cache    cache
 	profile  profile
 	overlay  string
@@ -46,6 +53,14 @@ type Lab struct {
 	mu    sync.Mutex
 	state *state
 }
+
+// machines makes, boots and enters the nodes.
+type machines struct{ *cluster }
+
+// controlPlane has the programs that run on this machine itself: etcd, those of Kubernetes, the registries.
+type controlPlane struct{ *cluster }
+
+func newLab(c *cluster) *Lab { return &Lab{c, machines{c}, controlPlane{c}} }
 
 // Up starts a cluster and waits until its nodes, kube-proxy and CoreDNS are ready. If that fails, or ctx ends, everything is
 // removed again, and the error carries the end of the logs that tell why.
@@ -96,7 +111,7 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{cache: c, profile: p, overlay: o.Overlay, overlays: o.Overlays, log: o.Log}
+	l := newLab(&cluster{cache: c, profile: p, overlay: o.Overlay, overlays: o.Overlays, log: o.Log})
 	l.state = &state{
 		Name: o.Name, Repo: c.repo, CacheDir: c.dir, Profile: p.name, Driver: o.CgroupDriver, Started: time.Now(),
 		Sysctls: readSysctls(sharedSysctls), RegistryAuth: o.RegistryAuth, AgentCNI: o.AgentCNI,
@@ -255,7 +270,7 @@ func (l *Lab) up(ctx context.Context, rootfs string, images []image) error {
 }
 
 // bringUp makes a node, boots it and gives it its images.
-func (l *Lab) bringUp(ctx context.Context, n *node, rootfs string, images []image) error {
+func (l machines) bringUp(ctx context.Context, n *node, rootfs string, images []image) error {
 	started := time.Now()
 	if err := l.create(ctx, n, rootfs); err != nil {
 		return err
@@ -355,7 +370,7 @@ func Open(log io.Writer) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Lab{cache: cache{dir: s.CacheDir, repo: s.Repo, log: log, paths: &sync.Map{}}, profile: p, log: log, state: s}, nil
+	return newLab(&cluster{cache: cache{dir: s.CacheDir, repo: s.Repo, log: log, paths: &sync.Map{}}, profile: p, log: log, state: s}), nil
 }
 
 // Kubectl runs kubectl as admin and returns what it printed.
@@ -364,19 +379,19 @@ func (l *Lab) Kubectl(ctx context.Context, args ...string) (string, error) {
 }
 
 // Kubeconfig is the path of the admin's kubeconfig.
-func (l *Lab) Kubeconfig() string { return filepath.Join(stateDir, "admin.conf") }
+func (l *cluster) Kubeconfig() string { return filepath.Join(stateDir, "admin.conf") }
 
 // BinDir is the folder with kubectl and crictl.
-func (l *Lab) BinDir() string { return filepath.Join(stateDir, "bin") }
+func (l *cluster) BinDir() string { return filepath.Join(stateDir, "bin") }
 
 // Name is Options.Name.
-func (l *Lab) Name() string { return l.state.Name }
+func (l *cluster) Name() string { return l.state.Name }
 
 // AgentCNI is Options.AgentCNI.
-func (l *Lab) AgentCNI() bool { return l.state.AgentCNI }
+func (l *cluster) AgentCNI() bool { return l.state.AgentCNI }
 
 // Nodes names the nodes in order.
-func (l *Lab) Nodes() []string {
+func (l *cluster) Nodes() []string {
 	var names []string
 	for _, n := range l.state.Nodes {
 		names = append(names, n.Name)
@@ -385,7 +400,7 @@ func (l *Lab) Nodes() []string {
 }
 
 // NodeIP is a node's address, empty if there is no such node.
-func (l *Lab) NodeIP(name string) string {
+func (l *cluster) NodeIP(name string) string {
 	n, err := l.node(name)
 	if err != nil {
 		return ""
@@ -394,13 +409,13 @@ func (l *Lab) NodeIP(name string) string {
 }
 
 // Running tells whether a node is powered on.
-func (l *Lab) Running(name string) bool {
+func (l *cluster) Running(name string) bool {
 	n, err := l.node(name)
 	return err == nil && n.Init.alive()
 }
 
 // Summary says in one line what this lab is.
-func (l *Lab) Summary() string {
+func (l *cluster) Summary() string {
 	ready := "not ready"
 	if l.state.Ready {
 		ready = "ready"
@@ -409,7 +424,7 @@ func (l *Lab) Summary() string {
 		l.state.Nodes[0].FileSystem, ready, l.state.Started.Format(time.DateTime))
 }
 
-func (l *Lab) node(name string) (*node, error) {
+func (l *cluster) node(name string) (*node, error) {
 	for _, n := range l.state.Nodes {
 		if n.Name == name {
 			return n, nil
@@ -418,6 +433,6 @@ func (l *Lab) node(name string) (*node, error) {
 	return nil, fmt.Errorf("node %q: not one of %s", name, strings.Join(l.Nodes(), ", "))
 }
 
-func (l *Lab) say(format string, args ...any) {
+func (l *cluster) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(l.log, "lab: "+format+"\n", args...)
 }

@@ -42,7 +42,7 @@ func nodeNumbered(i int, nodesDir string) *node {
 }
 
 // create makes the node's root from the profile's root file system.
-func (l *Lab) create(ctx context.Context, n *node, rootfs string) error {
+func (l machines) create(ctx context.Context, n *node, rootfs string) error {
 	if err := n.copyRoot(ctx, rootfs); err != nil {
 		return fmt.Errorf("create %s: %w", n.Name, err)
 	}
@@ -171,7 +171,7 @@ exec unshare --mount /bin/sh -c '
 ' "$@"`
 
 // Boot starts a node that is powered off, and waits until systemd there starts services; which ones is up to the node.
-func (l *Lab) Boot(ctx context.Context, name string) error {
+func (l machines) Boot(ctx context.Context, name string) error {
 	n, err := l.node(name)
 	if err != nil {
 		return err
@@ -206,7 +206,7 @@ func (l *Lab) Boot(ctx context.Context, name string) error {
 }
 
 // spawn starts systemd-nspawn and remembers it.
-func (l *Lab) spawn(n *node, args []string) error {
+func (l machines) spawn(n *node, args []string) error {
 	log, err := os.OpenFile(l.logFile(n.Name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -241,7 +241,7 @@ func (n *node) nspawnArgs() []string {
 }
 
 // binds lists the binaries that a node of this profile has from builds, and where.
-func (l *Lab) binds(ctx context.Context) ([]string, error) {
+func (l machines) binds(ctx context.Context) ([]string, error) {
 	type bind struct{ build, name, path string }
 	list := []bind{{l.profile.kubelet, "kubelet", "/usr/bin/kubelet"}, {"cri-tools", "crictl", "/usr/local/bin/crictl"}}
 	for _, name := range l.profile.binds {
@@ -259,7 +259,7 @@ func (l *Lab) binds(ctx context.Context) ([]string, error) {
 }
 
 // waitBooted waits until the systemd inside is found and has done with its own start.
-func (l *Lab) waitBooted(ctx context.Context, n *node) error {
+func (l machines) waitBooted(ctx context.Context, n *node) error {
 	return poll(ctx, patience, func() error {
 		if !n.Nspawn.alive() {
 			return fatalError{errors.New("systemd-nspawn ended")}
@@ -282,7 +282,7 @@ func (l *Lab) waitBooted(ctx context.Context, n *node) error {
 }
 
 // active is nil once a unit on a node is active.
-func (l *Lab) active(ctx context.Context, name, unit string) error {
+func (l machines) active(ctx context.Context, name, unit string) error {
 	if out, err := l.Exec(ctx, name, "systemctl", "is-active", unit); err != nil {
 		return fmt.Errorf("wait for %s: %s", unit, strings.TrimSpace(out))
 	}
@@ -316,7 +316,7 @@ func initOf(nspawn int) (int, error) {
 }
 
 // Exec runs a program on a node, as root, and returns its standard output. An error carries everything that it printed.
-func (l *Lab) Exec(ctx context.Context, name string, args ...string) (string, error) {
+func (l machines) Exec(ctx context.Context, name string, args ...string) (string, error) {
 	cmd, err := l.Command(ctx, name, args...)
 	if err != nil {
 		return "", err
@@ -330,7 +330,7 @@ func (l *Lab) Exec(ctx context.Context, name string, args ...string) (string, er
 }
 
 // Command is Exec for callers that connect input and output themselves.
-func (l *Lab) Command(ctx context.Context, name string, args ...string) (*exec.Cmd, error) {
+func (l machines) Command(ctx context.Context, name string, args ...string) (*exec.Cmd, error) {
 	n, err := l.node(name)
 	if err != nil {
 		return nil, err
@@ -347,7 +347,7 @@ func (l *Lab) Command(ctx context.Context, name string, args ...string) (*exec.C
 
 // PowerOff ends a node as a power cut does: every process of it is gone at once, nothing gets a signal to stop, and what was not synced is lost.
 // Then the disk is mounted as the node's next boot finds it.
-func (l *Lab) PowerOff(name string) error {
+func (l machines) PowerOff(name string) error {
 	n, err := l.node(name)
 	if err != nil {
 		return err
@@ -362,7 +362,7 @@ func (l *Lab) PowerOff(name string) error {
 }
 
 // cut ends all processes of a node while they are frozen, so that nothing sees the disk fail or another end before itself.
-func (l *Lab) cut(n *node) error {
+func (l machines) cut(n *node) error {
 	freezeCgroups(n.Cgroups)
 	err := n.losePower()
 	killCgroups(n.Cgroups)
@@ -378,11 +378,11 @@ func (l *Lab) cut(n *node) error {
 
 // LoadImage brings an image to a node's Docker: a `docker save` archive as it is, or the tar of a root file system, which
 // becomes the image named ref.
-func (l *Lab) LoadImage(ctx context.Context, name, tar, ref string) error {
+func (l machines) LoadImage(ctx context.Context, name, tar, ref string) error {
 	return l.loadImage(ctx, name, image{tar: tar, ref: ref})
 }
 
-func (l *Lab) loadImage(ctx context.Context, name string, img image) error {
+func (l machines) loadImage(ctx context.Context, name string, img image) error {
 	args := []string{"docker", "import"}
 	for _, change := range img.changes {
 		args = append(args, "-c", change)

@@ -146,7 +146,7 @@ func labFor(t *testing.T, profile, driver string) *Lab {
 		t.Fatal(err)
 	}
 	nodes := t.TempDir()
-	return &Lab{profile: p, pki: keys, state: &state{Driver: driver, Nodes: []*node{nodeNumbered(1, nodes), nodeNumbered(2, nodes)}}}
+	return newLab(&cluster{profile: p, pki: keys, state: &state{Driver: driver, Nodes: []*node{nodeNumbered(1, nodes), nodeNumbered(2, nodes)}}})
 }
 
 func TestNodeFiles(t *testing.T) {

@@ -126,7 +126,7 @@ func notReady(list []byte, nodes, daemons int) ([]string, error) {
 }
 
 // why returns the end of the logs that tell why a node or its pods are not ready.
-func (l *Lab) why(n *node) error {
+func (l machines) why(n *node) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	out, err := l.Exec(ctx, n.Name, "sh", "-c", `systemctl --failed --no-legend; docker ps -a --format '{{.Names}} {{.Status}}'

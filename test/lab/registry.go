@@ -28,7 +28,7 @@ type Registry struct {
 }
 
 // Registries returns the registries that run: the plain one, and with Options.RegistryAuth the one with TLS as well.
-func (l *Lab) Registries() []Registry {
+func (l controlPlane) Registries() []Registry {
 	list := []Registry{{Address: plainRegistry, AccessLog: l.logFile("registry")}}
 	if l.state.RegistryAuth {
 		list = append(list, Registry{
@@ -39,7 +39,7 @@ func (l *Lab) Registries() []Registry {
 }
 
 // startRegistries starts them and waits until they answer.
-func (l *Lab) startRegistries(ctx context.Context) error {
+func (l controlPlane) startRegistries(ctx context.Context) error {
 	if err := l.link(ctx, "registry", "registry"); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // the credential plugins that a kubeconfig may name
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/plugin"
 )
 
@@ -24,9 +25,9 @@ func main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
-		cancel(&plugin.SignalError{Signal: <-signals})
+		cancel(&cli.SignalError{Signal: <-signals})
 		// Whoever sends a second signal does not want to wait for what the first one set off.
-		second := &plugin.SignalError{Signal: <-signals}
+		second := &cli.SignalError{Signal: <-signals}
 		os.Exit(second.ExitCode())
 	}()
 	os.Exit(plugin.Run(ctx, plugin.Invocation{

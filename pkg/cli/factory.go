@@ -19,8 +19,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/oldapi"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // Requests per second and in a burst; client-go's own 5 and 10 would slow down a list of thousands of nodes and a fleet.
@@ -190,8 +190,8 @@ func checkServerVersion(config *rest.Config, library string) error {
 	if err != nil {
 		return fmt.Errorf("get server version: %w", err)
 	}
-	want, known := inventory.ParseVersion(library)
-	got, readable := inventory.ParseVersion(server.GitVersion)
+	want, known := version.Parse(library)
+	got, readable := version.Parse(server.GitVersion)
 	if !known || !readable || got.Minor != want.Minor {
 		return fmt.Errorf("match server version: the server is %s, the client library client-go %s: leave out --match-server-version, or use another release",
 			server.GitVersion, cmp.Or(library, "unknown"))

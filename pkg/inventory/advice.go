@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // AdviceID names a kind of advice. The IDs are stable: scripts may select by them.
@@ -135,7 +136,7 @@ func adviseDocker(node *corev1.Node, row Row) Advice {
 		return Advice{AdviceRetry, orDefault(row.Message, "the last switch failed; the node is on Docker as before") +
 			"; `kubectl runtime switch NODE` tries again"}
 	}
-	kubelet, ok := ParseVersion(row.KubeletVersion)
+	kubelet, ok := version.Parse(row.KubeletVersion)
 	switch {
 	case !ok:
 		return Advice{AdviceUnknown, fmt.Sprintf("kubelet version %q cannot be read", row.KubeletVersion)}
@@ -146,53 +147,50 @@ func adviseDocker(node *corev1.Node, row Row) Advice {
 	}
 }
 
-// minimum is the first patch release of a minor one that goes with a Kubernetes version.
-type minimum Version
-
 // matrix is containerd's support matrix (RELEASES.md of v2.4.2): for a Kubernetes 1.minor the recommended releases, oldest
 // first. A release newer than the last one is fine, too. Kubernetes versions newer than the table use its last line.
 var matrix = []struct {
 	minor    int
-	releases []minimum
+	releases []version.Version
 }{
-	{32, []minimum{{1, 6, 36}, {1, 7, 24}, {2, 0, 0}, {2, 1, 0}}},
-	{33, []minimum{{1, 6, 36}, {1, 7, 24}, {2, 0, 0}, {2, 1, 0}}},
-	{34, []minimum{{1, 6, 39}, {1, 7, 28}, {2, 0, 6}, {2, 1, 3}}},
-	{35, []minimum{{1, 7, 28}, {2, 1, 5}, {2, 2, 0}}},
-	{36, []minimum{{2, 2, 0}, {2, 3, 0}}},
-	{37, []minimum{{2, 3, 0}, {2, 4, 0}}},
+	{32, []version.Version{{Major: 1, Minor: 6, Patch: 36}, {Major: 1, Minor: 7, Patch: 24}, {Major: 2, Minor: 0, Patch: 0}, {Major: 2, Minor: 1, Patch: 0}}},
+	{33, []version.Version{{Major: 1, Minor: 6, Patch: 36}, {Major: 1, Minor: 7, Patch: 24}, {Major: 2, Minor: 0, Patch: 0}, {Major: 2, Minor: 1, Patch: 0}}},
+	{34, []version.Version{{Major: 1, Minor: 6, Patch: 39}, {Major: 1, Minor: 7, Patch: 28}, {Major: 2, Minor: 0, Patch: 6}, {Major: 2, Minor: 1, Patch: 3}}},
+	{35, []version.Version{{Major: 1, Minor: 7, Patch: 28}, {Major: 2, Minor: 1, Patch: 5}, {Major: 2, Minor: 2, Patch: 0}}},
+	{36, []version.Version{{Major: 2, Minor: 2, Patch: 0}, {Major: 2, Minor: 3, Patch: 0}}},
+	{37, []version.Version{{Major: 2, Minor: 3, Patch: 0}, {Major: 2, Minor: 4, Patch: 0}}},
 }
 
 // adviseContainerd compares containerd with the kubelet: first the CRI versions that each speaks, then the support matrix.
 // The kubelet speaks v1alpha2 only up to 1.22, both to 1.25 and v1 only from 1.26; containerd speaks v1alpha2 up to 1.7 and v1
 // from 1.6 (pkg/kubelet/cri/remote/remote_runtime.go of 1.22, 1.23 and 1.26; plugins/cri of containerd 2.0).
 func adviseContainerd(row Row) Advice {
-	containerd, ok := ParseVersion(row.RuntimeVersion)
+	containerd, ok := version.Parse(row.RuntimeVersion)
 	if !ok {
 		return Advice{}
 	}
-	kubelet, ok := ParseVersion(row.KubeletVersion)
+	kubelet, ok := version.Parse(row.KubeletVersion)
 	if !ok {
 		return Advice{}
 	}
 	switch {
 	case !kubelet.AtLeast(1, 23) && containerd.AtLeast(2, 0):
-		return Advice{AdviceContainerdCRI, fmt.Sprintf("containerd %s has no CRI version that kubelet %s speaks: install containerd 1.7", containerd, kubelet)}
+		return Advice{AdviceContainerdCRI, fmt.Sprintf("containerd %s has no CRI version that kubelet %s speaks: install containerd 1.7", containerd.Numbers(), kubelet.Numbers())}
 	case !containerd.AtLeast(1, 6):
 		if kubelet.AtLeast(1, 26) {
-			return Advice{AdviceContainerdCRI, fmt.Sprintf("containerd %s has no CRI version that kubelet %s speaks: upgrade containerd", containerd, kubelet)}
+			return Advice{AdviceContainerdCRI, fmt.Sprintf("containerd %s has no CRI version that kubelet %s speaks: upgrade containerd", containerd.Numbers(), kubelet.Numbers())}
 		}
-		return Advice{AdviceContainerdCRI, fmt.Sprintf("containerd %s lacks CRI v1, which Kubernetes 1.26 needs: upgrade containerd before the kubelet", containerd)}
+		return Advice{AdviceContainerdCRI, fmt.Sprintf("containerd %s lacks CRI v1, which Kubernetes 1.26 needs: upgrade containerd before the kubelet", containerd.Numbers())}
 	}
 	if recommended, ok := recommendedFor(containerd, kubelet); !ok {
 		return Advice{AdviceContainerdOld, fmt.Sprintf("containerd %s is not recommended for Kubernetes %d.%d: upgrade it to %s or newer",
-			containerd, kubelet.Major, kubelet.Minor, recommended)}
+			containerd.Numbers(), kubelet.Major, kubelet.Minor, recommended)}
 	}
 	return Advice{}
 }
 
 // recommendedFor reports whether the matrix recommends containerd for kubelet; if it does not, also the releases that it does.
-func recommendedFor(containerd, kubelet Version) (releases string, ok bool) {
+func recommendedFor(containerd, kubelet version.Version) (releases string, ok bool) {
 	if !kubelet.AtLeast(1, matrix[0].minor) {
 		return "", true
 	}
@@ -204,7 +202,7 @@ func recommendedFor(containerd, kubelet Version) (releases string, ok bool) {
 	}
 	names := make([]string, 0, len(line.releases))
 	for _, release := range line.releases {
-		names = append(names, Version(release).String())
+		names = append(names, release.Numbers())
 		if containerd.Major == release.Major && containerd.Minor == release.Minor {
 			ok = containerd.Patch >= release.Patch
 		}

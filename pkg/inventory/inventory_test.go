@@ -11,50 +11,6 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 )
 
-func TestParseVersion(t *testing.T) {
-	for _, test := range []struct {
-		in   string
-		want Version
-		ok   bool
-	}{
-		{"v1.23.17", Version{1, 23, 17}, true},
-		{"v1.24.9+k3s2", Version{1, 24, 9}, true},
-		{"v1.23.17-eks-a5565ad", Version{1, 23, 17}, true},
-		{"20.10.24+dfsg1", Version{20, 10, 24}, true},
-		{"1.6.20~ds1", Version{1, 6, 20}, true},
-		{"2.0.0-rc.1", Version{2, 0, 0}, true},
-		{"1.7", Version{1, 7, 0}, true},
-		{"1.7.", Version{1, 7, 0}, true},
-		{" 19.03.15 ", Version{19, 3, 15}, true},
-		{"Unknown", Version{}, false},
-		{"", Version{}, false},
-		{"v1", Version{}, false},
-		{"1.x", Version{}, false},
-		{"-1.2", Version{}, false},
-		{"99999999999999999999.1", Version{}, false},
-	} {
-		if got, ok := ParseVersion(test.in); got != test.want || ok != test.ok {
-			t.Errorf("ParseVersion(%q) = %v, %t, want %v, %t", test.in, got, ok, test.want, test.ok)
-		}
-	}
-}
-
-func FuzzParseVersion(f *testing.F) {
-	f.Add("v1.23.17")
-	f.Add("1.6.20~ds1")
-	f.Add("0.999999999.1")
-	f.Fuzz(func(t *testing.T, s string) {
-		v, ok := ParseVersion(s)
-		if !ok {
-			return
-		}
-		again, ok := ParseVersion(v.String())
-		if !ok || again != v {
-			t.Errorf("ParseVersion(%q) = %v, whose own string reads as %v, %t", s, v, again, ok)
-		}
-	})
-}
-
 // node makes a Ready Linux node.
 func node(runtime, kubelet string, change ...func(*corev1.Node)) *corev1.Node {
 	n := &corev1.Node{

@@ -15,10 +15,10 @@ import (
 	policyv1beta1 "k8s.io/api/policy/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/version"
+	serverversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // OldestMinor is the minor version of the oldest Kubernetes 1.x whose API server this program works with. The tests run against that one
@@ -42,11 +42,11 @@ func CheckServer(ctx context.Context, client kubernetes.Interface) error {
 	if err != nil {
 		return fmt.Errorf("get server version: %w", err)
 	}
-	var server version.Info
+	var server serverversion.Info
 	if json.Unmarshal(data, &server) != nil {
 		return nil
 	}
-	found, readable := inventory.ParseVersion(server.GitVersion)
+	found, readable := version.Parse(server.GitVersion)
 	if readable && (found.Major < 1 || found.Major == 1 && found.Minor < OldestMinor) {
 		return &UnsupportedError{Version: server.GitVersion}
 	}

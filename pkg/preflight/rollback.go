@@ -8,6 +8,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 const (
@@ -28,7 +29,7 @@ func JudgeRollback(node *corev1.Node, force bool) Finding {
 		return finding
 	}
 	undone := row.Switch == nodestate.StateRolledBack || row.Switch == nodestate.StateFailed
-	kubelet, _ := inventory.ParseVersion(row.KubeletVersion)
+	kubelet, _ := version.Parse(row.KubeletVersion)
 	switch {
 	case row.BadRun:
 		return refuse("%s", inventory.BadRun)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // Effective is the configuration that a containerd runs with, as its `config dump` prints it: the file with those that it imports.
@@ -192,7 +194,7 @@ func (s Settings) wanted() []wanted {
 func (e Effective) checkHandlers(s Settings) error {
 	path := []string{"plugins", criPlugin, "containerd", "runtimes"}
 	runtimes, _ := at(e.config, path...).(table)
-	imported, err := Settings{Imported: e.imported, Release: BinaryVersion{Major: 2}}.importedRuntimes()
+	imported, err := Settings{Imported: e.imported, Release: version.Version{Major: 2}}.importedRuntimes()
 	if err != nil {
 		return err
 	}

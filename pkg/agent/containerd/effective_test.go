@@ -12,9 +12,10 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
-func versionOf(t *testing.T, release agenttest.Release) containerd.BinaryVersion {
+func versionOf(t *testing.T, release agenttest.Release) version.Version {
 	t.Helper()
 	version, err := containerd.Version(t.Context(), release.Binary, host.Exec{}.Run)
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // Settings are what the agent wants of containerd. Empty fields keep what the existing file says.
@@ -46,7 +48,7 @@ type Settings struct {
 	// LogLevel is the daemon's, if the file says none.
 	LogLevel string
 	// Release is the containerd that the file is for. Without one it is of version 2, which containerd 1.3 to 2.4 take.
-	Release BinaryVersion
+	Release version.Version
 	// Imported are the files that the existing file's `imports` names (ReadImports). For containerd before 2.0, where an imported file
 	// that has a CRI table replaces the whole one of the main file, they are merged into the one file and `imports` goes. For later
 	// ones `imports` stays, and what the handlers that they define lack is added to them in the main file.

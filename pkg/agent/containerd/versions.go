@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // format is the form of a config file that a release takes.
@@ -15,7 +17,7 @@ type format struct {
 
 // ConfigVersion is the version of the config files that a release writes itself, and the highest that it reads (version.ConfigVersion in
 // its sources).
-func ConfigVersion(release BinaryVersion) int64 {
+func ConfigVersion(release version.Version) int64 {
 	switch {
 	case release.AtLeast(2, 3):
 		return 4
@@ -31,7 +33,7 @@ func ConfigVersion(release BinaryVersion) int64 {
 //
 // From 2.0 to 2.2 all files are taken for of the last one's version (LoadConfig in cmd/containerd/server/config of 2.0): in a mix, the
 // CRI settings of the other version are lost. So there the main file follows the drop-ins.
-func formatFor(release BinaryVersion, imported []Imported) (format, error) {
+func formatFor(release version.Version, imported []Imported) (format, error) {
 	own := format{version: ConfigVersion(release), binDirs: release.AtLeast(2, 1)}
 	if own.version == 2 {
 		return own, nil // the imported files are merged into the main one

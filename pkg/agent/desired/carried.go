@@ -18,6 +18,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 const (
@@ -63,7 +64,7 @@ func carrySettings(s *containerd.Settings, found facts.Found, old []byte) error 
 // unprivilegedNetwork tells whether Docker gave each container ip_unprivileged_port_start=0 and an open ping_group_range, as 20.10 and
 // later do (moby daemon/oci_linux.go, WithCommonOptions). containerd refuses to do so on a Linux before 4.11.
 func unprivilegedNetwork(docker, kernel string) bool {
-	return translate.AtLeast(docker, 20, 10) && translate.AtLeast(kernel, 4, 11)
+	return version.AtLeast(docker, 20, 10) && version.AtLeast(kernel, 4, 11)
 }
 
 // Snapshotter is the one that takes the place of Docker's storage driver; empty where containerd's config, or its default, decides.

@@ -12,6 +12,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // ContainerdConfig is containerd's config as it was and as it will be.
@@ -108,12 +109,17 @@ func WillRun(ctx context.Context, h *node.Host, found facts.Found) bool {
 		return found.ContainerdBinary != ""
 	}
 	is, err := containerd.Version(ctx, found.ContainerdBinary, h.Runner.Run)
-	release, releaseErr := containerdRelease(found)
+	release, releaseErr := ContainerdRelease(found)
 	return err == nil && releaseErr == nil && is.Major == release.Major && is.Minor == release.Minor
 }
 
-func containerdRelease(found facts.Found) (containerd.BinaryVersion, error) {
-	return containerd.ParseVersion("containerd - " + found.Facts.ContainerdVersion)
+// ContainerdRelease is the version of the containerd that the node will run.
+func ContainerdRelease(found facts.Found) (version.Version, error) {
+	v, ok := version.Parse(found.Facts.ContainerdVersion)
+	if !ok {
+		return version.Version{}, fmt.Errorf("containerd version %q: want major.minor.patch", found.Facts.ContainerdVersion)
+	}
+	return v, nil
 }
 
 func containerdSettings(found facts.Found, old []byte, imported []containerd.Imported) (containerd.Settings, error) {
@@ -127,7 +133,7 @@ func containerdSettings(found facts.Found, old []byte, imported []containerd.Imp
 		Imported:            imported,
 	}
 	var err error
-	if settings.Release, err = containerdRelease(found); err != nil {
+	if settings.Release, err = ContainerdRelease(found); err != nil {
 		return settings, err
 	}
 	if err := carrySettings(&settings, found, old); err != nil {

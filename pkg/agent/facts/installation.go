@@ -3,10 +3,9 @@ package facts
 import (
 	"fmt"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/packages"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // Installation is how a containerd that fits the kubelet is installed.
@@ -66,7 +65,7 @@ const (
 
 // Fits checks that kubelet and containerd share a CRI version: kubelets up to 1.22 speak only v1alpha2, which containerd 2.0 dropped; from
 // 1.26 on only v1, which containerd has from 1.6 on. The agent itself speaks v1.
-func Fits(k kubelet.Version, c containerd.BinaryVersion) error {
+func Fits(k version.Version, c version.Version) error {
 	if !c.AtLeast(1, 6) {
 		return node.Refuse("install containerd 1.6 or later", "containerd %s is too old: CRI v1 came with 1.6", c)
 	}

@@ -26,7 +26,7 @@ func TestFits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := containerd.ParseVersion("containerd - " + test.containerd)
+		c, err := containerd.ParseVersion("containerd x " + test.containerd)
 		if err != nil {
 			t.Fatal(err)
 		}

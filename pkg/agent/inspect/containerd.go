@@ -14,6 +14,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 var containerdCheck = check{id: protocol.CheckContainerd, needs: []string{protocol.CheckKubelet}, run: checkContainerd}
@@ -57,7 +58,7 @@ func useContainerd(ctx context.Context, i *inspection, unit host.UnitState) erro
 	if unit.Load == "masked" {
 		return node.Refuse("systemctl unmask "+node.ContainerdUnit, "%s is masked", node.ContainerdUnit)
 	}
-	var was *containerd.BinaryVersion
+	var was *version.Version
 	i.ContainerdConfig = containerd.DefaultConfigPath
 	if unit.Exists() {
 		process, err := findContainerd(ctx, i.h)

@@ -17,9 +17,9 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/containerd"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/packages"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // installRoot holds the folders of containerds that no package manager knows.
@@ -30,7 +30,7 @@ const waysToContainerd = "install containerd 1.6 or later on the node (container
 	"or set up a repository that has it; or copy upstream's containerd-VERSION-linux-ARCH.tar.gz to the node and name it with --containerd-archive=PATH"
 
 // planInstall decides how a containerd is installed; was is the one that is too old, nil if there is none.
-func planInstall(ctx context.Context, i *inspection, was *containerd.BinaryVersion) (*facts.Installation, error) {
+func planInstall(ctx context.Context, i *inspection, was *version.Version) (*facts.Installation, error) {
 	what := "containerd is not installed as a service of its own"
 	if was != nil {
 		what = fmt.Sprintf("containerd %s is too old: CRI v1 came with 1.6", was)
@@ -77,7 +77,7 @@ func refuseOther(ctx context.Context, proc, address string) error {
 }
 
 // complete fills in what all ways have in common.
-func complete(ctx context.Context, i *inspection, n *facts.Installation, was *containerd.BinaryVersion) error {
+func complete(ctx context.Context, i *inspection, n *facts.Installation, was *version.Version) error {
 	if was != nil {
 		n.Was = was.String()
 	}
@@ -145,7 +145,7 @@ func listsOf(m packages.Manager, now time.Time) string {
 const maxSimulated = 3
 
 // planPackages finds the first package that fits the kubelet and can be installed without harm to what runs.
-func planPackages(ctx context.Context, i *inspection, was *containerd.BinaryVersion) (*facts.Installation, []string, error) {
+func planPackages(ctx context.Context, i *inspection, was *version.Version) (*facts.Installation, []string, error) {
 	m := node.PackageManager(i.h, i.report)
 	if m == nil {
 		return nil, []string{"the host has no package manager that is known"}, nil
@@ -223,12 +223,12 @@ func simulate(ctx context.Context, m packages.Manager, name, version string) (pa
 
 // fittingVersions are those that the kubelet can work with. Under a running Docker the major version stays, also with an archive: containerd
 // 2 dropped what Docker up to 19.03 runs containers with, and nobody promises a way back across it.
-func fittingVersions(k kubelet.Version, was *containerd.BinaryVersion, versions []string) []string {
+func fittingVersions(k version.Version, was *version.Version, versions []string) []string {
 	var fitting []string
-	for _, version := range versions {
-		v, err := containerd.ParseVersion("containerd - " + packages.Upstream(version))
-		if err == nil && facts.Fits(k, v) == nil && (was == nil || v.Major == was.Major) {
-			fitting = append(fitting, version)
+	for _, candidate := range versions {
+		v, ok := version.Parse(packages.Upstream(candidate))
+		if ok && facts.Fits(k, v) == nil && (was == nil || v.Major == was.Major) {
+			fitting = append(fitting, candidate)
 		}
 	}
 	return fitting
@@ -257,7 +257,7 @@ func strayProgram(ctx context.Context, m packages.Manager, paths []string) (stri
 }
 
 // planArchive looks into an archive on the host and has its containerd say what it is.
-func planArchive(ctx context.Context, i *inspection, archive string, was *containerd.BinaryVersion) (*facts.Installation, error) {
+func planArchive(ctx context.Context, i *inspection, archive string, was *version.Version) (*facts.Installation, error) {
 	content, version, err := readArchive(ctx, i, archive)
 	if err != nil {
 		return nil, err
@@ -295,9 +295,9 @@ func placeIn(n *facts.Installation, root string, need int64) error {
 }
 
 // readArchive reads an archive, once, and runs its containerd from a file beside the agent, from where programs are known to run.
-func readArchive(ctx context.Context, i *inspection, archive string) (bundle.Archive, containerd.BinaryVersion, error) {
-	fail := func(err error) (bundle.Archive, containerd.BinaryVersion, error) {
-		return bundle.Archive{}, containerd.BinaryVersion{}, err
+func readArchive(ctx context.Context, i *inspection, archive string) (bundle.Archive, version.Version, error) {
+	fail := func(err error) (bundle.Archive, version.Version, error) {
+		return bundle.Archive{}, version.Version{}, err
 	}
 	self, err := os.Executable()
 	if err != nil {

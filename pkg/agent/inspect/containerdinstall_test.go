@@ -22,14 +22,15 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/packages"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
-func mustVersion(t *testing.T, text string) *containerd.BinaryVersion {
+func mustVersion(t *testing.T, text string) *version.Version {
 	t.Helper()
 	if text == "" {
 		return nil
 	}
-	v, err := containerd.ParseVersion("containerd - " + text)
+	v, err := containerd.ParseVersion("containerd x " + text)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 var dockerConfigCheck = check{id: protocol.CheckDockerConfig, warning: protocol.CheckSettingLost, needs: []string{protocol.CheckKubelet}, run: checkDockerConfig}
@@ -85,7 +86,7 @@ func translateConfig(ctx context.Context, i *inspection, dockerd string, in tran
 
 // askDockerd has dockerd itself judge its configuration, where it can (from 23.0 on). What a refusal says of the place is ours.
 func askDockerd(ctx context.Context, i *inspection, dockerd string, in *translate.Input) error {
-	if dockerd == "" || !translate.AtLeast(in.Version, 23, 0) {
+	if dockerd == "" || !version.AtLeast(in.Version, 23, 0) {
 		return nil
 	}
 	err := docker.Validate(ctx, dockerd, in.Args, in.Environ)

@@ -20,6 +20,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/translate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 func TestChangedSince(t *testing.T) {
@@ -61,7 +62,7 @@ func TestInsecureRegistriesInNetworks(t *testing.T) {
 func takes(t *testing.T, d agenttest.Dockerd, args []string) (bool, string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), d.Binary, args...)
-	if translate.AtLeast(d.Version, 23, 0) {
+	if version.AtLeast(d.Version, 23, 0) {
 		cmd.Args = append(cmd.Args, "--validate")
 	} else {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
@@ -127,7 +128,7 @@ func TestVerdictIsDockerds(t *testing.T) {
 		"ulimit":            {json: `{"default-ulimits": {"files": {"Soft": 1, "Hard": 1}}}`, stricter: true},
 	}
 	for _, d := range agenttest.Dockerds(t) {
-		if !translate.AtLeast(d.Version, 23, 0) {
+		if !version.AtLeast(d.Version, 23, 0) {
 			d.Binary = copyFor(t, "nobody", d.Binary)
 		}
 		t.Run(d.Version, func(t *testing.T) {
@@ -147,7 +148,7 @@ func TestVerdictIsDockerds(t *testing.T) {
 						File: file, Data: []byte(form.json), Edited: true, Version: d.Version, Args: append([]string{"dockerd"}, args...),
 					}
 					// That a later one is asked is TestDockerdIsAsked's: here its answer is known.
-					in.Accepted = want && translate.AtLeast(d.Version, 23, 0)
+					in.Accepted = want && version.AtLeast(d.Version, 23, 0)
 					err := refusedAnyway(want, in)
 					if got := err == nil; got != (want && !form.stricter) {
 						t.Errorf("ours: %v\ndockerd's: %q", err, why)
@@ -166,7 +167,7 @@ func TestVerdictIsDockerds(t *testing.T) {
 
 // refusedAnyway is what becomes of a configuration of a dockerd that can be asked, or of one that cannot.
 func refusedAnyway(taken bool, in translate.Input) error {
-	if translate.AtLeast(in.Version, 23, 0) && !taken {
+	if version.AtLeast(in.Version, 23, 0) && !taken {
 		return errors.New(in.File + ": dockerd's own refusal")
 	}
 	_, _, err := translate.Docker(in)

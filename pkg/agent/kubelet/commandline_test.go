@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // TestParseEnv is what systemd makes of environment files: see load_env_file's tests in src/test/test-env-file.c.
@@ -120,7 +122,7 @@ func FuzzPlan(f *testing.F) {
 		if err != nil {
 			return
 		}
-		s := Setup{Version: Version{Minor: 23, Text: "v1.23.17"}, Args: svc.args(), UnitFiles: []string{unitFile, dropIn}, Read: reader(files)}
+		s := Setup{Version: version.Version{Major: 1, Minor: 23, Text: "v1.23.17"}, Args: svc.args(), UnitFiles: []string{unitFile, dropIn}, Read: reader(files)}
 		plan, err := s.Plan(newEndpoint)
 		if err != nil {
 			return

@@ -5,12 +5,13 @@ import (
 	"testing"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/internal/agenttest"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // setupWith is a kubelet with one file of each kind.
 func setupWith(unit, env, config string) Setup {
 	return Setup{
-		Version: Version{Minor: 34, Text: "v1.34.4"}, Args: []string{"/usr/bin/kubelet", "--config=/c"}, UnitFiles: []string{"/etc/systemd/system/u"},
+		Version: version.Version{Major: 1, Minor: 34, Text: "v1.34.4"}, Args: []string{"/usr/bin/kubelet", "--config=/c"}, UnitFiles: []string{"/etc/systemd/system/u"},
 		Read:       reader(map[string]string{"/etc/systemd/system/u": unit, "/e": env, "/c": config}),
 		LogMaxSize: 1000, LogMaxFiles: 3,
 	}

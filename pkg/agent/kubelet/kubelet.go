@@ -13,35 +13,17 @@ import (
 	"strings"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // Unit is the kubelet's systemd unit.
 const Unit = "kubelet.service"
 
-// Version is a Kubernetes version; the major one is always 1.
-type Version struct {
-	Minor, Patch int
-	// Text is the whole, such as "v1.23.17".
-	Text string
-}
-
-func (v Version) String() string { return v.Text }
-
 // ParseVersion reads "Kubernetes v1.23.17", as `kubelet --version` prints it, or the version alone.
-func ParseVersion(text string) (Version, error) {
-	v := Version{Text: strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(text), "Kubernetes "))}
-	core, _, _ := strings.Cut(v.Text, "-")
-	core, _, _ = strings.Cut(core, "+")
-	parts := strings.Split(core, ".")
-	if len(parts) != 3 || parts[0] != "v1" {
-		return Version{}, fmt.Errorf("kubelet version %q is not understood", text)
-	}
-	var err error
-	if v.Minor, err = strconv.Atoi(parts[1]); err == nil {
-		v.Patch, err = strconv.Atoi(parts[2])
-	}
-	if err != nil {
-		return Version{}, fmt.Errorf("kubelet version %q is not understood", text)
+func ParseVersion(text string) (version.Version, error) {
+	v, ok := version.Parse(strings.TrimPrefix(strings.TrimSpace(text), "Kubernetes "))
+	if !ok || v.Major != 1 {
+		return version.Version{}, fmt.Errorf("kubelet version %q is not understood", text)
 	}
 	return v, nil
 }

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // Dockershim is the endpoint of a kubelet that talks to Docker itself.
@@ -21,7 +23,7 @@ const DefaultInstanceConfig = "/var/lib/kubelet/instance-config.yaml"
 
 // Setup is how a kubelet is set up on a host.
 type Setup struct {
-	Version Version
+	Version version.Version
 	// Args are those of the running process, the program first.
 	Args []string
 	// UnitFiles are the unit's file and drop-ins, in the order in which systemd applies them.

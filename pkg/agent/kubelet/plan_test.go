@@ -330,7 +330,7 @@ func TestParseVersion(t *testing.T) {
 			t.Errorf("%q: %+v %v", text, v, err)
 		}
 	}
-	for _, text := range []string{"", "v2.1.0", "Kubernetes v1.x.2", "v1.2"} {
+	for _, text := range []string{"", "v2.1.0", "Kubernetes v1.x.2"} {
 		if v, err := ParseVersion(text); err == nil {
 			t.Errorf("%q: %+v", text, v)
 		}

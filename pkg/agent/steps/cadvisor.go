@@ -8,7 +8,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/docker"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/engine"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // Kubelets up to 1.23 ask Docker where its data lies, on whichever runtime they run. Where it does not answer they ask five times, a second
@@ -41,7 +41,7 @@ func dockerAnswers(w http.ResponseWriter, r *http.Request) {
 
 // answerForDocker answers a kubelet that starts in the place of the Docker that is stopped, until end is called. Where that cannot be done,
 // as beside a Docker that runs on, the kubelet only takes longer.
-func answerForDocker(version kubelet.Version, socket string, report engine.Report) (end func()) {
+func answerForDocker(version version.Version, socket string, report engine.Report) (end func()) {
 	path, isPath := strings.CutPrefix(socket, "unix://")
 	if version.Minor > lastToAskDocker || !isPath {
 		return func() {}

@@ -9,8 +9,8 @@ import (
 	"testing"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/kubelet"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/node"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // TestAnswerForDocker asks what cAdvisor asks, in its order.
@@ -19,7 +19,7 @@ func TestAnswerForDocker(t *testing.T) {
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", path)
 	}}}
-	end := answerForDocker(kubelet.Version{Minor: 23}, "unix://"+path, node.Silent{})
+	end := answerForDocker(version.Version{Minor: 23}, "unix://"+path, node.Silent{})
 	for _, test := range []struct {
 		method, path string
 		status       int
@@ -54,7 +54,7 @@ func TestAnswerForDocker(t *testing.T) {
 	if !host.Absent(path) {
 		t.Error("the socket is left")
 	}
-	end = answerForDocker(kubelet.Version{Minor: 24}, "unix://"+path, node.Silent{})
+	end = answerForDocker(version.Version{Minor: 24}, "unix://"+path, node.Silent{})
 	if !host.Absent(path) {
 		t.Error("answers a kubelet that does not ask")
 	}

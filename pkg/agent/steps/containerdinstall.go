@@ -221,7 +221,7 @@ func checkInstalled(ctx context.Context, h *node.Host, found facts.Found) error 
 	if err != nil {
 		return err
 	}
-	planned, err := containerd.ParseVersion("containerd - " + found.Facts.ContainerdVersion)
+	planned, err := desired.ContainerdRelease(found)
 	if err != nil {
 		return err
 	}

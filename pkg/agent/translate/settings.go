@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // setting is a value that is in force.
@@ -30,16 +32,7 @@ func (s setting) decode(to any) error {
 }
 
 // before23 tells whether dockerd is one that cannot be asked whether it takes its configuration, and reads daemon.json byte by byte.
-func (in Input) before23() bool { return in.Version != "" && !AtLeast(in.Version, 23, 0) }
-
-// AtLeast compares the first two numbers of a version such as "20.10.24+dfsg1"; one that has none is not.
-func AtLeast(version string, major, minor int) bool {
-	var is [2]int
-	if n, _ := fmt.Sscanf(version, "%d.%d", &is[0], &is[1]); n < 2 {
-		return false
-	}
-	return is[0] > major || is[0] == major && is[1] >= minor
-}
+func (in Input) before23() bool { return in.Version != "" && !version.AtLeast(in.Version, 23, 0) }
 
 // readFile reads the settings in daemon.json.
 func (t *translation) readFile(in Input) ([]setting, error) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
 // printFlags are kubectl's output flags that make sense for a list of nodes.
@@ -170,8 +171,8 @@ func tableColumns(wide bool) []column {
 
 // shortVersion drops a distribution's suffix: 20.10.24+dfsg1 is 20.10.24.
 func shortVersion(s string) string {
-	if version, ok := inventory.ParseVersion(s); ok {
-		return version.String()
+	if v, ok := version.Parse(s); ok {
+		return v.Numbers()
 	}
 	return cell(s, cellUnknown)
 }

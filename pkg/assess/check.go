@@ -85,18 +85,18 @@ type subject struct {
 
 // Finding is one check that hit one object on one node.
 type Finding struct {
-	Check    string   `json:"check"`
-	Category Category `json:"category"`
-	Severity Severity `json:"severity"`
+	Check    string
+	Category Category
+	Severity Severity
 	// Node is empty for what is not on a node yet.
-	Node string `json:"node"`
+	Node string
 	// Kind, Namespace and Name are those of the pod's owner, and empty for the node itself.
-	Kind      string `json:"kind,omitempty"`
-	Namespace string `json:"namespace,omitempty"`
-	Name      string `json:"name,omitempty"`
-	Detail    string `json:"detail"`
+	Kind      string
+	Namespace string
+	Name      string
+	Detail    string
 	// Hint is what to do about this one, where the check's remedy is not enough.
-	Hint string `json:"hint,omitempty"`
+	Hint string
 }
 
 // Checks are all checks, in the order of the output.

@@ -53,7 +53,7 @@ func FuzzPrintable(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		object, err := Printable(&texts{APIVersion: APIVersion, Kind: "Texts", Items: []texts{{Kind: text}}, Errors: []string{text}})
+		object, err := Printable(&texts{APIVersion: "v1", Kind: "Texts", Items: []texts{{Kind: text}}, Errors: []string{text}})
 		if err != nil {
 			t.Fatal(err)
 		}

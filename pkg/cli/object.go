@@ -7,9 +7,6 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
-// APIVersion is that of all that -o json and -o yaml print. It is no API of the server: nothing can be created of it.
-const APIVersion = "kubectl-runtime.dev/v1alpha1"
-
 // Printable is an object as kubectl's printers take it. Control characters in it are made visible: the printer of YAML refuses an object
 // that has any.
 func Printable(object any) (*unstructured.Unstructured, error) {

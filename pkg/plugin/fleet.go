@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/api/v1alpha1"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
@@ -185,12 +186,12 @@ func (f *fleetWork) Ended(node string, end rollout.End) {
 			_, _ = io.WriteString(errOut, render.Report(o.report, f.move.wayBack(node, o.report.Run)))
 			f.note(f.conclude(nodeResult(o.report, nil), fmt.Sprintf("node/%s %s %s\n", node, f.move.done, o.report.To)))
 		case rollout.Skipped:
-			f.note(f.conclude(NodeResult{Node: node, Result: resultSkipped, Reason: end.Reason}, fmt.Sprintf("node/%s skipped: %s\n", node, end.Reason)))
+			f.note(f.conclude(v1alpha1.NodeResult{Node: node, Result: v1alpha1.ResultSkipped, Reason: end.Reason}, fmt.Sprintf("node/%s skipped: %s\n", node, end.Reason)))
 		default:
 			saveEvidence(f.factory.Streams.ErrOut, o.report)
 			result := nodeResult(o.report, o.err)
 			if end.Result == rollout.Blocked {
-				result.Result = resultBlocked
+				result.Result = v1alpha1.ResultBlocked
 			}
 			f.results = append(f.results, result)
 			f.failures = append(f.failures, nodeFailure{node, end.Result, o.err})
@@ -240,7 +241,7 @@ func (f *fleetWork) finish(ctx context.Context, summary rollout.Summary) error {
 	for _, member := range summary.Members {
 		if member.Phase == rollout.Waiting {
 			left = append(left, member.Name)
-			f.results = append(f.results, NodeResult{Node: member.Name, Result: resultNotBegun, Reason: summary.Stopped})
+			f.results = append(f.results, v1alpha1.NodeResult{Node: member.Name, Result: v1alpha1.ResultNotBegun, Reason: summary.Stopped})
 		}
 	}
 	f.sortResults()
@@ -262,7 +263,7 @@ func (f *fleetWork) sortResults() {
 	for i := range f.checked.nodes {
 		at[f.checked.nodes[i].Name] = i
 	}
-	slices.SortStableFunc(f.results, func(a, b NodeResult) int { return at[a.Node] - at[b.Node] })
+	slices.SortStableFunc(f.results, func(a, b v1alpha1.NodeResult) int { return at[a.Node] - at[b.Node] })
 }
 
 // sum is one line on the whole rollout.

@@ -21,6 +21,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/utils/ptr"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/api/v1alpha1"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
@@ -107,7 +108,7 @@ func slow(h *hollow.Node, phase protocol.Phase, wait func()) {
 type called struct {
 	code        int
 	out, errOut string
-	result      Result
+	result      v1alpha1.Result
 }
 
 // call runs a command of the plugin on the fleet. Its answer is read as JSON.

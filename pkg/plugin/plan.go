@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/api/v1alpha1"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
@@ -24,9 +25,6 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 )
-
-// planKind is the kind of what `plan -o json` prints.
-const planKind = "Plan"
 
 // PlanOptions are `kubectl runtime plan`.
 type PlanOptions struct {
@@ -44,43 +42,6 @@ type PlanOptions struct {
 	client  kubernetes.Interface
 	config  *rest.Config
 	printer printers.ResourcePrinter // nil prints for people
-}
-
-// Plan is what `plan -o json` prints.
-type Plan struct {
-	APIVersion string            `json:"apiVersion"`
-	Kind       string            `json:"kind"`
-	Nodes      []render.PlanNode `json:"nodes"`
-	Findings   []PlanFinding     `json:"findings"`
-	// Order is that in which the nodes that are on Docker start.
-	Order []string `json:"order,omitempty"`
-	// Expected is how long that takes; it is left out where no switch in the cluster has been measured.
-	Expected *PlanTimes `json:"expected,omitempty"`
-	// IgnoredChecks were not run.
-	IgnoredChecks []string `json:"ignoredChecks,omitempty"`
-	// HostsInspected tells whether an agent has looked at the host of every node that is on Docker; each node has it for itself.
-	HostsInspected bool `json:"hostsInspected"`
-	// Notes say what was not looked at, a sentence each.
-	Notes []string `json:"notes,omitempty"`
-	// Errors says why the plan is not whole, a sentence each. Nothing follows from missing findings then.
-	Errors []string `json:"errors,omitempty"`
-}
-
-// PlanTimes are expected times in seconds: medians of MeasuredNodes, which were switched without a pause.
-type PlanTimes struct {
-	MeasuredNodes       int64 `json:"measuredNodes"`
-	PrepareSeconds      int64 `json:"prepareSeconds"`
-	OutOfServiceSeconds int64 `json:"outOfServiceSeconds"`
-	NodeSeconds         int64 `json:"nodeSeconds"`
-	TotalSeconds        int64 `json:"totalSeconds"`
-}
-
-// PlanFinding is a finding with its check's texts.
-type PlanFinding struct {
-	assess.Finding `json:",inline"`
-	Title          string `json:"title"`
-	Why            string `json:"why"`
-	Remedy         string `json:"remedy"`
 }
 
 const planLong = `Shows, before a node is touched, what depends on Docker and what a switch would refuse or be held up by, by category and with what
@@ -240,20 +201,20 @@ func (o *PlanOptions) read(ctx context.Context) (assess.Input, []string, error) 
 }
 
 // planNodes gives each node its verdict; judged says that the checks were run.
-func planNodes(nodes []corev1.Node, blocked map[string]bool, hosts hostLooks, judged bool) []render.PlanNode {
-	var all []render.PlanNode
+func planNodes(nodes []corev1.Node, blocked map[string]bool, hosts hostLooks, judged bool) []v1alpha1.PlanNode {
+	var all []v1alpha1.PlanNode
 	for i := range nodes {
-		node := render.PlanNode{Name: nodes[i].Name, Runtime: inventory.FromNode(&nodes[i]).Reported, Verdict: render.VerdictNotOnDocker}
+		node := v1alpha1.PlanNode{Name: nodes[i].Name, Runtime: inventory.FromNode(&nodes[i]).Reported, Verdict: v1alpha1.VerdictNotOnDocker}
 		look := hosts[node.Name]
 		switch {
 		case node.Runtime == "", !judged:
-			node.Verdict = render.VerdictUnknown
+			node.Verdict = v1alpha1.VerdictUnknown
 		case blocked[node.Name]:
-			node.Verdict = render.VerdictBlocked
+			node.Verdict = v1alpha1.VerdictBlocked
 		case look.err != nil:
-			node.Verdict = render.VerdictUnknown
+			node.Verdict = v1alpha1.VerdictUnknown
 		case assess.OnDocker(&nodes[i]):
-			node.Verdict = render.VerdictNotBlocked
+			node.Verdict = v1alpha1.VerdictNotBlocked
 		}
 		node.HostNote = look.note()
 		if look.plan != nil {
@@ -284,22 +245,26 @@ func (o *PlanOptions) print(view render.PlanView, hosts hostLooks, failure error
 		_, err := io.WriteString(out, render.Plan(render.DetectStyle(out, os.Getenv), view))
 		return err
 	}
-	plan := Plan{
-		APIVersion: cli.APIVersion, Kind: planKind, Nodes: view.Nodes, Findings: []PlanFinding{}, Order: view.Order,
+	plan := v1alpha1.Plan{
+		APIVersion: v1alpha1.APIVersion, Kind: v1alpha1.KindPlan, Nodes: view.Nodes, Findings: []v1alpha1.PlanFinding{}, Order: view.Order,
 		IgnoredChecks: view.Ignored, HostsInspected: hosts.all(), Notes: view.Notes,
 	}
 	if plan.Nodes == nil {
-		plan.Nodes = []render.PlanNode{}
+		plan.Nodes = []v1alpha1.PlanNode{}
 	}
 	if t := view.Times; view.Measured > 0 {
-		plan.Expected = &PlanTimes{
+		plan.Expected = &v1alpha1.PlanTimes{
 			MeasuredNodes: int64(view.Measured), PrepareSeconds: int64(t.Prepare.Seconds()), OutOfServiceSeconds: int64(t.OutOfService().Seconds()),
 			NodeSeconds: int64(t.Total().Seconds()), TotalSeconds: int64(t.Total().Seconds()) * int64(len(view.Order)),
 		}
 	}
 	for _, finding := range view.Findings {
 		check := assess.CheckByID(finding.Check)
-		plan.Findings = append(plan.Findings, PlanFinding{finding, check.Title, check.Why, check.Remedy})
+		plan.Findings = append(plan.Findings, v1alpha1.PlanFinding{
+			Check: finding.Check, Category: string(finding.Category), Severity: string(finding.Severity), Node: finding.Node,
+			Kind: finding.Kind, Namespace: finding.Namespace, Name: finding.Name, Detail: finding.Detail, Hint: finding.Hint,
+			Title: check.Title, Why: check.Why, Remedy: check.Remedy,
+		})
 	}
 	if failure != nil {
 		plan.Errors = []string{failure.Error()}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/api/v1alpha1"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
@@ -81,7 +82,7 @@ func (o *RollbackOptions) Validate() error {
 // Run rolls the nodes back.
 func (o *RollbackOptions) Run(ctx context.Context) error {
 	return o.run(ctx, move{
-		kind: "RollbackResult", name: "rollback", question: "Roll back", target: inventory.RuntimeDocker, done: "rolled back to",
+		kind: v1alpha1.KindRollbackResult, name: "rollback", question: "Roll back", target: inventory.RuntimeDocker, done: "rolled back to",
 		preflight: (*preflight.Checker).Rollback,
 		plan:      nodeswitch.PlanRollback,
 		do:        (*nodeswitch.Switcher).Rollback,

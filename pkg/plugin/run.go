@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/access"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/api/v1alpha1"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
@@ -65,7 +66,7 @@ type runOptions struct {
 	client   kubernetes.Interface
 	config   *rest.Config
 	printer  printers.ResourcePrinter // nil prints for people
-	results  []NodeResult
+	results  []v1alpha1.NodeResult
 }
 
 // move is what a command does to nodes, and how it says so.
@@ -286,7 +287,7 @@ func (o *runOptions) runNodes(ctx context.Context, m move) error {
 			todo = append(todo, finding)
 			continue
 		}
-		result := NodeResult{Node: finding.Node, Result: resultSkipped, Reason: finding.Reason}
+		result := v1alpha1.NodeResult{Node: finding.Node, Result: v1alpha1.ResultSkipped, Reason: finding.Reason}
 		if err := o.conclude(result, fmt.Sprintf("node/%s %s\n", finding.Node, text)); err != nil {
 			return err
 		}
@@ -390,7 +391,7 @@ func (o *runOptions) printPlan(m move, todo []preflight.Finding) error {
 		for i, step := range steps {
 			fmt.Fprintf(&text, "  %d. %s\n", i+1, step)
 		}
-		result := NodeResult{Node: finding.Node, Result: resultPlanned, From: finding.Runtime, Plan: steps}
+		result := v1alpha1.NodeResult{Node: finding.Node, Result: v1alpha1.ResultPlanned, From: finding.Runtime, Plan: steps}
 		if err := o.conclude(result, text.String()); err != nil {
 			return err
 		}

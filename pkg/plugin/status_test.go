@@ -15,9 +15,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/api/v1alpha1"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/plugin/status"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
@@ -176,7 +176,7 @@ func TestStatusErrors(t *testing.T) {
 
 	t.Run("json object whatever failed", func(t *testing.T) {
 		got := call(t.Context(), "status", "--kubeconfig", nobody, "-o", "json")
-		var list status.NodeRuntimeList
+		var list v1alpha1.NodeRuntimeList
 		if err := json.Unmarshal([]byte(got.out), &list); err != nil {
 			t.Fatalf("%v:\n%s", err, got.out)
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/api/v1alpha1"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
@@ -113,7 +114,7 @@ func (o *SwitchOptions) Validate() error {
 // Run switches the nodes.
 func (o *SwitchOptions) Run(ctx context.Context) error {
 	return o.run(ctx, move{
-		kind: "SwitchResult", name: "switch", assesses: true, question: "Switch", target: inventory.RuntimeContainerd, done: "switched to",
+		kind: v1alpha1.KindSwitchResult, name: "switch", assesses: true, question: "Switch", target: inventory.RuntimeContainerd, done: "switched to",
 		preflight: (*preflight.Checker).Switch,
 		plan:      nodeswitch.Plan,
 		do:        (*nodeswitch.Switcher).Switch,

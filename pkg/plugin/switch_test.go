@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/api/v1alpha1"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
@@ -282,8 +283,8 @@ func TestSwitchResult(t *testing.T) {
 	if err := o.conclude(nodeResult(report, nil), "for people"); err != nil {
 		t.Fatal(err)
 	}
-	o.results = append(o.results, nodeResult(&nodeswitch.Report{Node: "node-2"}, failure), NodeResult{Node: "node-3", Result: resultNotBegun})
-	if err := o.printResults(move{kind: "SwitchResult"}, failure); err != nil {
+	o.results = append(o.results, nodeResult(&nodeswitch.Report{Node: "node-2"}, failure), v1alpha1.NodeResult{Node: "node-3", Result: v1alpha1.ResultNotBegun})
+	if err := o.printResults(move{kind: v1alpha1.KindSwitchResult}, failure); err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "switch-json.txt", out.String())

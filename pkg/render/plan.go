@@ -7,9 +7,9 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/api/v1alpha1"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
@@ -22,34 +22,9 @@ const hostsSeenNote = "Nothing was changed on any node. What only a switch tries
 	"configuration, and whether it runs a pod sandbox. The agent keeps its journal, a backup of each changed file and itself below " +
 	"/var/lib/kubectl-runtime."
 
-// Verdict is what a plan says of a node.
-type Verdict string
-
-// The verdicts. NotBlocked and Blocked are for nodes on Docker; Unknown is for one that does not report its runtime, or whose checks
-// could not be run.
-const (
-	VerdictNotBlocked  Verdict = "not-blocked"
-	VerdictBlocked     Verdict = "blocked"
-	VerdictNotOnDocker Verdict = "not-on-docker"
-	VerdictUnknown     Verdict = "unknown"
-)
-
-// PlanNode is one node of a plan. Runtime is as the node spells it, and may be empty.
-type PlanNode struct {
-	Name    string  `json:"name"`
-	Runtime string  `json:"runtime,omitempty"`
-	Verdict Verdict `json:"verdict"`
-	// HostInspected tells whether an agent has looked at the host, HostNote why it has not where it should have.
-	HostInspected bool   `json:"hostInspected"`
-	HostNote      string `json:"hostNote,omitempty"`
-	// Steps are those of a switch, and Files what they change, in their order. Files are unknown where something on the host blocks.
-	Steps []protocol.PlanStep   `json:"steps,omitempty"`
-	Files []protocol.FileChange `json:"files,omitempty"`
-}
-
 // PlanView is all that people read of a plan.
 type PlanView struct {
-	Nodes []PlanNode
+	Nodes []v1alpha1.PlanNode
 	// Findings are in assess.Run's order. Ignored are IDs of checks that were not run, Notes sentences on what was not looked at.
 	Findings       []assess.Finding
 	Ignored, Notes []string
@@ -138,7 +113,7 @@ func planOrder(text *strings.Builder, style Style, view PlanView) {
 }
 
 // sameSteps are the names of the nodes that are to have the same done as the one at an index, if it is the first of them.
-func sameSteps(nodes []PlanNode, at int) []string {
+func sameSteps(nodes []v1alpha1.PlanNode, at int) []string {
 	var names []string
 	for i, node := range nodes {
 		if len(node.Steps) == 0 || !slices.Equal(node.Steps, nodes[at].Steps) || !slices.Equal(node.Files, nodes[at].Files) {
@@ -153,7 +128,7 @@ func sameSteps(nodes []PlanNode, at int) []string {
 }
 
 // planSteps are a node's steps with the files that each changes, and then the diffs.
-func planSteps(text *strings.Builder, names []string, node PlanNode) {
+func planSteps(text *strings.Builder, names []string, node v1alpha1.PlanNode) {
 	fmt.Fprintf(text, "\nSteps on %s\n", strings.Join(names, ", "))
 	var rows [][]string
 	for _, step := range node.Steps {
@@ -238,7 +213,7 @@ func together(findings []assess.Finding) []assess.Finding {
 
 var (
 	severitySigns = map[assess.Severity]sign{assess.Blocker: signFailed, assess.Warning: signWarning, assess.Info: signInfo}
-	verdictSigns  = map[Verdict]sign{VerdictNotBlocked: signDone, VerdictBlocked: signFailed, VerdictNotOnDocker: signInfo, VerdictUnknown: signWarning}
+	verdictSigns  = map[v1alpha1.Verdict]sign{v1alpha1.VerdictNotBlocked: signDone, v1alpha1.VerdictBlocked: signFailed, v1alpha1.VerdictNotOnDocker: signInfo, v1alpha1.VerdictUnknown: signWarning}
 )
 
 func table(text *strings.Builder, indent string, rows [][]string) {

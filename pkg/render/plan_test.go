@@ -6,17 +6,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/api/v1alpha1"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/assess"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
 func TestPlan(t *testing.T) {
-	nodes := []PlanNode{
-		{Name: "done", Runtime: "containerd://1.7.24", Verdict: VerdictNotOnDocker},
-		{Name: "n1", Runtime: "docker://20.10.24", Verdict: VerdictBlocked},
-		{Name: "n2", Runtime: "docker://20.10.24", Verdict: VerdictNotBlocked},
-		{Name: "silent", Verdict: VerdictUnknown},
+	nodes := []v1alpha1.PlanNode{
+		{Name: "done", Runtime: "containerd://1.7.24", Verdict: v1alpha1.VerdictNotOnDocker},
+		{Name: "n1", Runtime: "docker://20.10.24", Verdict: v1alpha1.VerdictBlocked},
+		{Name: "n2", Runtime: "docker://20.10.24", Verdict: v1alpha1.VerdictNotBlocked},
+		{Name: "silent", Verdict: v1alpha1.VerdictUnknown},
 	}
 	findings := []assess.Finding{
 		{Check: "drain-budget", Category: assess.Drain, Severity: assess.Warning, Node: "n1", Kind: "StatefulSet", Namespace: "shop", Name: "db", Detail: "PodDisruptionBudget db: 3 healthy, needs 3"},
@@ -32,8 +33,8 @@ func TestPlan(t *testing.T) {
 	}
 	golden(t, "plan-nothing.txt", Plan(Style{Width: width}, PlanView{Nodes: nodes[2:3], Order: []string{"n2"}, Measured: 1, Times: nodeswitch.Times{Prepare: time.Minute, Drain: time.Second, Cutover: 20 * time.Second, Verify: 9 * time.Second}}))
 	// A host that could not be looked at is no reason to say that there is nothing to switch.
-	unknown := PlanNode{Name: "n4", Runtime: "docker://20.10.24", Verdict: VerdictUnknown, HostNote: "pod does not start"}
-	golden(t, "plan-unknown.txt", Plan(Style{Width: width}, PlanView{Nodes: []PlanNode{unknown}, Order: []string{"n4"}}))
+	unknown := v1alpha1.PlanNode{Name: "n4", Runtime: "docker://20.10.24", Verdict: v1alpha1.VerdictUnknown, HostNote: "pod does not start"}
+	golden(t, "plan-unknown.txt", Plan(Style{Width: width}, PlanView{Nodes: []v1alpha1.PlanNode{unknown}, Order: []string{"n4"}}))
 	golden(t, "plan-no-docker.txt", Plan(Style{Width: width}, PlanView{Nodes: nodes[:1]}))
 	var many []string
 	for i := range orderedAtMost + 2 {
@@ -52,14 +53,14 @@ func TestPlan(t *testing.T) {
 // TestPlanOfOddOwners: who makes a pod names its owner as they like, and no line of a plan is theirs.
 func TestPlanOfOddOwners(t *testing.T) {
 	finding := assess.Finding{Check: "drain-empty-dir", Category: assess.Drain, Severity: assess.Warning, Node: "n1", Namespace: "shop", Kind: "Odd\nhint: x", Name: "a\tb\nhint: y"}
-	text := Plan(Style{Width: func() int { return 80 }}, PlanView{Nodes: []PlanNode{{Name: "n1"}}, Findings: []assess.Finding{finding}, Order: []string{"n1"}})
+	text := Plan(Style{Width: func() int { return 80 }}, PlanView{Nodes: []v1alpha1.PlanNode{{Name: "n1"}}, Findings: []assess.Finding{finding}, Order: []string{"n1"}})
 	if strings.Contains(text, "\nhint: ") || !strings.Contains(text, "Odd hint: x/a b hint: y") {
 		t.Error(text)
 	}
 }
 
 // hostNodes are two that are alike, one whose files are not known, and one that was not looked at.
-func hostNodes() []PlanNode {
+func hostNodes() []v1alpha1.PlanNode {
 	steps := []protocol.PlanStep{
 		{Phase: protocol.PhasePrepare, ID: "containerd-config", Title: "Configure containerd"},
 		{Phase: protocol.PhaseCutover, ID: "docker-stop", Title: "Stop Docker"},
@@ -69,9 +70,9 @@ func hostNodes() []PlanNode {
 		{Step: "containerd-config", Path: "/etc/containerd/certs.d/r/hosts.toml", Action: protocol.ActionUpdate},
 		{Step: "docker-stop", Path: "/etc/systemd/system/multi-user.target.wants/docker.service", Action: protocol.ActionRemove, Link: "/lib/systemd/system/docker.service"},
 	}
-	node := PlanNode{Name: "n1", Runtime: "docker://20.10.24", Verdict: VerdictNotBlocked, HostInspected: true, Steps: steps, Files: files}
+	node := v1alpha1.PlanNode{Name: "n1", Runtime: "docker://20.10.24", Verdict: v1alpha1.VerdictNotBlocked, HostInspected: true, Steps: steps, Files: files}
 	same, blocked := node, node
 	same.Name = "n2"
-	blocked.Name, blocked.Verdict, blocked.Files = "n3", VerdictBlocked, nil
-	return []PlanNode{node, same, blocked, {Name: "n4", Runtime: "docker://20.10.24", Verdict: VerdictUnknown, HostNote: "pod does not start"}}
+	blocked.Name, blocked.Verdict, blocked.Files = "n3", v1alpha1.VerdictBlocked, nil
+	return []v1alpha1.PlanNode{node, same, blocked, {Name: "n4", Runtime: "docker://20.10.24", Verdict: v1alpha1.VerdictUnknown, HostNote: "pod does not start"}}
 }

@@ -13,6 +13,7 @@ var plugin = []struct {
 }{
 	{"redact", nil},
 	{"protocol", words("redact")},
+	{"api/v1alpha1", words("protocol")},
 	{"untrusted", words("protocol")},
 	{"nodewatch", nil},
 	{"nodestate", words("protocol untrusted")},
@@ -29,10 +30,10 @@ var plugin = []struct {
 	{"runevidence", words("nodejob untrusted")},
 	{"nodeswitch", words("claim drain inventory jobnamespace nodejob nodestate nodewatch oldapi preflight protocol redact runevidence untrusted")},
 	{"rollout", nil},
-	{"render", words("assess nodeswitch protocol untrusted")},
-	{"cli", words("access inventory oldapi protocol untrusted")},
-	{"plugin/status", words("claim cli inventory nodestate untrusted")},
-	{"plugin", words("access assess claim cli drain inventory nodejob nodestate nodeswitch nodewatch oldapi plugin/status preflight protocol render rollout uninstall untrusted")},
+	{"render", words("api/v1alpha1 assess nodeswitch protocol untrusted")},
+	{"cli", words("access oldapi protocol untrusted")},
+	{"plugin/status", words("api/v1alpha1 claim cli inventory nodestate untrusted")},
+	{"plugin", words("access api/v1alpha1 assess claim cli drain inventory nodejob nodestate nodeswitch nodewatch oldapi plugin/status preflight protocol render rollout uninstall untrusted")},
 }
 
 // TestPluginLayers: a package of the plugin's side imports only those that it may, which come before it.

@@ -92,8 +92,8 @@ func TestAdoptedWhatNoArchiveHolds(t *testing.T) {
 	}
 }
 
-// fileCount files are enough for directories of several blocks; three times as many take minutes with the race detector.
-const fileCount = 30_000
+// fileCount files are enough for directories of several blocks; ten times as many take minutes with the race detector.
+const fileCount = 10_000
 
 // TestAdoptedManyFiles compares containers' files of an image with a layer of very many files, most of them in one directory.
 func TestAdoptedManyFiles(t *testing.T) {

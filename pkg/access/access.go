@@ -162,6 +162,7 @@ func SwitchPermissions(options drain.Options, namespaceExists bool) []Permission
 		need("", "nodes", "", "", "get", "list", "patch"),
 		namespacePermissions(namespaceExists),
 		need("coordination.k8s.io", "leases", "", own, "get", "create", "update", "delete"),
+		need("", "configmaps", "", own, "get", "create", "update"), // the slots that all rollouts have in common
 		jobPermissions(),
 		need("", "pods", "", "", "get"),
 		need("", "pods", "", own, "create", "delete"),

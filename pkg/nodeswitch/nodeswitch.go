@@ -5,6 +5,7 @@
 package nodeswitch
 
 import (
+	"context"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -98,6 +99,9 @@ type Options struct {
 
 // Switcher switches nodes.
 type Switcher struct {
+	// Admit, if set, is asked once a node's claim is held and before anything is changed. Its error refuses.
+	Admit func(ctx context.Context, node string) error
+
 	client   kubernetes.Interface
 	runner   *nodejob.Runner
 	options  Options
@@ -138,6 +142,15 @@ func New(c Config) *Switcher {
 		prepareTimeout: prepareTimeout, parkTimeout: parkTimeout,
 		claims: &claim.Claims{Client: c.Client, Clock: c.Clock, Holder: c.Holder},
 	}
+}
+
+// Claims are the Switcher's claims on nodes.
+func (r *Switcher) Claims() *claim.Claims { return r.claims }
+
+// EnsureNamespace creates this program's namespace where it is missing.
+func (r *Switcher) EnsureNamespace(ctx context.Context) error {
+	_, err := r.namespaces().Ensure(ctx)
+	return err
 }
 
 // namespaces is this program's namespace, as the Switcher's user sees it.

@@ -271,8 +271,13 @@ func (s *session) takeAndMark(ctx context.Context) (context.Context, error) {
 	if held.Dead != nil {
 		s.tell(Info, "took the node over: %s, but nobody has renewed that claim, which ended at %s", held.Dead, held.Dead.Until.Local().Format("15:04:05"))
 	}
+	if s.Admit != nil {
+		err = s.Admit(claimed, s.name)
+	}
 	opened := false
-	s.namespace, opened, err = s.namespaces().Open(claimed, namespace, jobnamespace.Key(s.name), s.name)
+	if err == nil {
+		s.namespace, opened, err = s.namespaces().Open(claimed, namespace, jobnamespace.Key(s.name), s.name)
+	}
 	if err == nil {
 		err = s.course.mark(claimed)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/api/v1alpha1"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
@@ -100,7 +101,9 @@ func (o *runOptions) moveNodes(ctx context.Context, m move, r *nodeswitch.Switch
 	}
 	done := context.AfterFunc(ctx, progress.interrupted)
 	defer done()
-	driver := &rollout.Driver{Limits: limits, Cluster: f.nodes, Work: f, Clock: o.factory.Clock}
+	slots := &rollout.Slots{Client: o.client, Clock: o.factory.Clock, Claims: r.Claims(), Cluster: f.nodes, EnsureNamespace: r.EnsureNamespace}
+	r.Admit = slots.Holds
+	driver := &rollout.Driver{Limits: limits, Cluster: f.nodes, Work: f, Clock: o.factory.Clock, Shared: slots}
 	return f.finish(ctx, driver.Run(ctx, selected))
 }
 
@@ -110,7 +113,19 @@ func (f *fleetWork) Move(ctx context.Context, node string) rollout.End {
 	f.mu.Lock()
 	f.outcomes[node] = outcome{report, err}
 	f.mu.Unlock()
-	return f.endOf(node, err)
+	end := f.endOf(node, err)
+	if end.Result == rollout.Interrupted {
+		end.Left = f.isLeft(ctx, node)
+	}
+	return end
+}
+
+// isLeft reports whether a node does not serve after an interruption, or may not.
+func (f *fleetWork) isLeft(ctx context.Context, name string) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	node, err := f.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+	return err != nil || rollout.Unavailable(node) != ""
 }
 
 func (f *fleetWork) try(ctx context.Context, node string) (*nodeswitch.Report, error) {
@@ -147,14 +162,16 @@ func (f *fleetWork) endOf(node string, err error) rollout.End {
 	if !errors.As(err, &failed) {
 		return rollout.End{Result: rollout.Failed, Reason: commonReason(node, err)}
 	}
-	end := rollout.End{Reason: string(failed.Stage) + ": " + commonReason(node, failed.Cause)}
 	var unfit *preflight.UnfitError
 	var held *claim.HeldError
 	var drained *drain.TimeoutError
-	isUnfit := failed.Stage == nodeswitch.StageClaim && failed.Outcome == nodeswitch.OutcomeRefused && (errors.As(err, &unfit) || errors.As(err, &held))
+	end := rollout.End{Reason: string(failed.Stage) + ": " + commonReason(node, failed.Cause), Left: errors.As(err, &held) || errors.Is(err, claim.ErrLost)}
+	isUnfit := failed.Stage == nodeswitch.StageClaim && failed.Outcome == nodeswitch.OutcomeRefused && (errors.As(err, &unfit) || held != nil)
 	switch {
+	case errors.Is(err, rollout.ErrNotHeld):
+		return rollout.End{Result: rollout.Postponed}
 	case isUnfit && unfit != nil && unfit.Finding.Verdict == preflight.Skip, isUnfit && f.skips():
-		return rollout.End{Result: rollout.Skipped, Reason: failed.Cause.Error()}
+		return rollout.End{Result: rollout.Skipped, Reason: failed.Cause.Error(), Left: held != nil}
 	case failed.Outcome == nodeswitch.OutcomeTimeout && errors.As(err, &drained) && len(drained.Blocked) > 0:
 		end.Result = rollout.Blocked
 		return end
@@ -202,9 +219,13 @@ func (f *fleetWork) Ended(node string, end rollout.End) {
 func (f *fleetWork) note(err error) { f.broken = errors.Join(f.broken, err) }
 
 // Again says that a node went to the end of the queue.
-func (f *fleetWork) Again(node string, _ rollout.End) {
+func (f *fleetWork) Again(node string, end rollout.End) {
+	stage := nodeswitch.StageDrain
+	if end.Result == rollout.Postponed {
+		stage = nodeswitch.StageClaim
+	}
 	f.progress.Observe(nodeswitch.Update{
-		Time: f.factory.Clock.Now(), Node: node, Stage: nodeswitch.StageDrain, Kind: nodeswitch.Info, Text: "the node serves, and is tried again after the others",
+		Time: f.factory.Clock.Now(), Node: node, Stage: stage, Kind: nodeswitch.Info, Text: "the node serves, and is tried again after the others",
 	})
 }
 
@@ -251,7 +272,7 @@ func (f *fleetWork) finish(ctx context.Context, summary rollout.Summary) error {
 	if f.many {
 		fmt.Fprintln(errOut, f.sum(len(left), summary.Stopped))
 	}
-	if err := f.failure(ctx, len(left) > 0); err != nil {
+	if err := f.failure(ctx, len(left) > 0, summary.Err); err != nil {
 		return err
 	}
 	return f.broken
@@ -287,8 +308,10 @@ func (f *fleetWork) sum(left int, stopped string) string {
 }
 
 // failure is the error of all that failed, with the exit code of the worst.
-func (f *fleetWork) failure(ctx context.Context, left bool) error {
+func (f *fleetWork) failure(ctx context.Context, left bool, broken error) error {
 	switch {
+	case len(f.failures) == 0 && broken != nil:
+		return f.factory.Explain("update", "configmaps", rollout.SlotsName, broken)
 	case len(f.failures) == 0 && left && ctx.Err() != nil:
 		return context.Cause(ctx)
 	case len(f.failures) == 0:

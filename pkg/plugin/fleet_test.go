@@ -4,11 +4,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"net/http"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/api/v1alpha1"
@@ -26,6 +32,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/inventory"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
@@ -111,17 +118,28 @@ type called struct {
 	result      v1alpha1.Result
 }
 
+// args are those of a command that asks nothing and answers in JSON.
+func (f *hollowFleet) args(args ...string) []string {
+	f.t.Helper()
+	return append(args, "--yes", "--image=registry.example/agent:1", "--soak=0s", "-o", "json", "--kubeconfig="+apiserver.Kubeconfig(f.t, f.Admin()))
+}
+
 // call runs a command of the plugin on the fleet. Its answer is read as JSON.
 func (f *hollowFleet) call(ctx context.Context, args ...string) called {
 	f.t.Helper()
 	var out, errOut bytes.Buffer
-	args = append(args, "--yes", "--image="+"registry.example/agent:1", "--soak=0s", "-o", "json", "--kubeconfig="+apiserver.Kubeconfig(f.t, f.Admin()))
+	args = f.args(args...)
 	code := Run(ctx, Invocation{Streams: genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: &errOut}, Args: args, Version: "test"})
 	c := called{code: code, out: out.String(), errOut: errOut.String()}
 	if err := json.Unmarshal(out.Bytes(), &c.result); err != nil {
 		f.t.Errorf("read answer: %v:\n%s%s", err, &out, &errOut)
 	}
 	f.t.Logf("exit %d\n%s", code, &errOut)
+	for _, match := range regexp.MustCompile(`evidence of why it failed: (kubectl-runtime-\S+)`).FindAllStringSubmatch(c.errOut, -1) {
+		if err := os.Remove(match[1]); err != nil {
+			f.t.Error(err)
+		}
+	}
 	return c
 }
 
@@ -317,3 +335,75 @@ type interrupt struct{}
 
 func (interrupt) Signal()        {}
 func (interrupt) String() string { return fmt.Sprint("interrupt") }
+
+// TestFleetsShareABudget: two rollouts whose nodes overlap, and one of a single node, keep to one budget.
+func TestFleetsShareABudget(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, "node-1", "node-2", "node-3", "node-4", "node-5")
+	var all sync.WaitGroup
+	for _, args := range [][]string{
+		{"switch", "-l", "kubernetes.io/hostname in (node-1,node-2,node-3)", "--wait"}, {"switch", "-l", "kubernetes.io/hostname in (node-2,node-3,node-4)", "--wait"},
+		{"switch", "node-5"},
+	} {
+		all.Go(func() {
+			if r := f.call(t.Context(), args...); r.code != 0 {
+				t.Errorf("%q: exit %d", args, r.code)
+			}
+		})
+	}
+	all.Wait()
+	if got := f.onContainerd(); len(got) != 5 {
+		t.Errorf("on containerd: %q", got)
+	}
+	f.noneTwice(1)
+	slots, err := f.Client().CoreV1().ConfigMaps("kubectl-runtime").Get(t.Context(), rollout.SlotsName, metav1.GetOptions{})
+	if err != nil || len(slots.Data) > 0 {
+		t.Errorf("slots are left: %v, %v", slots.Data, err)
+	}
+}
+
+// TestFleetDriverKilled kills the driver while nodes are in flight: its slots are of a dead owner then. The same command takes the nodes up and ends the
+// rollout within the budget; no node is taken out of service twice.
+func TestFleetDriverKilled(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, "node-1", "node-2", "node-3", "node-4", "node-5", "node-6")
+	var dead atomic.Bool
+	killed := make(chan struct{})
+	ctx, kill := context.WithCancel(context.Background())
+	defer kill()
+	for _, name := range []string{"node-3", "node-4"} {
+		slow(f.nodes[name], protocol.PhaseCutover, func() {
+			if dead.CompareAndSwap(false, true) {
+				kill()
+				close(killed)
+			}
+			time.Sleep(3 * time.Second)
+		})
+	}
+	factory := cli.NewFactory(genericiooptions.NewTestIOStreamsDiscard(), "test")
+	factory.Flags.WrapConfigFn = func(config *rest.Config) *rest.Config {
+		return apiserver.Transport(config, func(next http.RoundTripper) http.RoundTripper {
+			return roundTripper(func(r *http.Request) (*http.Response, error) {
+				if dead.Load() {
+					return nil, errors.New("this process is dead")
+				}
+				return next.RoundTrip(r)
+			})
+		})
+	}
+	first := NewRootCommand(factory)
+	first.SetArgs(f.args("switch", "--all", "--max-unavailable=2"))
+	ended := make(chan error, 1)
+	go func() { ended <- first.ExecuteContext(ctx) }()
+	select {
+	case <-killed:
+	case err := <-ended:
+		t.Fatalf("it ended: %v", err)
+	}
+	r := f.call(t.Context(), "switch", "--all", "--max-unavailable=2", "--wait")
+	if got := f.onContainerd(); r.code != 0 || len(got) != 6 {
+		t.Errorf("exit %d, on containerd %q", r.code, got)
+	}
+	f.noneTwice(2)
+	<-ended
+}

@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
+
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 )
 
 // lookInterval is how often the driver looks at the nodes although none has changed.
@@ -21,10 +23,18 @@ type Cluster interface {
 	Changed() <-chan struct{}
 }
 
+// Shared are the slots that the rollouts of a cluster have in common.
+type Shared interface {
+	// Change is as of Slots.
+	Change(ctx context.Context, ended map[string]bool, fresh bool, choose func(others []Slot) []Slot) error
+}
+
 // End is how the work on a node ended. Reason is a Member's.
 type End struct {
 	Result Result
 	Reason string
+	// Left: the node may be out of service, or another run has it. It counts for all rollouts until it serves.
+	Left bool
 }
 
 // Work is what a rollout does.
@@ -51,17 +61,24 @@ type Driver struct {
 	Cluster Cluster
 	Work    Work
 	Clock   clock.WithTicker
+	Shared  Shared
 
 	members []Member
 	uids    map[string]types.UID
 	wait    string
+	// others are the slots of other rollouts as they were at asked; release are the nodes whose work has ended since, true for those that are left.
+	others  []Slot
+	asked   time.Time
+	release map[string]bool
+	failure error
 }
 
 // Summary is what became of a rollout.
 type Summary struct {
 	Members []Member
-	// Stopped is why nodes were left that did not start, or "".
+	// Stopped is why nodes were left that did not start, or ""; Err, what failed of the rollout itself.
 	Stopped string
+	Err     error
 }
 
 // Run moves the selected nodes in the order in which they are given, but for those that an earlier run has taken out of service: these are first. It
@@ -74,12 +91,7 @@ func (d *Driver) Run(ctx context.Context, selected []Selected) Summary {
 	cancelled := ctx.Done()
 	for {
 		changed := d.Cluster.Changed()
-		d.look()
-		stop := ""
-		if ctx.Err() != nil {
-			stop = "interrupted"
-		}
-		next := Next(d.members, d.Limits, stop)
+		next := d.decide(ctx)
 		for _, name := range next.Skip {
 			d.end(name, End{Result: Skipped, Reason: d.member(name).Gone})
 		}
@@ -92,7 +104,7 @@ func (d *Driver) Run(ctx context.Context, selected []Selected) Summary {
 			go func() { ended <- moved{name, d.Work.Move(ctx, name)} }()
 		}
 		if next.Over {
-			return Summary{Members: d.members, Stopped: next.Stopped}
+			return Summary{Members: d.members, Stopped: next.Stopped, Err: d.failure}
 		}
 		select {
 		case m := <-ended:
@@ -105,6 +117,52 @@ func (d *Driver) Run(ctx context.Context, selected []Selected) Summary {
 	}
 }
 
+// slotsTimeout bounds a change of the slots, also once the rollout was interrupted: those of nodes that serve again are given back.
+const slotsTimeout = 30 * time.Second
+
+// decide finds out what starts now, and takes the slots for that.
+func (d *Driver) decide(ctx context.Context) (next Decision) {
+	stop := ""
+	switch {
+	case d.failure != nil:
+		stop = d.failure.Error()
+	case ctx.Err() != nil:
+		stop = "interrupted"
+	}
+	choose := func(others []Slot) []Slot {
+		d.look()
+		d.others = others
+		next = Next(d.members, d.Limits, others, stop)
+		var slots []Slot
+		for _, name := range next.Start {
+			slots = append(slots, Slot{Node: name, ControlPlane: d.member(name).ControlPlane})
+		}
+		return slots
+	}
+	choose(d.others)
+	now := d.Clock.Now()
+	// Who waits for others learns of their changes only by asking.
+	asks := len(d.others) > 0 && next.Wait != "" && now.Sub(d.asked) >= lookInterval
+	if len(next.Start)+len(d.release) == 0 && !asks {
+		return next
+	}
+	d.asked = now
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), slotsTimeout)
+	defer cancel()
+	err := d.Shared.Change(ctx, d.release, asks, choose)
+	if err == nil {
+		clear(d.release)
+		return next
+	}
+	if !nodejob.IsTransient(err) {
+		d.failure = err
+	}
+	if len(next.Start) > 0 {
+		next.Start, next.Wait, next.Over = nil, err.Error(), false
+	}
+	return next
+}
+
 type moved struct {
 	node string
 	end  End
@@ -112,7 +170,7 @@ type moved struct {
 
 // take makes members of the selected nodes.
 func (d *Driver) take(selected []Selected) {
-	d.uids = map[string]types.UID{}
+	d.uids, d.release = map[string]types.UID{}, map[string]bool{}
 	for _, s := range selected {
 		m := Member{Name: s.Node.Name, ControlPlane: IsControlPlane(s.Node), Resumes: s.Resumes}
 		if !s.Todo {
@@ -147,12 +205,16 @@ func (d *Driver) look() {
 func (d *Driver) moved(m moved) {
 	d.look()
 	member := d.member(m.node)
+	d.release[m.node] = m.end.Left || m.end.Result == Stuck
 	switch {
 	case member.Gone != "" && m.end.Result != Done && m.end.Result != Interrupted:
 		d.end(m.node, End{Result: Skipped, Reason: member.Gone})
-	case m.end.Result == Blocked && member.Attempts < d.Limits.DrainAttempts:
+	case m.end.Result == Postponed, m.end.Result == Blocked && member.Attempts < d.Limits.DrainAttempts:
 		// To the end of the queue: what holds it back may be gone by then.
 		last := *member
+		if m.end.Result == Postponed {
+			last.Attempts--
+		}
 		last.Phase = Waiting
 		d.members = append(slices.DeleteFunc(d.members, func(other Member) bool { return other.Name == m.node }), last)
 		d.Work.Again(m.node, m.end)

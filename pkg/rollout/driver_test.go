@@ -104,8 +104,16 @@ func (c *fakeCluster) run(t *testing.T, ctx context.Context, selected []Selected
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	d := &Driver{Limits: limits, Cluster: c, Work: c, Clock: clock.RealClock{}}
+	d := &Driver{Limits: limits, Cluster: c, Work: c, Clock: clock.RealClock{}, Shared: alone{}}
 	return d.Run(ctx, selected)
+}
+
+// alone are the slots of a cluster with one rollout.
+type alone struct{}
+
+func (alone) Change(_ context.Context, _ map[string]bool, _ bool, choose func([]Slot) []Slot) error {
+	choose(nil)
+	return nil
 }
 
 func TestDriverGivesABlockedNodeItsTurnLater(t *testing.T) {
@@ -113,6 +121,17 @@ func TestDriverGivesABlockedNodeItsTurnLater(t *testing.T) {
 	c.ends["a"] = []End{{Result: Blocked}, {Result: Blocked}}
 	got := c.run(t, t.Context(), selected, Limits{MaxUnavailable: Budget{number: 1}, MaxFailures: 1, DrainAttempts: 2})
 	want := "start a, again a, start b, end b done, start c, end c done, start a, end a blocked"
+	if told := strings.Join(c.told, ", "); told != want || got.Stopped != "" {
+		t.Errorf("%s; stopped %q", told, got.Stopped)
+	}
+}
+
+// TestDriverPostponesANode: one whose slot was lost has its turn later, and that is no attempt.
+func TestDriverPostponesANode(t *testing.T) {
+	c, selected := newFakeCluster("a", "b")
+	c.ends["a"] = []End{{Result: Postponed}, {Result: Postponed}}
+	got := c.run(t, t.Context(), selected, Limits{MaxUnavailable: Budget{number: 1}, MaxFailures: 1, DrainAttempts: 1})
+	want := "start a, again a, start b, end b done, start a, again a, start a, end a done"
 	if told := strings.Join(c.told, ", "); told != want || got.Stopped != "" {
 		t.Errorf("%s; stopped %q", told, got.Stopped)
 	}

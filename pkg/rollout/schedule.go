@@ -3,6 +3,7 @@ package rollout
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math/bits"
 	"slices"
 	"strings"
@@ -37,6 +38,8 @@ const (
 	Stuck Result = "stuck"
 	// Interrupted: the user ended it.
 	Interrupted Result = "interrupted"
+	// Postponed: nothing was done, and the node waits for another turn. No node ends with it.
+	Postponed Result = "postponed"
 )
 
 // failed reports whether a result counts against Limits.MaxFailures.
@@ -44,7 +47,7 @@ func (r Result) failed() bool {
 	switch r {
 	case Refused, Failed, TimedOut, RolledBack, Stuck:
 		return true
-	case Done, Skipped, Blocked, Interrupted:
+	case Done, Skipped, Blocked, Interrupted, Postponed:
 	}
 	return false
 }
@@ -108,15 +111,15 @@ type Decision struct {
 	Over bool
 }
 
-// Next decides what starts now. It is a pure function: members are in the order in which they start, and stop is why no node is to start any more, or
-// "". A node in flight is never stopped by it.
-func Next(members []Member, limits Limits, stop string) Decision {
+// Next decides what starts now. It is a pure function: members are in the order in which they start, others are the slots of other rollouts, and stop is
+// why no node is to start any more, or "". A node in flight is never stopped by it.
+func Next(members []Member, limits Limits, others []Slot, stop string) Decision {
 	var d Decision
-	s := survey(members, limits)
+	s := survey(members, limits, others)
 	d.Stopped = cmp.Or(stop, s.stop(limits))
 	waiting := false
 	for i := range members {
-		if m := &members[i]; m.outOfService() && m.Gone == "" && stop == "" {
+		if m := &members[i]; m.outOfService() && m.Gone == "" && stop == "" && s.worker(m.Name) == "" {
 			d.Start = append(d.Start, m.Name)
 			s.started(m)
 		}
@@ -153,13 +156,20 @@ type view struct {
 	controlOut []string
 	stuck      string
 	reasons    map[string]int
+	// others are the slots of other rollouts, by node.
+	others map[string]Slot
 }
 
-func survey(members []Member, limits Limits) *view {
-	v := &view{budget: limits.MaxUnavailable.Of(len(members)), reasons: map[string]int{}}
+func survey(members []Member, limits Limits, others []Slot) *view {
+	v := &view{budget: limits.MaxUnavailable.Of(len(members)), reasons: map[string]int{}, others: map[string]Slot{}}
+	for _, slot := range others {
+		v.others[slot.Node] = slot
+	}
+	counted := map[string]bool{}
 	for i := range members {
 		m := &members[i]
 		if why := m.unavailable(); why != "" {
+			counted[m.Name] = true
 			v.out = append(v.out, m.Name+" ("+why+")")
 			if m.ControlPlane {
 				v.controlOut = append(v.controlOut, m.Name)
@@ -177,6 +187,19 @@ func survey(members []Member, limits Limits) *view {
 			}
 		case Ended:
 			v.ended(m)
+		}
+	}
+	for _, slot := range others {
+		if counted[slot.Node] {
+			continue
+		}
+		why := "in flight"
+		if slot.idle {
+			why = "left out of service"
+		}
+		v.out = append(v.out, slot.Node+" ("+why+", by "+slot.Person()+")")
+		if slot.ControlPlane {
+			v.controlOut = append(v.controlOut, slot.Node)
 		}
 	}
 	return v
@@ -231,6 +254,9 @@ func (v *view) started(m *Member) {
 // whyNot says why a waiting node does not start now; "" if it starts.
 func (v *view) whyNot(m *Member) string {
 	width := window(v.done)
+	if who := v.worker(m.Name); who != "" {
+		return fmt.Sprintf("%s is at work on %s", who, m.Name)
+	}
 	switch others := without(v.controlOut, m.Name); {
 	case v.control > 0 && !m.ControlPlane: // one that an earlier run has taken out of service; it may be the only one
 		return "a control-plane node moves alone"
@@ -238,14 +264,35 @@ func (v *view) whyNot(m *Member) string {
 		return "control-plane nodes come after all others"
 	case m.ControlPlane && len(others) > 0:
 		return "control-plane nodes move one at a time, and " + some(others) + " is unavailable"
-	case m.ControlPlane && v.inFlight > 0:
-		return "a control-plane node moves alone"
-	case m.Out == "" && len(v.out) >= v.budget: // one that does not serve anyway makes nothing worse
+	case m.ControlPlane && (v.inFlight > 0 || len(v.elsewhere(m.Name)) > 0):
+		return "a control-plane node moves alone: " + some(v.out)
+	case !m.ControlPlane && len(v.controlElsewhere()) > 0:
+		return "a control-plane node is in flight: " + some(v.controlElsewhere())
+	case m.Out == "" && !v.hasSlot(m.Name) && len(v.out) >= v.budget: // one that counts already makes nothing worse
 		return fmt.Sprintf("at most %s may be unavailable, and %d already: %s", nodes(v.budget), len(v.out), some(v.out))
 	case v.inFlight >= width:
 		return fmt.Sprintf("%s at a time, until %d have moved", nodes(width), 2*width)
 	}
 	return ""
+}
+
+// worker is who else is at work on a node, or was until a moment ago, "" if nobody is.
+func (v *view) worker(node string) string {
+	if slot, taken := v.others[node]; taken && !slot.idle {
+		return slot.Person()
+	}
+	return ""
+}
+
+func (v *view) hasSlot(node string) bool { _, taken := v.others[node]; return taken }
+
+// elsewhere are the nodes that other rollouts have in flight, but for one.
+func (v *view) elsewhere(but string) []string {
+	return without(slices.Sorted(maps.Keys(v.others)), but)
+}
+
+func (v *view) controlElsewhere() []string {
+	return slices.DeleteFunc(v.elsewhere(""), func(node string) bool { return !v.others[node].ControlPlane })
 }
 
 // window is how many nodes may be in flight at a time after some have moved well: one, one, two, four, and so on.

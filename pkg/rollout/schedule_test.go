@@ -37,6 +37,7 @@ func member(word string) Member {
 func TestNext(t *testing.T) {
 	for _, test := range []struct {
 		name, members, budget string
+		others                string
 		failures              int
 		stop                  string
 		start, skip           string
@@ -71,6 +72,15 @@ func TestNext(t *testing.T) {
 		{name: "the control plane is not whole", members: "a+ cp-1 cp-2+!", budget: "5", wait: "cp-2 is unavailable"},
 		{name: "the control plane's cordoned one first", members: "a+ cp-1 cp-2!", budget: "5", start: "cp-2", wait: "cp-2 is unavailable"},
 		{name: "no worker beside the control plane", members: "a+ b+ c d cp-1>!", budget: "5", start: "cp-1", wait: "a control-plane node moves alone"},
+		{name: "others count", members: "a+ b+ c d e", others: "x y", budget: "3", start: "c", wait: "x (in flight, by bob@desk), y"},
+		{name: "others use it up", members: "a b", others: "x", budget: "1", wait: "at most 1 node may be unavailable, and 1 already: x (in flight, by bob@desk)"},
+		{name: "another has the node", members: "a+ b+ c d e", others: "c", budget: "3", start: "d e", wait: "bob@desk is at work on c"},
+		{name: "another left the node", members: "a c!", others: "c~", budget: "1", start: "c", wait: "c (cordoned)"},
+		{name: "resumes what another left", members: "a c>!", others: "c~", budget: "1", start: "c", wait: "at most 1"},
+		{name: "resumes nothing that another resumes", members: "a c>!", others: "c", budget: "1", wait: "at most 1"},
+		{name: "left by others", members: "a b", others: "x~", budget: "1", wait: "x (left out of service, by bob@desk)"},
+		{name: "the control plane is not beside another rollout's node", members: "a+ b+ cp-1", others: "x", budget: "5", wait: "a control-plane node moves alone: x"},
+		{name: "nor beside another's of the control plane", members: "a b", others: "cp-1", budget: "5", wait: "a control-plane node is in flight: cp-1"},
 		{name: "interrupted", members: "a* b", budget: "5", stop: "interrupted", stopped: "interrupted"},
 		{name: "over", members: "a+ b+", budget: "5", over: true},
 	} {
@@ -83,7 +93,12 @@ func TestNext(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := Next(members, Limits{MaxUnavailable: budget, MaxFailures: max(1, test.failures), DrainAttempts: 2}, test.stop)
+			var others []Slot
+			for node := range strings.FieldsSeq(test.others) { // "x~" is one that nobody works on
+				name, idle := strings.CutSuffix(node, "~")
+				others = append(others, Slot{Node: name, Holder: "bob@desk/1", ControlPlane: strings.HasPrefix(name, "cp"), idle: idle})
+			}
+			got := Next(members, Limits{MaxUnavailable: budget, MaxFailures: max(1, test.failures), DrainAttempts: 2}, others, test.stop)
 			if strings.Join(got.Start, " ") != test.start || strings.Join(got.Skip, " ") != test.skip || got.Over != test.over {
 				t.Errorf("start %q, skip %q, over %t", got.Start, got.Skip, got.Over)
 			}
@@ -166,7 +181,7 @@ func (w *world) play(limits Limits) string {
 			return "it does not end"
 		}
 		before := w.outOfService()
-		d := Next(w.members, limits, "")
+		d := Next(w.members, limits, nil, "")
 		for _, name := range d.Skip {
 			m := w.find(name)
 			m.Phase, m.Result = Ended, Skipped

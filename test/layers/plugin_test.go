@@ -29,7 +29,7 @@ var plugin = []struct {
 	{"preflight", words("claim drain inventory nodejob nodestate protocol")},
 	{"runevidence", words("nodejob untrusted")},
 	{"nodeswitch", words("claim drain inventory jobnamespace nodejob nodestate nodewatch oldapi preflight protocol redact runevidence untrusted")},
-	{"rollout", nil},
+	{"rollout", words("claim nodejob untrusted")},
 	{"render", words("api/v1alpha1 assess nodeswitch protocol untrusted")},
 	{"cli", words("access oldapi protocol untrusted")},
 	{"plugin/status", words("api/v1alpha1 claim cli inventory nodestate untrusted")},

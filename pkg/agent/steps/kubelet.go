@@ -57,6 +57,9 @@ func releaseKubelet(ctx context.Context, h *node.Host, found facts.Found, lastin
 			return err
 		}
 	}
+	if err := dropEmptyState(found, report); err != nil {
+		return err
+	}
 	if err := h.Systemd.Start(ctx, kubelet.Unit); err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ var helpers = []string{
 	"steps.go", "step.go", "finish.go", "rescue.go", // the list, the type, and what is done after all steps
 	"files.go",                      // records changes of files, and undoes them
 	"cri.go",                        // waits for the new runtime
-	"kubelet.go",                    // holds, stops, releases and starts the kubelet
+	"kubelet.go", "kubeletstate.go", // hold, stop, release and start the kubelet
 	"nodestatus.go", "freshness.go", // wait for the node's status in the API
 	"cadvisor.go",               // answers an old kubelet in Docker's place
 	"smoke.go", "registries.go", // what the rehearsal and the smoke test run

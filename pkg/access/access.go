@@ -65,6 +65,7 @@ func Roles() []Role {
 		},
 		{Command: "switch", Needed: slices.Concat(SwitchPermissions(drain.Options{}, true), OpenPermissions()), Used: slices.Concat(OptionalPermissions(), planOptional(), workloadPermissions())},
 		{Command: "rollback", Needed: slices.Concat(SwitchPermissions(drain.Options{}, true), OpenPermissions()), Used: OptionalPermissions()},
+		{Command: "rollout", Needed: rolloutPermissions()},
 		{Command: "uninstall", Needed: UninstallPermissions(), Used: uninstallOptional()},
 	}
 }
@@ -120,6 +121,8 @@ func followPermissions() []Permission {
 // They also ask for nodes/proxy, for the kubelet's metrics; docs/rbac.yaml does not give that, since it is a way into every pod.
 func OptionalPermissions() []Permission {
 	return slices.Concat(
+		// To remove the records of old rollouts.
+		need("", "configmaps", "", nodejob.Namespace, "list", "delete"),
 		// To learn of a change at once, and not at the next look.
 		need("", "pods", "", "", "watch"), need("", "nodes", "", "", "watch"),
 		// Which budget holds a pod back; what happened to the node, for the evidence.
@@ -133,6 +136,12 @@ func OptionalPermissions() []Permission {
 	)
 }
 
+// rolloutPermissions are for the records of rollouts, and whether their drivers report.
+func rolloutPermissions() []Permission {
+	own := nodejob.Namespace
+	return slices.Concat(need("", "configmaps", "", own, "get", "list", "update"), need("coordination.k8s.io", "leases", "", own, "get"))
+}
+
 // UninstallPermissions are the rights that package uninstall needs.
 func UninstallPermissions() []Permission {
 	own := nodejob.Namespace
@@ -142,9 +151,9 @@ func UninstallPermissions() []Permission {
 	)
 }
 
-// uninstallOptional are for what docs/rbac.yaml made.
+// uninstallOptional are for what docs/rbac.yaml made, and for ConfigMaps in a namespace that stays.
 func uninstallOptional() []Permission {
-	var list []Permission
+	list := need("", "configmaps", "", nodejob.Namespace, "list", "delete")
 	for _, resource := range []string{"clusterroles", "clusterrolebindings", "roles", "rolebindings"} {
 		list = append(list, need(RBACGroup, resource, "", "", "list", "delete")...)
 	}
@@ -162,7 +171,7 @@ func SwitchPermissions(options drain.Options, namespaceExists bool) []Permission
 		need("", "nodes", "", "", "get", "list", "patch"),
 		namespacePermissions(namespaceExists),
 		need("coordination.k8s.io", "leases", "", own, "get", "create", "update", "delete"),
-		need("", "configmaps", "", own, "get", "create", "update"), // the slots that all rollouts have in common
+		need("", "configmaps", "", own, "get", "create", "update"), // the slots that all rollouts have in common, and their records
 		jobPermissions(),
 		need("", "pods", "", "", "get"),
 		need("", "pods", "", own, "create", "delete"),

@@ -14,8 +14,8 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// completionTimeout is as long as somebody waits who pressed Tab.
-const completionTimeout = 3 * time.Second
+// CompletionTimeout is as long as somebody waits who pressed Tab.
+const CompletionTimeout = 3 * time.Second
 
 // CompleteNodes completes node names that are not among the arguments yet. It asks for their metadata only, and answers
 // nothing when the server does not answer in time.
@@ -30,7 +30,7 @@ func CompleteNodes(f *Factory) cobra.CompletionFunc {
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
+		ctx, cancel := context.WithTimeout(cmd.Context(), CompletionTimeout)
 		defer cancel()
 		options := metav1.ListOptions{Limit: ListChunk}
 		var names []cobra.Completion

@@ -19,11 +19,13 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/drain"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodeswitch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodewatch"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/render"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rollout"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/rolloutrecord"
 )
 
 // preflightAge is how long what the preflight found is good for: a node that starts later is judged again.
@@ -53,6 +55,8 @@ type fleetWork struct {
 	nodes    *nodewatch.Nodes
 	checked  *checked
 	many     bool
+	// record is nil where a single node is moved.
+	record *rolloutrecord.Driver
 
 	waiting  time.Time
 	failures []nodeFailure
@@ -104,7 +108,50 @@ func (o *runOptions) moveNodes(ctx context.Context, m move, r *nodeswitch.Switch
 	slots := &rollout.Slots{Client: o.client, Clock: o.factory.Clock, Claims: r.Claims(), Cluster: f.nodes, EnsureNamespace: r.EnsureNamespace}
 	r.Admit = slots.Holds
 	driver := &rollout.Driver{Limits: limits, Cluster: f.nodes, Work: f, Clock: o.factory.Clock, Shared: slots}
-	return f.finish(ctx, driver.Run(ctx, selected))
+	if f.many {
+		if err := f.begin(ctx, len(selected)); err != nil {
+			return err
+		}
+		driver.Record = f.record
+	}
+	summary := driver.Run(ctx, selected)
+	progress.Close()
+	if f.record != nil {
+		f.end(ctx, summary)
+	}
+	return f.finish(ctx, summary)
+}
+
+// begin makes the record of the rollout, and says its name.
+func (f *fleetWork) begin(ctx context.Context, selected int) error {
+	errOut := f.factory.Streams.ErrOut
+	if err := f.switcher.EnsureNamespace(ctx); err != nil {
+		return f.factory.Explain("create", "namespaces", nodejob.Namespace, err)
+	}
+	holder := f.switcher.Claims().Holder
+	spec := rolloutrecord.Spec{
+		Operation: f.move.name, Selection: f.selected, Flags: f.flags, Nodes: selected, MaxUnavailable: f.limits.MaxUnavailable.String(),
+		MaxFailures: f.limits.MaxFailures, DrainAttempts: f.limits.DrainAttempts, Image: f.rollout.Image, Owner: rolloutrecord.Person(holder),
+		Version: f.factory.Version,
+	}
+	var err error
+	f.record, err = rollouts(f.factory, f.client).Create(ctx, spec, holder, func(text string) { fmt.Fprintf(errOut, "warning: %s\n", text) })
+	if err != nil {
+		return f.factory.Explain("create", "configmaps", "", err)
+	}
+	f.rolloutName = f.record.Name
+	fmt.Fprintf(errOut, "rollout/%s created: `%s` pauses it, abort ends it\n", f.record.Name, f.factory.Command("rollout", "pause", f.record.Name))
+	return nil
+}
+
+// end writes into the record how the rollout ended.
+func (f *fleetWork) end(ctx context.Context, summary rollout.Summary) {
+	interrupted := ctx.Err() != nil
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if err := f.record.End(ctx, summary, interrupted); err != nil {
+		fmt.Fprintf(f.factory.Streams.ErrOut, "warning: the record of rollout %s does not say how it ended: %s\n", f.record.Name, err)
+	}
 }
 
 // Move moves one node.
@@ -256,7 +303,6 @@ func (f *fleetWork) Waits(why string) {
 
 // finish reports the nodes that did not start, and sums up. What failed is one error.
 func (f *fleetWork) finish(ctx context.Context, summary rollout.Summary) error {
-	f.progress.Close()
 	errOut := f.factory.Streams.ErrOut
 	var left []string
 	for _, member := range summary.Members {
@@ -272,7 +318,7 @@ func (f *fleetWork) finish(ctx context.Context, summary rollout.Summary) error {
 	if f.many {
 		fmt.Fprintln(errOut, f.sum(len(left), summary.Stopped))
 	}
-	if err := f.failure(ctx, len(left) > 0, summary.Err); err != nil {
+	if err := f.failure(ctx, len(left), summary); err != nil {
 		return err
 	}
 	return f.broken
@@ -308,12 +354,15 @@ func (f *fleetWork) sum(left int, stopped string) string {
 }
 
 // failure is the error of all that failed, with the exit code of the worst.
-func (f *fleetWork) failure(ctx context.Context, left bool, broken error) error {
+func (f *fleetWork) failure(ctx context.Context, left int, summary rollout.Summary) error {
+	resume := fmt.Sprintf("`%s` resumes the rollout", f.factory.Command(slices.Concat([]string{f.move.name}, f.selected, f.flags)...))
 	switch {
-	case len(f.failures) == 0 && broken != nil:
-		return f.factory.Explain("update", "configmaps", rollout.SlotsName, broken)
-	case len(f.failures) == 0 && left && ctx.Err() != nil:
+	case len(f.failures) == 0 && summary.Err != nil:
+		return f.factory.Explain("update", "configmaps", "", summary.Err)
+	case len(f.failures) == 0 && left > 0 && ctx.Err() != nil:
 		return context.Cause(ctx)
+	case len(f.failures) == 0 && left > 0:
+		return cli.Exitf(cli.ExitGeneral, "%d of the nodes were not started: %s", left, summary.Stopped).WithHint("%s", resume)
 	case len(f.failures) == 0:
 		return nil
 	case len(f.failures) == 1 && !f.many:
@@ -345,8 +394,8 @@ func (f *fleetWork) failure(ctx context.Context, left bool, broken error) error 
 			}
 		}
 	}
-	if resumable || left {
-		hints = slices.Insert(hints, 0, fmt.Sprintf("`%s` resumes the rollout", f.factory.Command(slices.Concat([]string{f.move.name}, f.selected, f.flags)...)))
+	if resumable || left > 0 {
+		hints = slices.Insert(hints, 0, resume)
 	}
 	all.Err, all.Hint = errors.Join(errs...), strings.Join(hints, "; ")
 	return all

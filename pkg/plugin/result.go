@@ -54,7 +54,7 @@ func (o *runOptions) printResults(m move, failure error) error {
 	if o.printer == nil {
 		return nil
 	}
-	result := v1alpha1.Result{APIVersion: v1alpha1.APIVersion, Kind: m.kind, Nodes: o.results}
+	result := v1alpha1.Result{APIVersion: v1alpha1.APIVersion, Kind: m.kind, Rollout: o.rolloutName, Nodes: o.results}
 	if result.Nodes == nil {
 		result.Nodes = []v1alpha1.NodeResult{}
 	}

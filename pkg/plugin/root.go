@@ -93,7 +93,7 @@ runtime.`,
 	addLogFlags(root, f.Streams.ErrOut)
 	cli.RegisterKubeconfigCompletions(root, f)
 
-	root.AddCommand(status.NewCommand(f), NewPlanCommand(f), NewSwitchCommand(f), NewRollbackCommand(f), NewUninstallCommand(f), NewVersionCommand(f))
+	root.AddCommand(status.NewCommand(f), NewPlanCommand(f), NewSwitchCommand(f), NewRollbackCommand(f), NewRolloutCommand(f), NewUninstallCommand(f), NewVersionCommand(f))
 	return root
 }
 

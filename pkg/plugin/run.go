@@ -67,6 +67,8 @@ type runOptions struct {
 	config   *rest.Config
 	printer  printers.ResourcePrinter // nil prints for people
 	results  []v1alpha1.NodeResult
+	// rolloutName is the name of the record, if the command makes one.
+	rolloutName string
 }
 
 // move is what a command does to nodes, and how it says so.

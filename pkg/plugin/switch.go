@@ -29,7 +29,8 @@ before stays cordoned. After any interruption, run it again: it resumes the run.
 Of several nodes, no more than --max-unavailable are unavailable at a time. Nodes that are cordoned or not Ready for other reasons
 count, too. The first node moves alone, then one, two, four and so on at a time; nodes of the control plane come last, one at a
 time. Each node is judged again right before it starts. The first failure stops new starts, unless --max-failures allows more; a
-node that is left out of service always does, and so do three failures of the same kind. What is in flight goes on.
+node that is left out of service always does, and so do three failures of the same kind. What is in flight goes on. kubectl runtime
+rollout shows, pauses and aborts it from elsewhere. Nodes that other rollouts of the cluster have in flight count, too.
 
 A node without a containerd that fits its kubelet gets one from its configured package repositories, or from --containerd-archive.
 

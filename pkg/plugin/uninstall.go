@@ -21,7 +21,8 @@ type UninstallOptions struct {
 }
 
 const uninstallLong = `Lists what kubectl runtime made in the cluster and removes it after a question: its annotations on nodes, the roles and
-bindings of docs/rbac.yaml, and its namespace with all in it. It refuses while a run is open on any node.
+bindings of docs/rbac.yaml, and its namespace with all in it, the records of rollouts among them. It refuses while a run is open on any node, or a
+rollout has a driver.
 
 Nothing on the nodes themselves is changed. Without the annotations of a switched node, the cluster no longer knows the runtime that it came from:
 then only the agent on the node rolls it back, with /var/lib/kubectl-runtime/bin/runtime-agent rollback.`

@@ -29,6 +29,13 @@ type Shared interface {
 	Change(ctx context.Context, ended map[string]bool, fresh bool, choose func(others []Slot) []Slot) error
 }
 
+// Record is what others see of a rollout while it runs, and where they say what they want of it.
+type Record interface {
+	// Note notes where the nodes are, and why none starts. If some start with that, it notes it only if nobody is against that at that moment. Fresh
+	// asks what people want also where there is nothing to note. Orders are those that hold then.
+	Note(ctx context.Context, members []Member, wait string, starts, fresh bool) (Orders, error)
+}
+
 // End is how the work on a node ended. Reason is a Member's.
 type End struct {
 	Result Result
@@ -42,7 +49,8 @@ type Work interface {
 	// Move does the work on one node. It is called for several nodes at once.
 	Move(ctx context.Context, node string) End
 	// The others are called by one goroutine. Ended gets what became of a node that was started, or is skipped without that; Again, one that went to the
-	// end of the queue. Waits is called when the reason changes why no node starts although none is in flight; it is empty once one starts.
+	// end of the queue. Waits is called when the reason changes why no node starts, although none is in flight or since people want that; it is empty once
+	// one starts.
 	Ended(node string, end End)
 	Again(node string, end End)
 	Waits(why string)
@@ -62,6 +70,8 @@ type Driver struct {
 	Work    Work
 	Clock   clock.WithTicker
 	Shared  Shared
+	// Record is nil for a rollout that nobody else sees.
+	Record Record
 
 	members []Member
 	uids    map[string]types.UID
@@ -71,6 +81,9 @@ type Driver struct {
 	asked   time.Time
 	release map[string]bool
 	failure error
+	// orders are as of Record, read at noted.
+	orders Orders
+	noted  time.Time
 }
 
 // Summary is what became of a rollout.
@@ -117,22 +130,32 @@ func (d *Driver) Run(ctx context.Context, selected []Selected) Summary {
 	}
 }
 
-// slotsTimeout bounds a change of the slots, also once the rollout was interrupted: those of nodes that serve again are given back.
-const slotsTimeout = 30 * time.Second
+// noteTimeout bounds a change of the slots or of the record, also once the rollout was interrupted: the slots of nodes that serve again are given back.
+const noteTimeout = 30 * time.Second
 
-// decide finds out what starts now, and takes the slots for that.
-func (d *Driver) decide(ctx context.Context) (next Decision) {
-	stop := ""
+// decide finds out what starts now, takes the slots for that, and notes it in the record.
+func (d *Driver) decide(ctx context.Context) Decision {
+	for {
+		next := d.choose(ctx)
+		if d.Record == nil || d.note(ctx, &next) {
+			return next
+		}
+	}
+}
+
+// choose finds out what starts now, and takes the slots for that.
+func (d *Driver) choose(ctx context.Context) (next Decision) {
+	orders := d.orders
 	switch {
 	case d.failure != nil:
-		stop = d.failure.Error()
+		orders.Stop = d.failure.Error()
 	case ctx.Err() != nil:
-		stop = "interrupted"
+		orders.Stop = "interrupted"
 	}
 	choose := func(others []Slot) []Slot {
 		d.look()
 		d.others = others
-		next = Next(d.members, d.Limits, others, stop)
+		next = Next(d.members, d.Limits, others, orders)
 		var slots []Slot
 		for _, name := range next.Start {
 			slots = append(slots, Slot{Node: name, ControlPlane: d.member(name).ControlPlane})
@@ -147,20 +170,55 @@ func (d *Driver) decide(ctx context.Context) (next Decision) {
 		return next
 	}
 	d.asked = now
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), slotsTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 	defer cancel()
-	err := d.Shared.Change(ctx, d.release, asks, choose)
-	if err == nil {
-		clear(d.release)
+	if err := d.Shared.Change(ctx, d.release, asks, choose); err != nil {
+		d.failed(err, &next)
 		return next
 	}
+	clear(d.release)
+	return next
+}
+
+// failed has nothing start: what has to be written before that could not be written.
+func (d *Driver) failed(err error, next *Decision) {
 	if !nodejob.IsTransient(err) {
 		d.failure = err
 	}
 	if len(next.Start) > 0 {
 		next.Start, next.Wait, next.Over = nil, err.Error(), false
 	}
-	return next
+}
+
+// note notes what is decided in the record. It is false if people want something else meanwhile, so that it has to be decided again.
+func (d *Driver) note(ctx context.Context, next *Decision) bool {
+	members := slices.Clone(d.members)
+	for i := range members {
+		if slices.Contains(next.Start, members[i].Name) {
+			members[i].Phase = InFlight
+		}
+	}
+	now := d.Clock.Now()
+	waits := slices.ContainsFunc(members, func(m Member) bool { return m.Phase == Waiting })
+	fresh := waits && next.Stopped == "" && now.Sub(d.noted) >= lookInterval
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
+	defer cancel()
+	orders, err := d.Record.Note(ctx, members, next.Wait, len(next.Start) > 0, fresh)
+	if err == nil && orders == d.orders {
+		if fresh {
+			d.noted = now
+		}
+		return true
+	}
+	for _, name := range next.Start { // none of them starts
+		d.release[name] = false
+	}
+	if err != nil {
+		d.failed(err, next)
+		return true
+	}
+	d.orders, d.noted = orders, now
+	return false
 }
 
 type moved struct {
@@ -232,7 +290,8 @@ func (d *Driver) end(name string, end End) {
 // tellWait reports why no node starts, where that is all that happens.
 func (d *Driver) tellWait(next Decision) {
 	why := next.Wait
-	if next.Over || slices.ContainsFunc(d.members, func(m Member) bool { return m.Phase == InFlight }) {
+	inFlight := slices.ContainsFunc(d.members, func(m Member) bool { return m.Phase == InFlight })
+	if next.Over || inFlight && d.orders.Hold == "" {
 		why = ""
 	}
 	if why != d.wait {

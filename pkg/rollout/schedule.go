@@ -111,15 +111,21 @@ type Decision struct {
 	Over bool
 }
 
-// Next decides what starts now. It is a pure function: members are in the order in which they start, others are the slots of other rollouts, and stop is
-// why no node is to start any more, or "". A node in flight is never stopped by it.
-func Next(members []Member, limits Limits, others []Slot, stop string) Decision {
+// Orders are what people want of a rollout while it runs.
+type Orders struct {
+	// Stop is why no node is to start any more, Hold why none is to start for now. Empty, nodes start.
+	Stop, Hold string
+}
+
+// Next decides what starts now. It is a pure function: members are in the order in which they start, others are the slots of other rollouts. A node in flight
+// is never stopped by it.
+func Next(members []Member, limits Limits, others []Slot, orders Orders) Decision {
 	var d Decision
 	s := survey(members, limits, others)
-	d.Stopped = cmp.Or(stop, s.stop(limits))
+	d.Stopped = cmp.Or(orders.Stop, s.stop(limits))
 	waiting := false
 	for i := range members {
-		if m := &members[i]; m.outOfService() && m.Gone == "" && stop == "" && s.worker(m.Name) == "" {
+		if m := &members[i]; m.outOfService() && m.Gone == "" && orders == (Orders{}) && s.worker(m.Name) == "" {
 			d.Start = append(d.Start, m.Name)
 			s.started(m)
 		}
@@ -132,7 +138,7 @@ func Next(members []Member, limits Limits, others []Slot, stop string) Decision 
 			d.Skip = append(d.Skip, m.Name)
 		case d.Stopped != "":
 		default:
-			if why := s.whyNot(m); why != "" {
+			if why := cmp.Or(orders.Hold, s.whyNot(m)); why != "" {
 				d.Wait, waiting = cmp.Or(d.Wait, why), true
 				continue
 			}

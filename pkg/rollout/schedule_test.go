@@ -39,7 +39,7 @@ func TestNext(t *testing.T) {
 		name, members, budget string
 		others                string
 		failures              int
-		stop                  string
+		stop, hold            string
 		start, skip           string
 		wait, stopped         string
 		over                  bool
@@ -82,6 +82,9 @@ func TestNext(t *testing.T) {
 		{name: "the control plane is not beside another rollout's node", members: "a+ b+ cp-1", others: "x", budget: "5", wait: "a control-plane node moves alone: x"},
 		{name: "nor beside another's of the control plane", members: "a b", others: "cp-1", budget: "5", wait: "a control-plane node is in flight: cp-1"},
 		{name: "interrupted", members: "a* b", budget: "5", stop: "interrupted", stopped: "interrupted"},
+		{name: "paused", members: "a* b c>!", budget: "5", hold: "paused by bob", wait: "paused by bob"},
+		{name: "paused and aborted", members: "a* b", budget: "5", hold: "paused by bob", stop: "aborted", stopped: "aborted"},
+		{name: "paused at the end", members: "a* b+", budget: "5", hold: "paused by bob"},
 		{name: "over", members: "a+ b+", budget: "5", over: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -98,7 +101,7 @@ func TestNext(t *testing.T) {
 				name, idle := strings.CutSuffix(node, "~")
 				others = append(others, Slot{Node: name, Holder: "bob@desk/1", ControlPlane: strings.HasPrefix(name, "cp"), idle: idle})
 			}
-			got := Next(members, Limits{MaxUnavailable: budget, MaxFailures: max(1, test.failures), DrainAttempts: 2}, others, test.stop)
+			got := Next(members, Limits{MaxUnavailable: budget, MaxFailures: max(1, test.failures), DrainAttempts: 2}, others, Orders{Stop: test.stop, Hold: test.hold})
 			if strings.Join(got.Start, " ") != test.start || strings.Join(got.Skip, " ") != test.skip || got.Over != test.over {
 				t.Errorf("start %q, skip %q, over %t", got.Start, got.Skip, got.Over)
 			}
@@ -181,7 +184,7 @@ func (w *world) play(limits Limits) string {
 			return "it does not end"
 		}
 		before := w.outOfService()
-		d := Next(w.members, limits, nil, "")
+		d := Next(w.members, limits, nil, Orders{})
 		for _, name := range d.Skip {
 			m := w.find(name)
 			m.Phase, m.Result = Ended, Skipped

@@ -20,6 +20,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/jobnamespace"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/rolloutrecord"
 )
 
 // Object is one object that this program made in the cluster, or made an entry in.
@@ -163,7 +164,11 @@ func (f Finder) findNamespace(ctx context.Context, found *Found) error {
 	}
 	for i := range leases.Items {
 		if other := claim.Foreign(&leases.Items[i], f.Holder); other != nil && f.Clock.Now().Before(other.Until) {
-			found.Open = append(found.Open, fmt.Sprintf("node %s: %s", leases.Items[i].Name, other))
+			what := "node " + leases.Items[i].Name
+			if rollout := rolloutrecord.RolloutOf(&leases.Items[i]); rollout != "" {
+				what = "rollout " + rollout
+			}
+			found.Open = append(found.Open, what+": "+other.Error())
 		}
 	}
 	if _, looks := (jobnamespace.Namespace{Client: f.Client, Clock: f.Clock}).OpenRuns(namespace, ""); looks > 0 {
@@ -179,18 +184,42 @@ func (f Finder) findNamespace(ctx context.Context, found *Found) error {
 			foreign = pods.Items[i].Name
 		}
 	}
+	stays := ""
 	switch {
 	case namespace.Labels[nodejob.LabelManagedBy] != nodejob.Labels()[nodejob.LabelManagedBy]:
-		found.Notes = append(found.Notes, fmt.Sprintf("namespace %s stays: kubectl runtime did not make it", own))
-		return nil
+		stays = "kubectl runtime did not make it"
 	case foreign != "":
-		found.Notes = append(found.Notes, fmt.Sprintf("namespace %s stays: pod %s in it is not kubectl runtime's", own, foreign))
-		return nil
+		stays = fmt.Sprintf("pod %s in it is not kubectl runtime's", foreign)
+	}
+	if stays != "" {
+		found.Notes = append(found.Notes, fmt.Sprintf("namespace %s stays: %s", own, stays))
+		return f.findRecords(ctx, found)
 	}
 	uid := namespace.UID
 	found.Objects = append(found.Objects, Object{Name: "namespace/" + own, What: "with all in it", removal: func(ctx context.Context) error {
 		return namespaces.Delete(ctx, own, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
 	}})
+	return nil
+}
+
+// findRecords lists the records and the slots of rollouts in a namespace that stays.
+func (f Finder) findRecords(ctx context.Context, found *Found) error {
+	maps := f.Client.CoreV1().ConfigMaps(nodejob.Namespace)
+	list, err := maps.List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(nodejob.Labels()).String()})
+	if apierrors.IsForbidden(err) {
+		found.Notes = append(found.Notes, "you may not list configmaps: records of rollouts were not looked for")
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list configmaps: %w", err)
+	}
+	for i := range list.Items {
+		name := list.Items[i].Name
+		found.Objects = append(found.Objects, Object{
+			Name: "configmap/" + name, What: "in namespace " + nodejob.Namespace,
+			removal: func(ctx context.Context) error { return maps.Delete(ctx, name, metav1.DeleteOptions{}) },
+		})
+	}
 	return nil
 }
 

@@ -25,15 +25,16 @@ var plugin = []struct {
 	{"claim", words("nodejob nodestate untrusted")},
 	{"jobnamespace", words("claim nodejob nodestate")},
 	{"access", words("drain jobnamespace nodejob")},
-	{"uninstall", words("access claim jobnamespace nodejob nodestate")},
+	{"rollout", words("claim nodejob untrusted")},
+	{"rolloutrecord", words("api/v1alpha1 claim nodejob nodestate rollout untrusted")},
+	{"uninstall", words("access claim jobnamespace nodejob nodestate rolloutrecord")},
 	{"preflight", words("claim drain inventory nodejob nodestate protocol")},
 	{"runevidence", words("nodejob untrusted")},
 	{"nodeswitch", words("claim drain inventory jobnamespace nodejob nodestate nodewatch oldapi preflight protocol redact runevidence untrusted")},
-	{"rollout", words("claim nodejob untrusted")},
 	{"render", words("api/v1alpha1 assess nodeswitch protocol untrusted")},
 	{"cli", words("access oldapi protocol untrusted")},
 	{"plugin/status", words("api/v1alpha1 claim cli inventory nodestate untrusted")},
-	{"plugin", words("access api/v1alpha1 assess claim cli drain inventory nodejob nodestate nodeswitch nodewatch oldapi plugin/status preflight protocol render rollout uninstall untrusted")},
+	{"plugin", words("access api/v1alpha1 assess claim cli drain inventory nodejob nodestate nodeswitch nodewatch oldapi plugin/status preflight protocol render rollout rolloutrecord uninstall untrusted")},
 }
 
 // TestPluginLayers: a package of the plugin's side imports only those that it may, which come before it.

@@ -18,9 +18,11 @@ const (
 
 // Result is what `switch -o json` and `rollback -o json` print, whatever failed.
 type Result struct {
-	APIVersion string       `json:"apiVersion"`
-	Kind       string       `json:"kind"` // SwitchResult or RollbackResult
-	Nodes      []NodeResult `json:"nodes"`
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"` // SwitchResult or RollbackResult
+	// Rollout is the name of the rollout's record; absent where a single node is moved.
+	Rollout string       `json:"rollout,omitempty"`
+	Nodes   []NodeResult `json:"nodes"`
 	// Errors says what went wrong, a sentence each.
 	Errors []string `json:"errors,omitempty"`
 }

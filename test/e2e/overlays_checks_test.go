@@ -290,9 +290,10 @@ func reboot(t *testing.T, n *dressed) {
 		t.Fatal(err)
 	}
 	eventually(t, 2*time.Minute, func() string {
-		heartbeat := n.kubectl(t, "get", "node", n.node, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].lastHeartbeatTime}`)
-		if at, err := time.Parse(time.RFC3339, heartbeat); err != nil || at.Before(booted) {
-			return "the node's last word is from " + heartbeat
+		ready := n.kubectl(t, "get", "node", n.node, "-o", `jsonpath={range .status.conditions[?(@.type=="Ready")]}{.status} {.lastHeartbeatTime}{end}`)
+		status, heartbeat, _ := strings.Cut(ready, " ")
+		if at, err := time.Parse(time.RFC3339, heartbeat); err != nil || at.Before(booted) || status != "True" { // its first words can be that it is not
+			return "the node's last words are " + ready
 		}
 		return ""
 	})

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/paging"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
@@ -240,16 +241,22 @@ func (w *startWatch) isPulling(ctx context.Context, pod string) bool {
 	return len(events) > 0 && events[0].Reason == "Pulling"
 }
 
+// maxEventsSeen is how many events of an object are looked at: the API server gives them in no order of time, and a kubelet can make any number of them.
+const maxEventsSeen = 1000
+
 // events lists an object's events, newest first.
 func (w *startWatch) events(ctx context.Context, object string) []corev1.Event {
-	list, err := w.client.CoreV1().Events(Namespace).List(ctx, metav1.ListOptions{
-		FieldSelector: fields.OneTermEqualSelector("involvedObject.name", object).String(),
+	var events []corev1.Event
+	only := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("involvedObject.name", object).String()}
+	err := paging.Each(ctx, w.client.CoreV1().Events(Namespace).List, only, func(event *corev1.Event) bool {
+		events = append(events, *event)
+		return len(events) < maxEventsSeen
 	})
 	if err != nil {
 		return nil
 	}
-	slices.SortStableFunc(list.Items, func(a, b corev1.Event) int { return eventTime(&b).Compare(eventTime(&a)) })
-	return list.Items
+	slices.SortStableFunc(events, func(a, b corev1.Event) int { return eventTime(&b).Compare(eventTime(&a)) })
+	return events
 }
 
 func eventTime(event *corev1.Event) time.Time {

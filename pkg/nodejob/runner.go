@@ -20,6 +20,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodewatch"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/paging"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -170,12 +171,8 @@ func (r *Runner) Pod(ctx context.Context, set map[string]string) (*corev1.Pod, e
 
 // pods are this program's pods with certain labels. All of them are bound to a node when they are made.
 func (r *Runner) pods(ctx context.Context, selector labels.Selector) ([]corev1.Pod, error) {
-	if r.Watch == nil || !r.Watch.Watched() { // a list of the namespace is small
-		list, err := r.Client.CoreV1().Pods(Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector.String()})
-		if err != nil {
-			return nil, err
-		}
-		return list.Items, nil
+	if r.Watch == nil || !r.Watch.Watched() {
+		return paging.All[corev1.Pod](ctx, r.Client.CoreV1().Pods(Namespace).List, metav1.ListOptions{LabelSelector: selector.String()})
 	}
 	pods, err := r.Watch.Pods(ctx)
 	return slices.DeleteFunc(pods, func(pod corev1.Pod) bool {
@@ -204,13 +201,13 @@ func (r *Runner) Remove(ctx context.Context, node string, phases ...protocol.Pha
 		}
 		selector = selector.Add(*in)
 	}
-	jobs, err := r.Client.BatchV1().Jobs(Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector.String()})
+	jobs, err := paging.All[batchv1.Job](ctx, r.Client.BatchV1().Jobs(Namespace).List, metav1.ListOptions{LabelSelector: selector.String()})
 	if err != nil {
 		return fmt.Errorf("remove jobs of node %s: %w", node, err)
 	}
 	var errs []error
-	for i := range jobs.Items {
-		errs = append(errs, r.removeJob(ctx, jobs.Items[i].Name))
+	for i := range jobs {
+		errs = append(errs, r.removeJob(ctx, jobs[i].Name))
 	}
 	if err := errors.Join(append(errs, r.removePods(ctx, selector))...); err != nil {
 		return fmt.Errorf("remove jobs of node %s: %w", node, err)

@@ -10,10 +10,9 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/tools/pager"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/oldapi"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/paging"
 )
 
 // maxImages bounds the images that a Job names, in bytes: they are one argument of a program, of which Linux takes 128 KiB.
@@ -66,50 +65,36 @@ func (s *hostWork) imagesToBring(ctx context.Context, pods []corev1.Pod) []strin
 // templateImages reads the pod templates of Deployments, StatefulSets, DaemonSets and CronJobs.
 func (r *Switcher) templateImages(ctx context.Context) ([]string, error) {
 	apps := r.client.AppsV1()
-	lists := []struct {
-		kind string
-		page pager.ListPageFunc
-	}{
-		{"deployments", listPage(apps.Deployments(metav1.NamespaceAll).List)},
-		{"statefulsets", listPage(apps.StatefulSets(metav1.NamespaceAll).List)},
-		{"daemonsets", listPage(apps.DaemonSets(metav1.NamespaceAll).List)},
-		{"cronjobs", listPage(func(ctx context.Context, options metav1.ListOptions) (*batchv1.CronJobList, error) {
-			return oldapi.ListCronJobs(ctx, r.client, metav1.NamespaceAll, options)
-		})},
-	}
 	var images []string
-	for _, list := range lists {
-		err := pager.New(list.page).EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
-			images = append(images, imagesOf([]*corev1.PodSpec{templateOf(object)})...)
-			return nil
-		})
-		if err != nil {
+	add := func(template *corev1.PodSpec) bool {
+		images = append(images, imagesOf([]*corev1.PodSpec{template})...)
+		return true
+	}
+	for _, list := range []struct {
+		kind string
+		read func() error
+	}{
+		{"deployments", func() error {
+			return paging.Each(ctx, apps.Deployments(metav1.NamespaceAll).List, metav1.ListOptions{}, func(d *appsv1.Deployment) bool { return add(&d.Spec.Template.Spec) })
+		}},
+		{"statefulsets", func() error {
+			return paging.Each(ctx, apps.StatefulSets(metav1.NamespaceAll).List, metav1.ListOptions{}, func(s *appsv1.StatefulSet) bool { return add(&s.Spec.Template.Spec) })
+		}},
+		{"daemonsets", func() error {
+			return paging.Each(ctx, apps.DaemonSets(metav1.NamespaceAll).List, metav1.ListOptions{}, func(d *appsv1.DaemonSet) bool { return add(&d.Spec.Template.Spec) })
+		}},
+		{"cronjobs", func() error {
+			list := func(ctx context.Context, options metav1.ListOptions) (*batchv1.CronJobList, error) {
+				return oldapi.ListCronJobs(ctx, r.client, metav1.NamespaceAll, options)
+			}
+			return paging.Each(ctx, list, metav1.ListOptions{}, func(c *batchv1.CronJob) bool { return add(&c.Spec.JobTemplate.Spec.Template.Spec) })
+		}},
+	} {
+		if err := list.read(); err != nil {
 			return images, fmt.Errorf("list %s: %w", list.kind, err)
 		}
 	}
 	return images, nil
-}
-
-// listPage makes a typed List what a pager calls.
-func listPage[L runtime.Object](list func(context.Context, metav1.ListOptions) (L, error)) pager.ListPageFunc {
-	return func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		return list(ctx, options)
-	}
-}
-
-func templateOf(object runtime.Object) *corev1.PodSpec {
-	switch workload := object.(type) {
-	case *appsv1.Deployment:
-		return &workload.Spec.Template.Spec
-	case *appsv1.StatefulSet:
-		return &workload.Spec.Template.Spec
-	case *appsv1.DaemonSet:
-		return &workload.Spec.Template.Spec
-	case *batchv1.CronJob:
-		return &workload.Spec.JobTemplate.Spec.Template.Spec
-	default:
-		return &corev1.PodSpec{}
-	}
 }
 
 // imagesOf are the images that pods name, sorted, each once.

@@ -7,17 +7,21 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	discoveryv1beta1 "k8s.io/api/discovery/v1beta1"
 	policyv1 "k8s.io/api/policy/v1"
 	policyv1beta1 "k8s.io/api/policy/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	serverversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/paging"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/version"
 )
 
@@ -109,27 +113,24 @@ func Evict(ctx context.Context, client kubernetes.Interface, eviction *policyv1.
 // HasReadyEndpoint reports whether a Service has a ready endpoint; known is false where there is nothing that says so. Kubernetes before 1.21
 // has EndpointSlices of discovery.k8s.io/v1beta1 alone, and may have them switched off: then it is the Endpoints that count.
 func HasReadyEndpoint(ctx context.Context, client kubernetes.Interface, namespace, service string) (ready, known bool, err error) {
-	options := metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service}
-	list, err := client.DiscoveryV1().EndpointSlices(namespace).List(ctx, options)
+	ofService := metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service}
+	err = paging.Each(ctx, client.DiscoveryV1().EndpointSlices(namespace).List, ofService, func(slice *discoveryv1.EndpointSlice) bool {
+		known = true
+		ready = slices.ContainsFunc(slice.Endpoints, func(e discoveryv1.Endpoint) bool { return ptr.Deref(e.Conditions.Ready, true) })
+		return !ready
+	})
 	if apierrors.IsNotFound(err) {
-		old, oldErr := client.DiscoveryV1beta1().EndpointSlices(namespace).List(ctx, options)
-		list, err = &discoveryv1.EndpointSliceList{}, oldErr
-		if err == nil {
-			err = convert(old, list)
-		}
+		err = paging.Each(ctx, client.DiscoveryV1beta1().EndpointSlices(namespace).List, ofService, func(slice *discoveryv1beta1.EndpointSlice) bool {
+			known = true
+			ready = slices.ContainsFunc(slice.Endpoints, func(e discoveryv1beta1.Endpoint) bool { return ptr.Deref(e.Conditions.Ready, true) })
+			return !ready
+		})
 	}
 	if err != nil && !apierrors.IsNotFound(err) {
 		return false, false, err
 	}
-	if err == nil && len(list.Items) > 0 {
-		for _, slice := range list.Items {
-			for _, endpoint := range slice.Endpoints {
-				if endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready {
-					return true, true, nil
-				}
-			}
-		}
-		return false, true, nil
+	if known {
+		return ready, true, nil
 	}
 	endpoints, err := client.CoreV1().Endpoints(namespace).Get(ctx, service, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {

@@ -4,7 +4,9 @@ package runevidence
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,6 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/paging"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
@@ -67,14 +70,19 @@ func (c *Collector) node(ctx context.Context) ([]byte, error) {
 	return yaml.Marshal(node)
 }
 
+// The bounds of what is taken from the API. A kubelet writes its pods' status, and can make events without end.
+const (
+	// podPage is how many pods one request lists. Their YAML ends after maxPodBytes.
+	podPage     = 50
+	maxPodBytes = 4 << 20
+	// Of at most eventsSeen events the newest maxEvents are kept, each with maxMessage bytes of its message.
+	eventsSeen = 10_000
+	maxEvents  = 1000
+	maxMessage = 2 << 10
+)
+
 // pods is name, owner and status of the node's pods. Their specs stay out: environment variables hold secrets.
 func (c *Collector) pods(ctx context.Context) ([]byte, error) {
-	list, err := c.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
-		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", c.Params.Node).String(),
-	})
-	if err != nil {
-		return nil, err
-	}
 	type pod struct {
 		Namespace string                  `json:"namespace"`
 		Name      string                  `json:"name"`
@@ -82,33 +90,71 @@ func (c *Collector) pods(ctx context.Context) ([]byte, error) {
 		Deleted   *metav1.Time            `json:"deleted,omitempty"`
 		Status    corev1.PodStatus        `json:"status"`
 	}
-	pods := make([]pod, len(list.Items))
-	for i, p := range list.Items {
-		pods[i] = pod{p.Namespace, p.Name, p.OwnerReferences, p.DeletionTimestamp, p.Status}
-	}
-	return yaml.Marshal(pods)
+	var out bytes.Buffer
+	var failed error
+	onNode := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", c.Params.Node).String(), Limit: podPage}
+	err := paging.Each(ctx, c.Client.CoreV1().Pods(metav1.NamespaceAll).List, onNode, func(p *corev1.Pod) bool {
+		data, err := yaml.Marshal([]pod{{p.Namespace, p.Name, p.OwnerReferences, p.DeletionTimestamp, p.Status}})
+		if err == nil && out.Len()+len(data) > maxPodBytes {
+			out.WriteString("# There are more pods.\n")
+			return false
+		}
+		out.Write(data)
+		failed = err
+		return err == nil
+	})
+	return out.Bytes(), errors.Join(err, failed)
 }
 
-// events lists the events on the node and in this program's namespace, a line each.
+// events lists the newest events on the node and in this program's namespace, the newest last, a line each.
 func (c *Collector) events(ctx context.Context) ([]byte, error) {
 	var out bytes.Buffer
 	for _, selection := range []struct{ namespace, selector string }{
 		{metav1.NamespaceDefault, fields.SelectorFromSet(fields.Set{"involvedObject.kind": "Node", "involvedObject.name": c.Params.Node}).String()},
 		{nodejob.Namespace, ""},
 	} {
-		list, err := c.Client.CoreV1().Events(selection.namespace).List(ctx, metav1.ListOptions{FieldSelector: selection.selector})
+		var newest []eventLine
+		seen := 0
+		err := paging.Each(ctx, c.Client.CoreV1().Events(selection.namespace).List, metav1.ListOptions{FieldSelector: selection.selector}, func(e *corev1.Event) bool {
+			if newest = append(newest, lineOf(e)); len(newest) == 2*maxEvents {
+				newest = newestOf(newest)
+			}
+			seen++
+			return seen < eventsSeen
+		})
 		if err != nil {
 			return nil, err
 		}
-		for _, e := range list.Items {
-			at := e.LastTimestamp.Time
-			if at.IsZero() {
-				at = e.EventTime.Time
-			}
-			fmt.Fprintf(&out, "%s %s %s %s/%s: %s\n", at.UTC().Format(time.RFC3339), e.Type, e.Reason, e.InvolvedObject.Kind, e.InvolvedObject.Name, e.Message)
+		if newest = newestOf(newest); seen > len(newest) {
+			fmt.Fprintf(&out, "(%d of %d events or more)\n", len(newest), seen)
+		}
+		for _, line := range newest {
+			out.WriteString(line.text)
 		}
 	}
 	return out.Bytes(), nil
+}
+
+type eventLine struct {
+	at   time.Time
+	text string
+}
+
+func lineOf(e *corev1.Event) eventLine {
+	at := e.LastTimestamp.Time
+	if at.IsZero() {
+		at = e.EventTime.Time
+	}
+	word := func(text string) string { return untrusted.Line(text, maxMessage) }
+	return eventLine{at, fmt.Sprintf(
+		"%s %s %s %s/%s: %s\n", at.UTC().Format(time.RFC3339), word(e.Type), word(e.Reason), word(e.InvolvedObject.Kind), word(e.InvolvedObject.Name), word(e.Message),
+	)}
+}
+
+// newestOf are at most maxEvents of some events, the newest last.
+func newestOf(events []eventLine) []eventLine {
+	slices.SortStableFunc(events, func(a, b eventLine) int { return a.at.Compare(b.at) })
+	return events[max(0, len(events)-maxEvents):]
 }
 
 // unpack returns the files of the agent's archive, below host/.

@@ -2,6 +2,7 @@ package nodejob
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
@@ -106,9 +108,6 @@ type CanaryCheck struct {
 	Message string `json:"message"`
 }
 
-// maxChecks is above the number of the canary's checks.
-const maxChecks = 50
-
 // parseCanary finds the canary's report in its log: one line, {"canary":{"checks":[…]}}.
 func parseCanary(log []byte) ([]CanaryCheck, bool) {
 	for line := range bytes.SplitSeq(log, []byte("\n")) {
@@ -118,9 +117,11 @@ func parseCanary(log []byte) ([]CanaryCheck, bool) {
 			} `json:"canary"`
 		}
 		if json.Unmarshal(line, &report) == nil && report.Canary != nil && len(report.Canary.Checks) > 0 {
-			checks := report.Canary.Checks[:min(len(report.Canary.Checks), maxChecks)]
+			checks := report.Canary.Checks[:min(len(report.Canary.Checks), nodestate.MaxChecks)]
 			for i, check := range checks {
-				checks[i] = CanaryCheck{Name: untrusted.Line(check.Name, maxWords), OK: check.OK, Message: untrusted.Line(check.Message, maxReason)}
+				// What failed before is known by this name, also to a run that only reads the node's annotation.
+				name := cmp.Or(nodestate.CheckName(check.Name), "unnamed")
+				checks[i] = CanaryCheck{Name: name, OK: check.OK, Message: untrusted.Line(check.Message, maxReason)}
 			}
 			return checks, true
 		}

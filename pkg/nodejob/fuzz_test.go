@@ -2,11 +2,14 @@ package nodejob
 
 import (
 	"bytes"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
@@ -18,20 +21,38 @@ func wantLine(t *testing.T, text string, most int) {
 	}
 }
 
-// FuzzParseCanary: whatever a canary's log holds, its checks are few and can be shown.
+// FuzzParseCanary: whatever a canary's log holds, its checks are few and can be shown, and the Node's annotation can hold all their names as they are.
 func FuzzParseCanary(f *testing.F) {
 	f.Add([]byte("hello\n" + `{"canary":{"checks":[{"name":"dns","ok":true},{"name":"\u001b","message":"a\nb"}]}}`))
 	f.Add([]byte(`{"canary":{"checks":[` + strings.Repeat(`{},`, 100) + `{}]}}`))
+	f.Add([]byte(`{"canary":{"checks":[{"name":", a, b"},{"name":","},{"name":"` + strings.Repeat("long ", 100) + `"}]}}`))
+	f.Add([]byte(`{"canary":{"checks":[{"name":"` + strings.Join(words(30), `"},{"name":"`) + `"}]}}`))
 	f.Fuzz(func(t *testing.T, log []byte) {
 		checks, ok := parseCanary(log)
-		if ok != (len(checks) > 0) || len(checks) > maxChecks {
+		if ok != (len(checks) > 0) || len(checks) > nodestate.MaxChecks {
 			t.Errorf("%d checks, %t", len(checks), ok)
 		}
+		names := []string{CheckPod, CheckExec}
 		for _, check := range checks {
 			wantLine(t, check.Name, maxWords)
 			wantLine(t, check.Message, maxReason)
+			names = append(names, check.Name)
+		}
+		node := &corev1.Node{}
+		node.Annotations = map[string]string{nodestate.AnnotationFailedBefore: strings.Join(nodestate.Names(names), ",")}
+		slices.Sort(names)
+		if known := nodestate.Read(node).FailedBefore; !slices.Equal(known, slices.Compact(names)) {
+			t.Errorf("the annotation holds %q, not %q", known, names)
 		}
 	})
+}
+
+func words(count int) []string {
+	list := make([]string, count)
+	for i := range list {
+		list[i] = fmt.Sprintf("check-%d", i)
+	}
+	return list
 }
 
 // FuzzExitError: whatever a node says of how a command ended, it is an error or none, and can be shown with what was printed.

@@ -143,17 +143,19 @@ func (i Info) IsRunOpen() bool {
 	return i.State.Open() || i.State == StateBroken || i.State == StateRollingBack
 }
 
-// maxNames and maxName bound AnnotationFailedBefore.
+// MaxChecks is how many checks a canary may report, and maxName how long the name of one is, in bytes. AnnotationFailedBefore has room for all of them, and
+// for those that the plugin makes itself.
 const (
-	maxNames = 20
-	maxName  = 40
+	MaxChecks = 50
+	maxNames  = MaxChecks + 10
+	maxName   = 40
 )
 
 // parseNames reads AnnotationFailedBefore.
 func parseNames(text string) []string {
 	var names []string
 	for name := range strings.SplitSeq(text, ",") {
-		if name = nameOf(name); name != "" && len(names) < maxNames {
+		if name = CheckName(name); name != "" && len(names) < maxNames {
 			names = append(names, name)
 		}
 	}
@@ -165,14 +167,15 @@ func parseNames(text string) []string {
 func Names(checks []string) []string {
 	var names []string
 	for _, check := range checks {
-		if name := nameOf(check); name != "" && len(names) < maxNames {
+		if name := CheckName(check); name != "" && len(names) < maxNames {
 			names = append(names, name)
 		}
 	}
 	return names
 }
 
-// nameOf is a check's name in AnnotationFailedBefore.
-func nameOf(check string) string {
-	return strings.ReplaceAll(untrusted.Line(check, maxName), ",", "")
+// CheckName is the name of a check as AnnotationFailedBefore can hold it. Names that are compared with those in the annotation are read by it, too: the
+// name of a CheckName is itself.
+func CheckName(check string) string {
+	return untrusted.Line(strings.ReplaceAll(check, ",", ""), maxName)
 }

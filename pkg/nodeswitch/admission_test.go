@@ -169,10 +169,11 @@ func TestFailedBefore(t *testing.T) {
 	s := server.Get(t)
 	denied := nodejob.CanaryCheck{Name: "api-address", Message: "i/o timeout"}
 	fine := nodejob.CanaryCheck{Name: "volume", OK: true}
+	odd := nodejob.CanaryCheck{Name: strings.Repeat("a, name ", 20), Message: "no"}
 	t.Run("default-deny", func(t *testing.T) {
 		t.Parallel()
 		h := hollow.New(t, s, "default-deny")
-		h.ChecksBefore = []nodejob.CanaryCheck{denied, fine}
+		h.ChecksBefore = []nodejob.CanaryCheck{denied, odd, fine}
 		h.Checks = h.ChecksBefore
 		r := newRollout(s, &recorder{})
 		report, err := r.Switch(t.Context(), "default-deny")
@@ -205,7 +206,7 @@ func TestFailedBefore(t *testing.T) {
 	t.Run("another-run", func(t *testing.T) {
 		t.Parallel()
 		h := hollow.New(t, s, "another-run")
-		h.ChecksBefore = []nodejob.CanaryCheck{denied, fine}
+		h.ChecksBefore = []nodejob.CanaryCheck{denied, odd, fine}
 		h.Checks = h.ChecksBefore
 		ctx, cancel := context.WithCancel(t.Context())
 		observer := &recorder{onStage: func(stage Stage) {

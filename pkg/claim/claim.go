@@ -99,6 +99,7 @@ type Claims struct {
 type Claim struct {
 	claims *Claims
 	name   string
+	epoch  string
 	// Dead is whose claim was taken over because nobody renewed it, or nil.
 	Dead *HeldError
 	// lost ends the context that the claim's work has.
@@ -122,7 +123,7 @@ func (r *Claims) Take(ctx context.Context, node, run string, operation Operation
 	ctx, lost := context.WithCancelCause(ctx)
 	renewCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c := &Claim{
-		claims: r, name: node, Dead: dead, lost: lost, stop: stop, stopped: make(chan struct{}), last: lease, at: lease.Spec.RenewTime.Time,
+		claims: r, name: node, epoch: fmt.Sprintf("%s-%d", lease.UID, ptr.Deref(lease.Spec.LeaseTransitions, 0)), Dead: dead, lost: lost, stop: stop, stopped: make(chan struct{}), last: lease, at: lease.Spec.RenewTime.Time,
 	}
 	go c.renew(renewCtx)
 	return c, ctx, nil
@@ -256,6 +257,9 @@ func (c *Claim) renew(ctx context.Context) {
 		}
 	}
 }
+
+// Epoch is unique among all claims on all nodes: a Lease that is made again has another UID, and one that is taken over counts that.
+func (c *Claim) Epoch() string { return c.epoch }
 
 // IsLost reports whether somebody else has the node.
 func (c *Claim) IsLost() bool { return c.gone.Load() }

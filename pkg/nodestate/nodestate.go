@@ -31,6 +31,8 @@ const (
 	AnnotationTook = Prefix + "took"
 	// AnnotationProtected lists what of AutoscalerAnnotations the switch has set, comma-separated; it is removed with them.
 	AnnotationProtected = Prefix + "protected"
+	// AnnotationEpoch is the claim that wrote to the node last. A write of another one fails, see Editor.
+	AnnotationEpoch = Prefix + "epoch"
 	// AnnotationMessage is one sentence on the state.
 	AnnotationMessage = Prefix + "message"
 	// AnnotationOldCRISocket remembers AnnotationCRISocket for the way back.

@@ -41,17 +41,13 @@ func (r *Switcher) Rollback(ctx context.Context, name string) (*Report, error) {
 	return s.report, s.holding(ctx)
 }
 
-// mark reads the node once the claim is held. It changes nothing but for Jobs of the run, which would only follow what this
+// mark reads the node once the claim is held. It changes nothing but the epoch, and Jobs of the run, which would only follow what this
 // rollback puts an end to.
 func (s *backward) mark(ctx context.Context) error {
-	node, err := s.getNode(ctx, s.name)
+	node, err := s.readNode(ctx, func(node *corev1.Node) preflight.Finding { return preflight.JudgeRollback(node, s.options.Drain.Force) })
 	if err != nil {
 		return err
 	}
-	if finding := preflight.JudgeRollback(node, s.options.Drain.Force); finding.Verdict == preflight.Refuse || finding.Verdict == preflight.Skip {
-		return &preflight.UnfitError{Finding: finding}
-	}
-	s.watch.Start(ctx, node)
 	row := inventory.FromNode(node)
 	s.run, s.state, s.from = row.Run, row.Switch, row.Reported
 	s.report.Run, s.report.From, s.report.Resumed = s.run, s.from, s.state == nodestate.StateRollingBack

@@ -85,17 +85,13 @@ func (s *forward) walk(ctx context.Context) error {
 	return err
 }
 
-// mark reads the node once the claim is held, since nobody else changes its state then.
+// mark reads the node once the claim is held, and marks it. Another run may have come and gone since the preflight, while a question was open or another node
+// was switched.
 func (s *forward) mark(ctx context.Context) error {
-	node, err := s.getNode(ctx, s.name)
+	node, err := s.readNode(ctx, preflight.JudgeSwitch)
 	if err != nil {
 		return err
 	}
-	// Another run may have come and gone since the preflight, while a question was open or another node was switched.
-	if finding := preflight.JudgeSwitch(node); finding.Verdict == preflight.Refuse || finding.Verdict == preflight.Skip {
-		return &preflight.UnfitError{Finding: finding}
-	}
-	s.watch.Start(ctx, node)
 	row := inventory.FromNode(node)
 	s.old = inventory.RuntimeDocker
 	s.lastHeartbeat = heartbeat(node)

@@ -19,6 +19,7 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodewatch"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/preflight"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
 )
 
@@ -290,6 +291,34 @@ func (s *session) takeAndMark(ctx context.Context) (context.Context, error) {
 		return nil, errors.Join(err, held.Release(undo))
 	}
 	return claimed, nil
+}
+
+// readNode reads the node under the claim, since nobody else changes its state then, and judges it. Where an earlier claim has left its epoch, whoever had that
+// is kept from any further change first.
+func (s *session) readNode(ctx context.Context, judge func(*corev1.Node) preflight.Finding) (*corev1.Node, error) {
+	node, err := s.getNode(ctx, s.name)
+	if err != nil {
+		return nil, err
+	}
+	if err := unfit(judge(node)); err != nil {
+		return nil, err
+	}
+	s.watch.Start(ctx, node)
+	if !s.node.Took(node) {
+		return node, nil
+	}
+	if node, err = s.node.Fence(ctx); err != nil {
+		return nil, err
+	}
+	return node, unfit(judge(node))
+}
+
+// unfit is an error for a node that is not to be moved.
+func unfit(finding preflight.Finding) error {
+	if finding.Verdict == preflight.Refuse || finding.Verdict == preflight.Skip {
+		return &preflight.UnfitError{Finding: finding}
+	}
+	return nil
 }
 
 // keepClaim makes sure that the claim is still this session's.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/untrusted"
 )
 
@@ -310,10 +311,31 @@ func (s *Slots) isOver(ctx context.Context, name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	node, err := s.Client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
-	gone := apierrors.IsNotFound(err)
-	if err = errors.Join(err, held.Release(ctx)); err != nil && !gone {
+	over, err := s.fence(ctx, name, held)
+	if err = errors.Join(err, held.Release(ctx)); err != nil {
 		return false, fmt.Errorf("look at node %s, whose slot nobody holds: %w", name, err)
 	}
-	return gone || Unavailable(node) == "", nil
+	return over, nil
+}
+
+// fence is false for a node that does not serve. From any other it keeps the slot's holder, also where that sleeps right before a write.
+func (s *Slots) fence(ctx context.Context, name string, held *claim.Claim) (over bool, err error) {
+	node, err := s.Client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	if err != nil || Unavailable(node) != "" {
+		return false, err
+	}
+	editor := &nodestate.Editor{
+		Client: s.Client, Node: name, Claim: held, Seen: func(context.Context) (*corev1.Node, error) { return node, nil },
+		Retry: func(_ context.Context, request func() error) error { return request() },
+	}
+	editor.Took(node)
+	if node, err = editor.Fence(ctx); apierrors.IsConflict(err) { // it is looked at again
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	return Unavailable(node) == "", nil
 }

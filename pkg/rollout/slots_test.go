@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -16,10 +17,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/clock"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
 
@@ -228,3 +231,86 @@ func TestSlotOfASleeper(t *testing.T) {
 		t.Errorf("it never had the slot: %v", err)
 	}
 }
+
+// TestRemovedSlotFences: the holder of a slot that another has removed sleeps right before it cordons the node, and changes nothing when it wakes.
+func TestRemovedSlotFences(t *testing.T) {
+	s := server.Get(t)
+	for name, write := range map[string]func(*nodestate.Editor) error{
+		"fenced-cordon": func(e *nodestate.Editor) error { _, err := e.Cordon(context.Background(), nil); return err },
+		"fenced-phase": func(e *nodestate.Editor) error {
+			_, err := e.Annotate(context.Background(), nodestate.At(nodestate.StateCutover, ""))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.CreateNodes(t, apiserver.Node(name, "docker://20.10.24", "v1.23.17"))
+			c := &movedClock{}
+			slots := newSlots(s, c, "me@here/3")
+			if err := slots.EnsureNamespace(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			putSlots(t, s, map[string]string{name: `{"holder":"bob@desk/1"}`})
+			bob := &claim.Claims{Client: s.Client(), Clock: clock.RealClock{}, Holder: "bob@desk/1"}
+			held, _, err := bob.Take(t.Context(), name, "", claim.Switch, func(string) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = held.Release(context.Background()) }()
+			asleep := func() { // two minutes pass
+				look := func() {
+					if err := slots.Change(t.Context(), nil, true, func([]Slot) []Slot { return nil }); err != nil {
+						t.Error(err)
+					}
+				}
+				look()
+				c.by.Add(int64(2 * time.Minute))
+				look()
+				if left := slotNames(t, s); left != "" {
+					t.Errorf("slots %s", left)
+				}
+			}
+			node, err := s.Client().CoreV1().Nodes().Get(t.Context(), name, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			config := apiserver.Transport(s.Admin(), func(next http.RoundTripper) http.RoundTripper {
+				return roundTripper(func(r *http.Request) (*http.Response, error) {
+					if r.Method == http.MethodPatch && asleep != nil {
+						sleep := asleep
+						asleep = nil
+						sleep()
+					}
+					return next.RoundTrip(r)
+				})
+			})
+			client, err := kubernetes.NewForConfig(config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			editor := &nodestate.Editor{
+				Client: s.Client(), Node: name, Claim: held, Seen: func(context.Context) (*corev1.Node, error) { return node, nil },
+				Retry: func(_ context.Context, request func() error) (err error) {
+					for err = request(); apierrors.IsConflict(err); err = request() {
+					}
+					return err
+				},
+			}
+			editor.Took(node)
+			if node, err = editor.Fence(t.Context()); err != nil { // its first write
+				t.Fatal(err)
+			}
+			editor.Client = client
+			if err := write(editor); !errors.Is(err, claim.ErrLost) {
+				t.Errorf("the sleeper's write: %v", err)
+			}
+			now, err := s.Client().CoreV1().Nodes().Get(t.Context(), name, metav1.GetOptions{})
+			if err != nil || now.Spec.Unschedulable || now.Annotations[nodestate.AnnotationPhase] != "" {
+				t.Errorf("cordoned %t, annotations %v, %v", now.Spec.Unschedulable, now.Annotations, err)
+			}
+		})
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

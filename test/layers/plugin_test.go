@@ -26,7 +26,7 @@ var plugin = []struct {
 	{"claim", words("nodejob nodestate untrusted")},
 	{"jobnamespace", words("claim nodejob nodestate")},
 	{"access", words("drain jobnamespace nodejob")},
-	{"rollout", words("claim nodejob untrusted")},
+	{"rollout", words("claim nodejob nodestate untrusted")},
 	{"rolloutrecord", words("api/v1alpha1 claim nodejob nodestate rollout untrusted")},
 	{"uninstall", words("access claim jobnamespace nodejob nodestate paging rolloutrecord")},
 	{"preflight", words("claim drain inventory nodejob nodestate protocol")},

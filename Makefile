@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
+# The digest of the agent's image, sha256:…, that a release of the plugin runs. The image is built and pushed first.
+AGENT_DIGEST ?=
 PROFILE ?= cri-dockerd
 
 .PHONY: help
@@ -11,7 +13,7 @@ help: ## list the targets
 
 .PHONY: build
 build: ## the plugin, the agent and the agent's root file system, into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/kubectl-runtime ./cmd/kubectl-runtime
+	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS) -X main.agentDigest=$(AGENT_DIGEST)" -o bin/kubectl-runtime ./cmd/kubectl-runtime
 	CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags "$(LDFLAGS)" -o bin/runtime-agent ./cmd/runtime-agent
 	ln -sf kubectl-runtime bin/kubectl_complete-runtime
 	tar -C bin --owner=0 --group=0 --numeric-owner -cf bin/agent-rootfs.tar runtime-agent

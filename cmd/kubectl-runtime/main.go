@@ -17,8 +17,11 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/plugin"
 )
 
-// version is set by the linker.
-var version = "dev"
+// version and agentDigest are set by the linker. agentDigest is that of the agent's image of this release, "sha256:…".
+var (
+	version     = "dev"
+	agentDigest string
+)
 
 func main() {
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -34,7 +37,7 @@ func main() {
 		Name:    os.Args[0],
 		Args:    os.Args[1:],
 		Streams: genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr},
-		Version: version, ClientGo: clientGo(),
+		Version: version, AgentDigest: agentDigest, ClientGo: clientGo(),
 	}))
 }
 

@@ -38,6 +38,8 @@ type Factory struct {
 	Clock   clock.WithTicker
 	// Version is the plugin's release, as in "v0.1.0"; "dev" for a build that is none.
 	Version string
+	// AgentDigest is that of the agent's image of this release, "sha256:…"; empty if it is not known.
+	AgentDigest string
 	// ClientGo is the version of the client library, of which v0.N goes with Kubernetes 1.N; empty if it is not known.
 	ClientGo string
 
@@ -114,6 +116,21 @@ func (f *Factory) Clientset() (kubernetes.Interface, error) {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
 	return client, nil
+}
+
+// AgentRepository is where releases put the agent's image.
+const AgentRepository = "ghcr.io/kubectl-runtime/agent"
+
+// AgentImage is the agent's image of this release, pinned by its digest where that is known; empty for a build that is no release.
+func (f *Factory) AgentImage() string {
+	if f.Version == "dev" {
+		return ""
+	}
+	image := AgentRepository + ":" + f.Version
+	if f.AgentDigest != "" {
+		image += "@" + f.AgentDigest
+	}
+	return image
 }
 
 // Command is a line that the user can paste: `kubectl runtime` with args and with the global flags that said which cluster and

@@ -114,7 +114,7 @@ func (o *PlanOptions) Complete(args []string) error {
 		}
 	}
 	o.rollout.PullPolicy = corev1.PullPolicy(o.pull)
-	o.rollout.Image = cmp.Or(o.rollout.Image, releaseImage(o.factory))
+	o.rollout.Image = cmp.Or(o.rollout.Image, o.factory.AgentImage())
 	var err error
 	if o.config, err = o.factory.RESTConfig(); err != nil {
 		return err

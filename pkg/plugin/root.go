@@ -32,6 +32,8 @@ type Invocation struct {
 	Streams genericiooptions.IOStreams
 	// Version is the release that the binary was built from.
 	Version string
+	// AgentDigest is that of the agent's image of this release, "sha256:…"; empty if it is not known.
+	AgentDigest string
 	// ClientGo is the version of k8s.io/client-go in the binary.
 	ClientGo string
 }
@@ -42,7 +44,7 @@ func Run(ctx context.Context, call Invocation) int {
 	// All that is printed passes here: node names and reasons, kubectl's printers, errors of requests that a kubelet answered.
 	call.Streams.Out, call.Streams.ErrOut = untrusted.NewWriter(call.Streams.Out), untrusted.NewWriter(call.Streams.ErrOut)
 	factory := cli.NewFactory(call.Streams, call.Version)
-	factory.ClientGo = call.ClientGo
+	factory.AgentDigest, factory.ClientGo = call.AgentDigest, call.ClientGo
 	root := NewRootCommand(factory) //nolint:contextcheck // completion takes the context of its own command when it runs
 	args := call.Args
 	if strings.HasPrefix(filepath.Base(call.Name), completionPrefix) {

@@ -41,9 +41,6 @@ const (
 	dryRunClient = "client"
 )
 
-// agentImage is where releases put the agent's image, without its tag.
-const agentImage = "ghcr.io/kubectl-runtime/agent"
-
 // runOptions are what switch and rollback have in common.
 type runOptions struct {
 	factory   *cli.Factory
@@ -114,7 +111,7 @@ func (o *runOptions) addSharedFlags(flags *pflag.FlagSet) {
 
 // addAgentFlags adds the flags on the agent's image.
 func addAgentFlags(flags *pflag.FlagSet, o *nodeswitch.Options, pull *string) {
-	flags.StringVar(&o.Image, "image", "", "The agent's image (default "+agentImage+":VERSION)")
+	flags.StringVar(&o.Image, "image", "", "The agent's image (default "+cli.AgentRepository+":VERSION, with the digest of that release)")
 	flags.StringVar(pull, "image-pull-policy", string(corev1.PullIfNotPresent), "When to pull the agent's image: Always, IfNotPresent or Never")
 	flags.StringSliceVar(&o.Pod.PullSecrets, "image-pull-secret", nil, "A Secret in namespace "+nodejob.Namespace+" to pull the agent's image with; may be repeated")
 	flags.StringVar(&o.Pod.ServiceAccount, "service-account", "", "The service account, in namespace "+nodejob.Namespace+", of the agent's pods and the canary; they get no token of it (default the namespace's)")
@@ -139,14 +136,6 @@ func validateAgent(o nodeswitch.Options) error {
 		}
 	}
 	return nil
-}
-
-// releaseImage is the agent's image of this release; empty for a build that is none.
-func releaseImage(f *cli.Factory) string {
-	if f.Version == "dev" {
-		return ""
-	}
-	return agentImage + ":" + f.Version
 }
 
 // addHostFlags adds the flags on what a switch does to a host, and leaves.
@@ -192,7 +181,7 @@ func (o *runOptions) agentFlags() []string {
 func (o *runOptions) complete(cmd *cobra.Command, args []string) error {
 	o.selection.Names = args
 	o.rollout.PullPolicy = corev1.PullPolicy(o.pull)
-	o.rollout.Image = cmp.Or(o.rollout.Image, releaseImage(o.factory))
+	o.rollout.Image = cmp.Or(o.rollout.Image, o.factory.AgentImage())
 	o.selected = slices.Clone(args)
 	cmd.Flags().Visit(func(flag *pflag.Flag) {
 		if flag.Name == "selector" || flag.Name == "all" {

@@ -20,7 +20,7 @@ func FuzzFromNode(f *testing.F) {
 		node := &corev1.Node{}
 		node.Annotations = map[string]string{
 			nodestate.AnnotationPhase: phase, nodestate.AnnotationMessage: text, nodestate.AnnotationFrom: text, nodestate.AnnotationTo: text, nodestate.AnnotationRun: text,
-			nodestate.AnnotationCRISocket: text,
+			nodestate.AnnotationCRISocket: text, nodestate.AnnotationAgentImage: text,
 		}
 		info := &node.Status.NodeInfo
 		info.ContainerRuntimeVersion, info.KubeletVersion, info.OSImage, info.KernelVersion, info.Architecture = runtime, kubelet, text, text, text

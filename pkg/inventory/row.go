@@ -52,6 +52,8 @@ type Row struct {
 	To      string
 	Run     string
 	Message string
+	// AgentImage is the image of the agent that the last run had.
+	AgentImage string
 	// BadRun: the annotation with the run's ID holds something else, so that Run is empty.
 	BadRun bool
 
@@ -81,6 +83,7 @@ func FromNode(node *corev1.Node) Row {
 		From:           state.From,
 		To:             state.To,
 		Message:        state.Message,
+		AgentImage:     state.AgentImage,
 		Reported:       word(info.ContainerRuntimeVersion),
 	}
 	row.Runtime, row.RuntimeVersion = splitRuntime(row.Reported)

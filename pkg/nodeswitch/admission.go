@@ -35,6 +35,24 @@ func (s *verification) tryAdmission(ctx context.Context, phase protocol.Phase) e
 	return group.Wait()
 }
 
+// Hint is what to do about a pod of this program that is not let in, or whose image cannot be pulled, or "".
+func Hint(err error) string {
+	if hint := admissionHint(err); hint != "" {
+		return hint
+	}
+	if isImageMissing(err) {
+		return "the node has to be able to pull the image: --image names another one, --image-pull-secret a Secret with credentials for it; " +
+			"one that was loaded into Docker needs --image-pull-policy Never (docs/registries.md)"
+	}
+	return ""
+}
+
+// isImageMissing reports whether a pod does not start for want of its image.
+func isImageMissing(err error) bool {
+	var start *nodejob.StartError
+	return errors.As(err, &start) && start.Image != ""
+}
+
 // admissionHint is what to do about an object that is not let in, or "".
 func admissionHint(err error) string {
 	var refused *nodejob.AdmissionError

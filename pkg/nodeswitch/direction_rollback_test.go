@@ -159,7 +159,10 @@ func TestRollbackFrom(t *testing.T) {
 			_, err := newRollout(s, observer).Rollback(t.Context(), test.name)
 			switch {
 			case test.text != "":
-				_ = wantError(t, err, test.outcome, test.text)
+				failed := wantError(t, err, test.outcome, test.text)
+				if test.name == "back-no-pod" && !strings.Contains(failed.Hint, "--image-pull-secret") {
+					t.Errorf("hint %q", failed.Hint)
+				}
 			case err != nil:
 				t.Fatal(err)
 			default:

@@ -66,7 +66,7 @@ func (s *backward) giveUp(ctx context.Context, stage Stage, cause error, outcome
 	}
 	undo, cancel := s.undoContext(ctx)
 	defer cancel()
-	failed := &Error{Node: s.name, Stage: stage, Outcome: OutcomeStuck, Resumable: true, Cause: cause}
+	failed := &Error{Node: s.name, Stage: stage, Outcome: OutcomeStuck, Hint: Hint(cause), Resumable: true, Cause: cause}
 	if ctx.Err() != nil {
 		failed.Outcome = outcome
 	}
@@ -88,7 +88,7 @@ func (s *backward) notStarted(ctx context.Context, stage Stage, cause error) *Er
 	failed := s.giveUp(ctx, stage, cause, OutcomeFailed)
 	failed.Resumable = true
 	if s.unready {
-		failed.Hint = "where the kubelet starts no pods, go back without it, " + preflight.ByHand
+		failed.Hint = strings.TrimPrefix(failed.Hint+"; where the kubelet starts no pods, go back without it, "+preflight.ByHand, "; ")
 	}
 	return failed
 }
@@ -111,7 +111,7 @@ func (s *ending) retreat(ctx context.Context, stage Stage, cause error, state no
 
 // stepBack removes the Jobs and undoes our cordon, with more annotations in the same request.
 func (s *ending) stepBack(ctx context.Context, stage Stage, cause error, outcome Outcome, more nodestate.Set) *Error {
-	failed := &Error{Node: s.name, Stage: stage, Outcome: outcome, Cause: cause}
+	failed := &Error{Node: s.name, Stage: stage, Outcome: outcome, Hint: Hint(cause), Cause: cause}
 	undo, cancel := s.undoContext(ctx)
 	defer cancel()
 	if errors.Is(s.proveClaim(undo), claim.ErrLost) {
@@ -168,11 +168,15 @@ func resultHint(result *protocol.Result) string {
 	return nodeSays + result.Hint
 }
 
-// message is the annotation's text for a failure.
+// message is the annotation's text for a failure, which status shows.
 func message(stage Stage, cause error) string {
-	text := strings.ReplaceAll(fmt.Sprintf("%s: %v", stage, cause), "\n", "; ")
-	if len(text) > maxMessage {
-		text = strings.ToValidUTF8(text[:maxMessage-len("…")], "") + "…"
+	flags := ""
+	if isImageMissing(cause) {
+		flags = "; --image and --image-pull-secret say which image to pull, and how"
 	}
-	return text
+	text := strings.ReplaceAll(fmt.Sprintf("%s: %v", stage, cause), "\n", "; ")
+	if most := maxMessage - len(flags); len(text) > most {
+		text = strings.ToValidUTF8(text[:most-len("…")], "") + "…"
+	}
+	return text + flags
 }

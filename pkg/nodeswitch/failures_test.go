@@ -97,7 +97,7 @@ func TestFailures(t *testing.T) {
 		{
 			name: "image-pull",
 			set: func(h *hollow.Node) {
-				h.PodStatus = &corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "manifest unknown"}}}
+				h.PodStatus = &corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "manifest unknown" + strings.Repeat(" at a registry", 50)}}}
 			},
 			outcome: OutcomeRefused, text: agentImage + " cannot be pulled: ErrImagePull: manifest unknown", state: nodestate.StateFailed, stages: "claim prepare", runtime: dockerVersion,
 		},
@@ -113,7 +113,15 @@ func TestFailures(t *testing.T) {
 			observer := &recorder{}
 			started := time.Now()
 			report, err := newRollout(s, observer).Switch(t.Context(), test.name)
-			_ = wantError(t, err, test.outcome, test.text)
+			failed := wantError(t, err, test.outcome, test.text)
+			if test.name == "image-pull" {
+				message := getNode(t, s, test.name).Annotations[nodestate.AnnotationMessage]
+				for _, text := range []string{failed.Hint, message} {
+					if !strings.Contains(text, "--image ") || !strings.Contains(text, "--image-pull-secret ") || len(message) > maxMessage {
+						t.Errorf("%q does not name the flags", text)
+					}
+				}
+			}
 			if h.PodStatus == nil {
 				wantEvidence(t, report, test.name, test.text)
 			} else if len(report.Evidence) > 0 {

@@ -244,7 +244,7 @@ func (s *session) claim(ctx context.Context) (context.Context, error) {
 	s.end(StageClaim, began, err)
 	if err != nil {
 		return nil, &Error{
-			Node: s.name, Stage: StageClaim, Outcome: refusedOrInterrupted(ctx), State: "nothing was changed", Hint: admissionHint(err), Cause: err,
+			Node: s.name, Stage: StageClaim, Outcome: refusedOrInterrupted(ctx), State: "nothing was changed", Hint: Hint(err), Cause: err,
 		}
 	}
 	return claimed, nil

@@ -31,9 +31,7 @@ func (s *nodePods) drain(ctx context.Context) error {
 		if admissionHint(err) != "" {
 			outcome = OutcomeRefused
 		}
-		failed := giveUp(err, outcome)
-		failed.Hint = admissionHint(err)
-		return failed
+		return giveUp(err, outcome)
 	}
 	if err := s.rememberBefore(ctx); err != nil {
 		return giveUp(err, failedOrInterrupted(ctx))

@@ -70,7 +70,6 @@ func (s *forward) notPrepared(ctx context.Context, err error) error {
 		failed.Resumable = true
 	case errors.As(err, &start) && !begun:
 		failed = s.ending.retreat(ctx, StagePrepare, cause, nodestate.StateFailed, OutcomeRefused)
-		failed.Hint = admissionHint(err)
 	default:
 		// Also a pod that ended again and again: the host may have been asked before, and then prepares all the same.
 		failed = s.ending.retreat(ctx, StagePrepare, cause, nodestate.StatePreparing, OutcomeFailed)

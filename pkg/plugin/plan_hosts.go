@@ -68,7 +68,14 @@ func (h hostLooks) failure() error {
 	if len(failed) == 0 {
 		return nil
 	}
-	return cli.Exitf(cli.ExitGeneral, "%s", strings.Join(failed, "\n")).WithHint("nothing was changed; --api-only does without a look at the hosts")
+	hint := "nothing was changed; --api-only does without a look at the hosts"
+	for _, name := range slices.Sorted(maps.Keys(h)) {
+		if cure := nodeswitch.Hint(h[name].err); cure != "" {
+			hint = cure + "; " + hint
+			break
+		}
+	}
+	return cli.Exitf(cli.ExitGeneral, "%s", strings.Join(failed, "\n")).WithHint("%s", hint)
 }
 
 // passedOver says why no Job is sent to a node; empty if one is.

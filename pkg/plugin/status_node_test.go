@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 )
@@ -20,6 +21,10 @@ func TestStatusOfOneNode(t *testing.T) {
 			n.Annotations[nodestate.AnnotationPhase] = string(state)
 			n.Annotations[nodestate.AnnotationRun] = "20261124-053000-abcde"
 			n.Annotations[nodestate.AnnotationMessage] = "drain: it\x1b[31m says so"
+			n.Annotations[nodestate.AnnotationAgentImage] = cli.AgentRepository + ":v0.0.0-test"
+			if state == nodestate.StateFailed {
+				n.Annotations[nodestate.AnnotationAgentImage] = "registry.example/agent:9"
+			}
 		}
 	}
 	const docker, containerd = "docker://20.10.24", "containerd://1.7.24"
@@ -39,8 +44,10 @@ func TestStatusOfOneNode(t *testing.T) {
 		{"node-broken", docker, nodestate.StateBroken, []string{goesOn("node-broken", "rollback", "tries again, once")}, []string{"runtime switch node-broken"}},
 		{"node-done", containerd, nodestate.StateDone, []string{goesOn("node-done", "rollback", "goes back")}, []string{"runtime switch node-done"}},
 		{"node-by-hand", docker, nodestate.StateDone, []string{goesOn("node-by-hand", "rollback", "proves the node, if its agent has undone the run by hand"), goesOn("node-by-hand", "switch", "switches it again")}, nil},
-		{"node-back", docker, nodestate.StateRolledBack, []string{goesOn("node-back", "switch", "tries again")}, []string{"runtime rollback node-back"}},
-		{"node-failed", docker, nodestate.StateFailed, []string{goesOn("node-failed", "switch", "tries again")}, nil},
+		{"node-back", docker, nodestate.StateRolledBack, []string{goesOn("node-back", "switch", "tries again")}, []string{"runtime rollback node-back", "agent:"}},
+		{"node-failed", docker, nodestate.StateFailed, []string{
+			goesOn("node-failed", "switch", "tries again"), "\n  agent:    registry.example/agent:9: give that run's --image again, and its other flags on the agent's pods\n",
+		}, nil},
 	} {
 		s.CreateNodes(t, apiserver.Node(test.name, test.runtime, "v1.23.17", ran(test.state)))
 		r := call(t.Context(), "status", test.name, "--kubeconfig="+admin)

@@ -41,8 +41,12 @@ func (o *Options) printNode(ctx context.Context, w io.Writer, row inventory.Row)
 	default:
 		line("claim", cellNone+": no run is at work on it")
 	}
-	for _, next := range o.nextCommands(row, held != nil) {
-		line("next", next)
+	next := o.nextCommands(row, held != nil)
+	if len(next) > 0 && row.AgentImage != "" && row.AgentImage != o.factory.AgentImage() {
+		line("agent", row.AgentImage+": give that run's --image again, and its other flags on the agent's pods")
+	}
+	for _, command := range next {
+		line("next", command)
 	}
 }
 

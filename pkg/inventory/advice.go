@@ -55,6 +55,9 @@ func Refusal(node *corev1.Node) Advice {
 	if operatingSystem(node) == osWindows {
 		return Advice{AdviceWindows, "Windows nodes are not switched: add nodes that run containerd and drain this one"}
 	}
+	if node.Labels["type"] == "virtual-kubelet" { // as it labels its nodes, of all providers
+		return Advice{AdviceUnknown, "a virtual node: there is no machine behind it that could be switched"}
+	}
 	for _, image := range managedImages {
 		if image.matches(node) {
 			return Advice{AdviceReplaceNode, image.name + ": " + image.text}
@@ -119,6 +122,9 @@ func advise(node *corev1.Node, row Row) Advice {
 	case RuntimeContainerd:
 		return adviseContainerd(row)
 	case "":
+		if refusal := Refusal(node); refusal.ID == AdviceUnknown {
+			return refusal
+		}
 		return Advice{AdviceUnknown, "the node does not report a runtime: its kubelet may never have been up"}
 	default:
 		return Advice{}

@@ -57,6 +57,8 @@ func TestAdvice(t *testing.T) {
 		{"docker without a version", node("docker://Unknown", "v1.23.17"), AdviceSwitchFirst, ""},
 		{"kubelet version unreadable", node("docker://20.10.24", "main"), AdviceUnknown, "main"},
 		{"no runtime", node("", "v1.23.17"), AdviceUnknown, ""},
+		{"virtual", node("", "v1.23.17", func(n *corev1.Node) { n.Labels["type"] = "virtual-kubelet" }), AdviceUnknown, "virtual node"},
+		{"virtual on Docker", node("docker://20.10.24", "v1.23.17", func(n *corev1.Node) { n.Labels["type"] = "virtual-kubelet" }), AdviceUnknown, "virtual node"},
 		{"not ready", node("docker://20.10.24", "v1.23.17", ready(corev1.ConditionFalse)), AdviceNotReady, ""},
 		{"unreachable", node("docker://20.10.24", "v1.23.17", ready(corev1.ConditionUnknown)), AdviceNotReady, ""},
 		{"windows", node("docker://20.10.9", "v1.23.17", func(n *corev1.Node) { n.Status.NodeInfo.OperatingSystem = osWindows }), AdviceWindows, "Windows"},

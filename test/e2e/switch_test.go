@@ -438,12 +438,20 @@ func (c *cluster) onContainerd(t *testing.T, name string, cordoned bool) {
 		sandboxes := c.exec(t, name, "crictl -r unix:///run/containerd/containerd.sock pods -q --no-trunc")
 		leases := c.exec(t, name, "for f in /var/lib/cni/networks/*/[0-9]*; do [ -f $f ] && head -n1 $f; done; true")
 		for lease := range strings.FieldsSeq(leases) {
-			if !strings.Contains(sandboxes, lease) {
+			if !strings.Contains(sandboxes, lease) && !c.leakedByContainerd(t, name, lease) {
 				return fmt.Sprintf("%s: an address is leased to %s, which is no sandbox of containerd", name, lease)
 			}
 		}
 		return ""
 	})
+}
+
+// leakedByContainerd reports whether containerd itself has left the address of a sandbox: a pod that is started before the agent of the network runs gets
+// an address from host-local, then ADD and DEL of the plugin that needs the agent fail. containerd 2 removes such a sandbox without another DEL
+// (containerd/containerd#12132), at any start of the node. The undo of kubelet-start frees it.
+func (c *cluster) leakedByContainerd(t *testing.T, node, sandbox string) bool {
+	t.Helper()
+	return c.AgentCNI() && c.exec(t, node, `journalctl -q -u containerd | grep -c 'Failed to destroy network for sandbox .*`+sandbox+`' || true`) != "0"
 }
 
 // restartOnDocker has a container that stays on its node restart there. Its log's number is the one that a kubelet on containerd would come to

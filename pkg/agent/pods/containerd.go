@@ -112,6 +112,32 @@ func (p Stopper) endNetworks(ctx context.Context, left error, report engine.Repo
 	return err
 }
 
+// ReleaseLost frees the addresses that host-local holds in the kubelet's network for sandboxes that containerd does not know: containerd 2 forgets a
+// sandbox whose CNI ADD and DEL failed, as they do before the network's own agent runs on the node (containerd/containerd#12132). It is called
+// once the pods are stopped, with the kubelet and Docker down: then no sandbox is being made, and none of Docker's runs. Where it is not certain whose an
+// address is, it stays.
+func (p Stopper) ReleaseLost(ctx context.Context, found facts.Found, report engine.Report) {
+	docker, err := p.h.Systemd.State(ctx, node.DockerUnit)
+	if err != nil || docker.Running() {
+		return
+	}
+	network, err := cni.Detect(found.CNIConfDir, found.CNIBinDir)
+	if err != nil {
+		return
+	}
+	known, err := containerdSandboxes(ctx, found)
+	if err != nil {
+		return
+	}
+	released, err := cni.Release(p.leases, func(lease cni.Lease) bool { return lease.OfSandbox(network.Name) && !known[lease.ContainerID] })
+	for _, lease := range released {
+		report.Info(fmt.Sprintf("released %s, which CNI had left to the sandbox %.12s that containerd no longer knows", lease.IP, lease.ContainerID))
+	}
+	if err != nil {
+		report.Warn("addresses of containerd's pods may stay taken: " + err.Error())
+	}
+}
+
 // byCRI stops all pods through containerd, which is killed and started again if it does not answer: pods outlive that.
 func (p Stopper) byCRI(ctx context.Context, report engine.Report) error {
 	err := p.stopAll(ctx, p.limits.stop, backGrace)

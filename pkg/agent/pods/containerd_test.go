@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cni"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/cri"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/facts"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/agent/host"
@@ -199,6 +200,58 @@ func TestStopPodsWithoutAgent(t *testing.T) {
 			}
 			if left, err := c.Sandboxes(ctx); err != nil || len(left) != 0 {
 				t.Errorf("%v, %v", left, err)
+			}
+		})
+	}
+}
+
+// TestReleaseLost: the addresses of sandboxes that containerd has forgotten are freed in the kubelet's network, and only while Docker is down.
+func TestReleaseLost(t *testing.T) {
+	id := func(letter string) string { return strings.Repeat(letter, 64) }
+	all := []string{"other/10.0.0.9", "pods/10.0.0.3", "pods/10.0.0.4", "pods/10.0.0.6"}
+	for _, test := range []struct {
+		name  string
+		units []string
+		fails string // a call of containerd's CRI
+		want  []string
+	}{
+		{name: "Docker is down", want: []string{"other/10.0.0.9", "pods/10.0.0.3", "pods/10.0.0.6"}},
+		{name: "Docker runs", units: []string{node.DockerUnit}, want: all},
+		{name: "containerd fails", fails: "ListPodSandbox", want: all},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			confDir, leases := t.TempDir(), t.TempDir()
+			files := map[string]string{filepath.Join(confDir, "10-net.conflist"): `{"cniVersion":"0.4.0","name":"pods","plugins":[{"type":"ptp"}]}`}
+			for address, owner := range map[string]string{
+				"pods/10.0.0.3":  id("c"), // containerd's sandbox
+				"pods/10.0.0.4":  id("d"), // forgotten
+				"pods/10.0.0.6":  "default-" + id("d"),
+				"other/10.0.0.9": id("e"),
+			} {
+				files[filepath.Join(leases, address)] = owner + "\r\neth0"
+			}
+			for path, content := range files {
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			runtime := nodetest.StartCRI(t)
+			runtime.Sandboxes, runtime.Fails[test.fails] = []string{id("c")}, true
+			found := facts.Found{CNIConfDir: confDir}
+			found.Facts.NewEndpoint = runtime.Endpoint
+			p := NewStopper(&node.Host{Systemd: nodetest.NewUnits(t, test.units...).Systemd}, found)
+			p.leases = leases
+			p.ReleaseLost(t.Context(), found, node.Silent{})
+			left, err := cni.Leases(leases)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, lease := range left {
+				got = append(got, lease.Network+"/"+lease.IP.String())
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("left: got %q, want %q", got, test.want)
 			}
 		})
 	}

@@ -53,7 +53,12 @@ func kubeletStart(h *node.Host) engine.Step {
 			if err := holdKubelet(ctx, h); err != nil {
 				return err
 			}
-			return pods.NewStopper(h, found).Stop(ctx, report)
+			stopper := pods.NewStopper(h, found)
+			if err := stopper.Stop(ctx, report); err != nil {
+				return err
+			}
+			stopper.ReleaseLost(ctx, found, report)
+			return nil
 		},
 	}
 }

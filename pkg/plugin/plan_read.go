@@ -97,7 +97,8 @@ func (r *clusterReader) forPlan(ctx context.Context, nodes []corev1.Node) (asses
 	if in.Pods, err = r.pods(ctx, onDocker, in.Everything || len(onDocker) > podListsAtMost); err != nil {
 		return in, err
 	}
-	if in.Budgets, err = r.budgets(ctx); err != nil {
+	in.Budgets, err = r.budgets(ctx)
+	if err := r.mayLack(err, "PodDisruptionBudgets"); err != nil {
 		return in, err
 	}
 	if err := r.mayLack(r.readVolumes(ctx, &in), "PersistentVolumes and their claims"); err != nil {

@@ -86,13 +86,12 @@ func TestPlan(t *testing.T) {
 func TestPlanMayNotLook(t *testing.T) {
 	s := server.Get(t)
 	s.CreateNodes(t, apiserver.Node("n1", "docker://20.10.24", "v1.23.17"), apiserver.Node("n2", "docker://20.10.24", "v1.23.17"))
-	user := apiserver.Kubeconfig(t, s.User(t, "plan-viewer", apiserver.Allow("", "nodes", "get", "list"), apiserver.Allow("", "pods", "get", "list"),
-		apiserver.Allow("policy", "poddisruptionbudgets", "list")))
+	user := apiserver.Kubeconfig(t, s.User(t, "plan-viewer", apiserver.Allow("", "nodes", "get", "list"), apiserver.Allow("", "pods", "get", "list")))
 	r := call(t.Context(), "plan", "--kubeconfig", user)
 	if r.code != 1 || !strings.Contains(r.errOut, "create jobs.batch -n kubectl-runtime") || !strings.Contains(r.errOut, "--api-only") || r.out != "" {
 		t.Errorf("%+v", r)
 	}
-	if r := call(t.Context(), "plan", "--api-only", "--kubeconfig", user); r.code != 0 {
+	if r := call(t.Context(), "plan", "--api-only", "--kubeconfig", user); r.code != 0 || !strings.Contains(r.out, "You may not list PodDisruptionBudgets") {
 		t.Errorf("%+v", r)
 	}
 	untouched(t, s)

@@ -76,6 +76,9 @@ type Driver struct {
 	members []Member
 	uids    map[string]types.UID
 	wait    string
+	// missing are skipped workers that were not Ready when the rollout began and have not been since: the cluster was without them before, so that they
+	// do not count.
+	missing map[string]bool
 	// others are the slots of other rollouts as they were at asked; release are the nodes whose work has ended since, true for those that are left.
 	others  []Slot
 	asked   time.Time
@@ -228,11 +231,12 @@ type moved struct {
 
 // take makes members of the selected nodes.
 func (d *Driver) take(selected []Selected) {
-	d.uids, d.release = map[string]types.UID{}, map[string]bool{}
+	d.uids, d.release, d.missing = map[string]types.UID{}, map[string]bool{}, map[string]bool{}
 	for _, s := range selected {
 		m := Member{Name: s.Node.Name, ControlPlane: IsControlPlane(s.Node), Resumes: s.Resumes}
 		if !s.Todo {
 			m.Phase, m.Result = Ended, Skipped
+			d.missing[m.Name] = !m.ControlPlane && !isReady(s.Node)
 		}
 		d.members = append(d.members, m)
 		d.uids[m.Name] = s.Node.UID
@@ -255,6 +259,9 @@ func (d *Driver) look() {
 			m.Gone = "it was deleted and created again since the rollout began"
 		default:
 			m.Gone, m.Out = "", Unavailable(node)
+			if d.missing[m.Name] = d.missing[m.Name] && !isReady(node); d.missing[m.Name] {
+				m.Out = ""
+			}
 		}
 	}
 }
@@ -308,10 +315,14 @@ func Unavailable(node *corev1.Node) string {
 	case node.Spec.Unschedulable:
 		return "cordoned"
 	}
-	for _, condition := range node.Status.Conditions {
-		if condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionTrue {
-			return ""
-		}
+	if !isReady(node) {
+		return "NotReady"
 	}
-	return "NotReady"
+	return ""
+}
+
+func isReady(node *corev1.Node) bool {
+	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
 }

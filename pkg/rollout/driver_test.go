@@ -137,6 +137,52 @@ func TestDriverPostponesANode(t *testing.T) {
 	}
 }
 
+// TestDriverDoesNotWaitForTheMissing: a node that was not Ready before the rollout takes no budget, until it was Ready once.
+func TestDriverDoesNotWaitForTheMissing(t *testing.T) {
+	ready := func(status corev1.ConditionStatus) func(*corev1.Node) {
+		return func(n *corev1.Node) {
+			n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status}}
+		}
+	}
+	c, selected := newFakeCluster("a", "b", "c")
+	c.change("a", ready(corev1.ConditionUnknown))
+	selected[0].Node, selected[0].Todo = c.Node("a"), false
+	c.onMove = func(_ context.Context, node string) {
+		if node == "b" {
+			c.change("a", ready(corev1.ConditionTrue))
+			time.Sleep(100 * time.Millisecond) // until the driver has seen it
+			c.change("a", ready(corev1.ConditionFalse))
+			time.AfterFunc(200*time.Millisecond, func() { c.change("a", ready(corev1.ConditionTrue)) })
+		}
+	}
+	c.run(t, t.Context(), selected, Limits{MaxUnavailable: Budget{number: 1}, MaxFailures: 1, DrainAttempts: 1})
+	want := `start b, end b done, wait "at most 1 node may be unavailable, and 1 already: a (NotReady)", wait "", start c, end c done`
+	if told := strings.Join(c.told, ", "); told != want {
+		t.Error(told)
+	}
+}
+
+// TestDriverDoesNotStartTheControlPlaneWithoutOne: a control-plane node that is not Ready always counts.
+func TestDriverDoesNotStartTheControlPlaneWithoutOne(t *testing.T) {
+	c, selected := newFakeCluster("a", "b")
+	for i, name := range []string{"a", "b"} {
+		c.change(name, func(n *corev1.Node) {
+			n.Labels = map[string]string{"node-role.kubernetes.io/control-plane": ""}
+			if name == "a" {
+				n.Status.Conditions[0].Status = corev1.ConditionUnknown
+			}
+		})
+		selected[i].Node = c.Node(name)
+	}
+	selected[0].Todo = false
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	c.run(t, ctx, selected, Limits{MaxUnavailable: Budget{number: 1}, MaxFailures: 1, DrainAttempts: 1})
+	if told := strings.Join(c.told, ", "); strings.Contains(told, "start") || !strings.Contains(told, "wait") {
+		t.Error(told)
+	}
+}
+
 // TestDriverWaitsForOthers: a node that somebody has cordoned takes the budget until it is given back.
 func TestDriverWaitsForOthers(t *testing.T) {
 	c, selected := newFakeCluster("a", "b")

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -36,7 +37,13 @@ func TestPitfalls(t *testing.T) {
 			t.Errorf("there is no test %s", name)
 		}
 	}
-	if rows := len(regexp.MustCompile(`(?m)^\| \d+ \|`).FindAll(doc, -1)); rows != 38 {
-		t.Errorf("%d failures", rows)
+	rows := regexp.MustCompile(`(?m)^\| (\d+) \|`).FindAllStringSubmatch(string(doc), -1)
+	for n, row := range rows {
+		if row[1] != strconv.Itoa(n+1) {
+			t.Errorf("row %d has the number %s", n+1, row[1])
+		}
+	}
+	if len(rows) < 38 {
+		t.Errorf("only %d failures", len(rows))
 	}
 }

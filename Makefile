@@ -51,7 +51,7 @@ unit: ## unit tests
 API_VERSIONS := 1.17 1.20 1.23 1.24 1.37
 OLDEST_API := $(firstword $(API_VERSIONS))
 VERSION_PACKAGES := ./test/apiserver ./pkg/oldapi ./pkg/drain ./pkg/nodejob ./pkg/nodeswitch ./pkg/plugin
-VERSION_TESTS := ^Test(Server|List.*|Evict|HasReadyEndpoint|CheckServer|TooOldServer|Status.*|Plan|Switch|SwitchChecks|SwitchDryRun|SwitchRefusals|Rollback|RollbackDryRun|Drain|Budget|Exec|ServerTakesTheManifests|Ensure|NoDNS|ImagesToBring|PodsThatAreLeaving|LookAtHost|NamespaceIsOpenForRuns|NamespaceLimits|PodSecurityPolicy|RestrictedCluster|RBACIsEnough|WebhookDenies|FailedBefore|Preflight|HostIsVerified)$$
+VERSION_TESTS := ^Test(Server|List.*|Evict|HasReadyEndpoint|CheckServer|TooOldServer|Status.*|Plan|Switch|SwitchChecks|SwitchDryRun|SwitchRefusals|Rollback|RollbackDryRun|Drain|Budget|Exec|ServerTakesTheManifests|Ensure|NoDNS|ImagesToBring|PodsThatAreLeaving|LookAtHost|NamespaceIsOpenForRuns|NamespaceLimits|PodSecurityPolicy|UninstallRemovesWhatDocsMake|RestrictedCluster|RBACIsEnough|WebhookDenies|FailedBefore|Preflight|HostIsVerified)$$
 
 .PHONY: api
 api: ## tests against a real API server and etcd, and real daemons

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -69,9 +70,6 @@ func Roles() []Role {
 		{Command: "uninstall", Needed: UninstallPermissions(), Used: uninstallOptional()},
 	}
 }
-
-// RBACGroup is the API group of roles.
-const RBACGroup = "rbac.authorization.k8s.io"
 
 // need lists the rights to do several things to a resource.
 func need(group, resource, subresource, namespace string, verbs ...string) []Permission {
@@ -151,13 +149,19 @@ func UninstallPermissions() []Permission {
 	)
 }
 
-// uninstallOptional are for what docs/rbac.yaml made, and for ConfigMaps in a namespace that stays.
+// uninstallOptional are for what docs/*.yaml made, and for what is in a namespace that stays.
 func uninstallOptional() []Permission {
 	list := need("", "configmaps", "", nodejob.Namespace, "list", "delete")
 	for _, resource := range []string{"clusterroles", "clusterrolebindings", "roles", "rolebindings"} {
-		list = append(list, need(RBACGroup, resource, "", "", "list", "delete")...)
+		list = append(list, need(rbacv1.GroupName, resource, "", "", "list", "delete")...)
 	}
-	return list
+	own := nodejob.Namespace
+	return slices.Concat(
+		list, need("policy", "podsecuritypolicies", "", "", "list", "delete"),
+		need("admissionregistration.k8s.io", "validatingadmissionpolicies", "", "", "list", "delete"),
+		need("admissionregistration.k8s.io", "validatingadmissionpolicybindings", "", "", "list", "delete"),
+		need("batch", "jobs", "", own, "list", "delete"), need("", "pods", "", own, "delete"), need("coordination.k8s.io", "leases", "", own, "delete"),
+	)
 }
 
 // SwitchPermissions are the rights that a switch needs, beside OptionalPermissions and OpenPermissions.

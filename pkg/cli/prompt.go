@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 
@@ -20,6 +21,13 @@ func (f *Factory) PermissionError(err error) error {
 			WithHint("`%s` shows whether you have one", f.Kubectl(append([]string{"auth", "can-i"}, strings.Fields(missing.Missing[0].String())...)...))
 	}
 	return f.Explain("check", "permissions", "", err)
+}
+
+// WarnMissing says which rights a command would use if the user had them.
+func (f *Factory) WarnMissing(command string, missing []access.Permission) {
+	if len(missing) > 0 {
+		fmt.Fprintf(f.Streams.ErrOut, "warning: %s; %s goes without them\n", &access.PermissionError{Missing: missing}, command)
+	}
 }
 
 // Confirm reads the answer to a question, and returns an error unless it is yes.

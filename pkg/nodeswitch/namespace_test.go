@@ -4,14 +4,12 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
@@ -20,7 +18,6 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/protocol"
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/uninstall"
 	"github.com/kubectl-runtime/kubectl-runtime/test/apiserver"
 	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
@@ -239,7 +236,7 @@ func TestNamespaceIsOpenForRuns(t *testing.T) {
 		t.Error("no error")
 	}
 	wantOpen("a run that a person has to end", true)
-	found, err := finder(r).Find(ctx)
+	found, err := finder(t, r).Find(ctx)
 	if err != nil || len(found.Open) == 0 {
 		t.Errorf("uninstall would remove an open run: %+v, %v", found, err)
 	}
@@ -267,58 +264,4 @@ func waitFor(condition func() bool) bool {
 		}
 	}
 	return false
-}
-
-func finder(r *Switcher) uninstall.Finder {
-	return uninstall.Finder{Client: r.client, Clock: r.clock, Holder: r.holder}
-}
-
-// uninstalls removes all that the runs before left.
-func uninstalls(t *testing.T, s *apiserver.Server, r *Switcher) {
-	t.Helper()
-	ctx := t.Context()
-	found, err := finder(r).Find(ctx)
-	if err != nil || len(found.Open) > 0 {
-		t.Fatalf("%+v, %v", found, err)
-	}
-	var names []string
-	for _, object := range found.Objects {
-		names = append(names, object.Name)
-	}
-	if want := []string{"node/ends", "namespace/" + nodejob.Namespace}; !slices.Equal(names, want) {
-		t.Errorf("found %v, want %v", names, want)
-	}
-	foreign, err := s.Client().CoreV1().Pods(nodejob.Namespace).Create(ctx, &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "foreign"},
-		Spec: corev1.PodSpec{AutomountServiceAccountToken: ptr.To(false), Containers: []corev1.Container{{
-			Name: "c", Image: "a", SecurityContext: &corev1.SecurityContext{
-				AllowPrivilegeEscalation: ptr.To(false), RunAsNonRoot: ptr.To(true), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
-				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
-			},
-		}}},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if found, err := finder(r).Find(ctx); err != nil || len(found.Objects) != 1 || !strings.Contains(strings.Join(found.Notes, ""), "pod foreign in it") {
-		t.Errorf("somebody else's pod would go: %+v, %v", found, err)
-	}
-	if err := s.Client().CoreV1().Pods(nodejob.Namespace).Delete(ctx, foreign.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
-		t.Fatal(err)
-	}
-	if found, err = finder(r).Find(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := uninstall.Remove(ctx, found, func(uninstall.Object) {}); err != nil {
-		t.Error(err)
-	}
-	for name := range getNode(t, s, "ends").Annotations {
-		if strings.HasPrefix(name, "kubectl-runtime.dev/") {
-			t.Errorf("annotation %s is left", name)
-		}
-	}
-	namespace, err := s.Client().CoreV1().Namespaces().Get(ctx, nodejob.Namespace, metav1.GetOptions{})
-	if err == nil && namespace.DeletionTimestamp == nil || err != nil && !apierrors.IsNotFound(err) {
-		t.Errorf("the namespace is left: %v", err)
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -17,38 +18,59 @@ import (
 	"github.com/kubectl-runtime/kubectl-runtime/test/hollow"
 )
 
-// create creates the objects of a YAML text. The Go API has no PodSecurityPolicy any more.
-func create(t *testing.T, s *apiserver.Server, text []byte) {
+// create creates the objects of a YAML text, but for those of kinds that the server does not have, and returns their paths. The Go API has no
+// PodSecurityPolicy any more.
+func create(t *testing.T, s *apiserver.Server, text []byte) (paths []string) {
 	t.Helper()
+	plural := map[string]string{
+		"Namespace": "namespaces", "PodSecurityPolicy": "podsecuritypolicies", "Role": "roles", "RoleBinding": "rolebindings",
+		"ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings",
+		"ValidatingAdmissionPolicy": "validatingadmissionpolicies", "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
+	}
 	for document := range bytes.SplitSeq(text, []byte("\n---\n")) {
 		var object unstructured.Unstructured
 		if err := yaml.Unmarshal(document, &object.Object); err != nil {
 			t.Fatal(err)
 		}
+		if object.Object == nil { // a comment
+			continue
+		}
 		path := "/apis/" + object.GetAPIVersion()
+		if object.GetAPIVersion() == "v1" {
+			path = "/api/v1"
+		}
 		if object.GetNamespace() != "" {
 			path += "/namespaces/" + object.GetNamespace()
 		}
-		path += "/" + map[string]string{"PodSecurityPolicy": "podsecuritypolicies", "Role": "roles", "RoleBinding": "rolebindings"}[object.GetKind()]
+		path += "/" + plural[object.GetKind()]
 		data, err := object.MarshalJSON()
 		if err != nil {
 			t.Fatal(err)
 		}
 		err = s.Client().Discovery().RESTClient().Post().AbsPath(path).SetHeader("Content-Type", "application/json").Body(data).Do(t.Context()).Error()
+		if apierrors.IsNotFound(err) && object.GetNamespace() == "" {
+			continue
+		}
 		if err != nil {
 			t.Fatalf("create %s: %v", object.GetKind(), err)
 		}
+		paths = append(paths, path+"/"+object.GetName())
 	}
+	return paths
+}
+
+// withPodSecurityPolicy is the version of an API server that has PodSecurityPolicies: the one that is tested, if it does.
+func withPodSecurityPolicy() string {
+	if version := apiserver.Version(); apiserver.Before(version, "1.25") {
+		return version
+	}
+	return "1.24"
 }
 
 // TestPodSecurityPolicy: a cluster of before 1.25 with PodSecurityPolicy on. It lets in what docs/psp.yaml is for, whoever creates it.
 func TestPodSecurityPolicy(t *testing.T) {
 	t.Parallel()
-	version := apiserver.Version()
-	if !apiserver.Before(version, "1.25") {
-		version = "1.24"
-	}
-	s := apiserver.Own(t, version, "--enable-admission-plugins=PodSecurityPolicy")
+	s := apiserver.Own(t, withPodSecurityPolicy(), "--enable-admission-plugins=PodSecurityPolicy")
 	named := func(err error) {
 		t.Helper()
 		failed := wantError(t, err, OutcomeRefused, "")
@@ -97,7 +119,7 @@ func TestPodSecurityPolicy(t *testing.T) {
 	create(t, s, bindings)
 	for _, command := range []string{"switch", "rollback"} {
 		role := access.Roles()[slices.IndexFunc(access.Roles(), func(role access.Role) bool { return role.Command == command })]
-		r, _ := asRole(t, s, role, &recorder{})
+		r := asRole(t, s, role, &recorder{})
 		r.options.Pod.ServiceAccount = "default" // as the admission plugin that is off in these tests would fill in
 		run := map[string]func() (*Report, error){
 			"switch": func() (*Report, error) { return r.Switch(t.Context(), node) }, "rollback": func() (*Report, error) { return r.Rollback(t.Context(), node) },

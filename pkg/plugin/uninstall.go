@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/metadata"
 
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/access"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/cli"
@@ -20,9 +22,10 @@ type UninstallOptions struct {
 	yes     bool
 }
 
-const uninstallLong = `Lists what kubectl runtime made in the cluster and removes it after a question: its annotations on nodes, the roles and
-bindings of docs/rbac.yaml, and its namespace with all in it, the records of rollouts among them. It refuses while a run is open on any node, or a
-rollout has a driver.
+const uninstallLong = `Lists what kubectl runtime made in the cluster and removes it after a question: its annotations on nodes, what the files
+docs/*.yaml made (roles, bindings, policies), and its namespace with all in it, the records of rollouts among them. Where that namespace is
+somebody else's, or has somebody else's pods, it stays, and only what is kubectl runtime's in it is removed. It refuses while a run is open on
+any node, or a rollout has a driver.
 
 Nothing on the nodes themselves is changed. Without the annotations of a switched node, the cluster no longer knows the runtime that it came from:
 then only the agent on the node rolls it back, with /var/lib/kubectl-runtime/bin/runtime-agent rollback.`
@@ -74,11 +77,25 @@ func (o *UninstallOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	config, err := o.factory.RESTConfig()
+	if err != nil {
+		return err
+	}
+	objects, err := metadata.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("make client: %w", err)
+	}
 	errOut := o.factory.Streams.ErrOut
-	if err := (access.Checker{Client: client}).CheckUninstall(ctx); err != nil {
+	permissions := access.Checker{Client: client}
+	if err := permissions.CheckUninstall(ctx); err != nil {
 		return o.factory.PermissionError(err)
 	}
-	found, err := (uninstall.Finder{Client: client, Clock: o.factory.Clock, Holder: holder()}).Find(ctx)
+	missing, err := permissions.MissingOptional(ctx, "uninstall")
+	if err != nil {
+		return o.factory.Explain("check", "permissions", "", err)
+	}
+	o.factory.WarnMissing("uninstall", missing)
+	found, err := (uninstall.Finder{Client: client, Metadata: objects, Clock: o.factory.Clock, Holder: holder()}).Find(ctx)
 	if err != nil {
 		return o.factory.Explain("look for", "what is installed", "", err)
 	}
@@ -107,6 +124,10 @@ func (o *UninstallOptions) Run(ctx context.Context) error {
 		}
 	}
 	err = uninstall.Remove(ctx, found, func(object uninstall.Object) { o.list([]uninstall.Object{object}, "removed") })
+	if apierrors.IsForbidden(err) {
+		return cli.Exitf(cli.ExitGeneral, "%w", err).
+			WithHint("an administrator has to remove these; who may uninstall by role kubectl-runtime-uninstall alone cannot remove the last object of that role")
+	}
 	if err != nil {
 		return o.factory.Explain("remove", "what is installed", "", err)
 	}

@@ -6,20 +6,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1beta1 "k8s.io/api/policy/v1beta1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 
-	"github.com/kubectl-runtime/kubectl-runtime/pkg/access"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/claim"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/jobnamespace"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodejob"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/nodestate"
+	"github.com/kubectl-runtime/kubectl-runtime/pkg/paging"
 	"github.com/kubectl-runtime/kubectl-runtime/pkg/rolloutrecord"
 )
 
@@ -44,7 +53,9 @@ type Found struct {
 // Finder finds what this program left in a cluster.
 type Finder struct {
 	Client kubernetes.Interface
-	Clock  clock.Clock
+	// Metadata reads objects of any kind, also of those that later API servers no longer have.
+	Metadata metadata.Interface
+	Clock    clock.Clock
 	// Holder is whose claims are this process's own.
 	Holder string
 }
@@ -52,13 +63,37 @@ type Finder struct {
 // Find lists what this program left in the cluster, in the order in which it is removed. It changes nothing.
 func (f Finder) Find(ctx context.Context) (*Found, error) {
 	found := &Found{}
-	for _, look := range []func(context.Context, *Found) error{f.findNodes, f.findRoles, f.findNamespace} {
-		if err := look(ctx, found); err != nil {
+	if err := f.findNodes(ctx, found); err != nil {
+		return nil, err
+	}
+	namespace, stays, err := f.findNamespace(ctx, found)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range kinds {
+		if k.own && !stays {
+			continue
+		}
+		if err := f.findKind(ctx, found, k, namespace != nil); err != nil {
 			return nil, err
 		}
 	}
+	if namespace != nil { // what is in it goes with it
+		found.Objects = append(found.Objects, *namespace)
+	}
+	for _, k := range rightKinds {
+		if err := f.findKind(ctx, found, k, namespace != nil); err != nil {
+			return nil, err
+		}
+	}
+	isOwn := func(o Object) int { return strings.Count(o.Name, "/"+ownRole) }
+	slices.SortStableFunc(found.Objects, func(a, b Object) int { return isOwn(a) - isOwn(b) })
 	return found, nil
 }
+
+// ownRole is the role in docs/rbac.yaml that lets a user uninstall. Who has no other rights can remove all but the last of its objects: a role that is
+// bound to nobody.
+const ownRole = "kubectl-runtime-uninstall"
 
 // remove removes one object. One that is gone already is no error.
 func (o Object) remove(ctx context.Context) error {
@@ -70,157 +105,144 @@ func (o Object) remove(ctx context.Context) error {
 
 // findNodes lists nodes with annotations of this program, and those whose run is open.
 func (f Finder) findNodes(ctx context.Context, found *Found) error {
-	for options := (metav1.ListOptions{Limit: 500}); ; {
-		nodes, err := f.Client.CoreV1().Nodes().List(ctx, options)
-		if err != nil {
-			return fmt.Errorf("list nodes: %w", err)
+	err := paging.Each(ctx, f.Client.CoreV1().Nodes().List, metav1.ListOptions{}, func(node *corev1.Node) bool {
+		name, own, info := node.Name, nodestate.Own(node), nodestate.Read(node)
+		if len(own) == 0 {
+			return true
 		}
-		for i := range nodes.Items {
-			node := &nodes.Items[i]
-			own := nodestate.Own(node)
-			if len(own) == 0 {
-				continue
-			}
-			if nodestate.Read(node).IsRunOpen() {
-				found.Open = append(found.Open, fmt.Sprintf("node %s: its run is %s", node.Name, nodestate.Read(node).State))
-			}
-			found.Objects = append(found.Objects, Object{
-				Name: "node/" + node.Name, What: fmt.Sprintf("%d annotations", len(own)),
-				removal: func(ctx context.Context) error { return nodestate.Forget(ctx, f.Client, node.Name, own) },
-			})
+		if info.IsRunOpen() {
+			found.Open = append(found.Open, fmt.Sprintf("node %s: its run is %s", name, info.State))
 		}
-		if options.Continue = nodes.Continue; options.Continue == "" {
-			return nil
-		}
-	}
-}
-
-// findRoles lists the roles and bindings of docs/rbac.yaml, by their labels. Those in the program's own namespace go with it.
-func (f Finder) findRoles(ctx context.Context, found *Found) error {
-	api, options := f.Client.RbacV1(), metav1.ListOptions{LabelSelector: labels.SelectorFromSet(nodejob.Labels()).String()}
-	for _, kind := range []struct {
-		name   string
-		list   func() (runtime.Object, error)
-		remove func(ctx context.Context, namespace, name string) error
-	}{
-		{"clusterrolebinding", func() (runtime.Object, error) { return api.ClusterRoleBindings().List(ctx, options) }, func(ctx context.Context, _, name string) error {
-			return api.ClusterRoleBindings().Delete(ctx, name, metav1.DeleteOptions{})
-		}},
-		{"clusterrole", func() (runtime.Object, error) { return api.ClusterRoles().List(ctx, options) }, func(ctx context.Context, _, name string) error {
-			return api.ClusterRoles().Delete(ctx, name, metav1.DeleteOptions{})
-		}},
-		{"rolebinding", func() (runtime.Object, error) { return api.RoleBindings("").List(ctx, options) }, func(ctx context.Context, namespace, name string) error {
-			return api.RoleBindings(namespace).Delete(ctx, name, metav1.DeleteOptions{})
-		}},
-		{"role", func() (runtime.Object, error) { return api.Roles("").List(ctx, options) }, func(ctx context.Context, namespace, name string) error {
-			return api.Roles(namespace).Delete(ctx, name, metav1.DeleteOptions{})
-		}},
-	} {
-		list, err := kind.list()
-		if apierrors.IsForbidden(err) {
-			found.Notes = append(found.Notes, fmt.Sprintf("you may not list %ss.%s: those of docs/rbac.yaml were not looked for", kind.name, access.RBACGroup))
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("list %ss: %w", kind.name, err)
-		}
-		err = meta.EachListItem(list, func(item runtime.Object) error {
-			object, err := meta.Accessor(item)
-			if err != nil {
-				return err
-			}
-			if object.GetNamespace() == nodejob.Namespace {
-				return nil
-			}
-			where := ""
-			if object.GetNamespace() != "" {
-				where = "in namespace " + object.GetNamespace()
-			}
-			found.Objects = append(found.Objects, Object{Name: kind.name + "/" + object.GetName(), What: where, removal: func(ctx context.Context) error {
-				return kind.remove(ctx, object.GetNamespace(), object.GetName())
-			}})
-			return nil
+		found.Objects = append(found.Objects, Object{
+			Name: "node/" + name, What: fmt.Sprintf("%d annotations", len(own)),
+			removal: func(ctx context.Context) error { return nodestate.Forget(ctx, f.Client, name, own) },
 		})
-		if err != nil {
-			return fmt.Errorf("list %ss: %w", kind.name, err)
-		}
+		return true
+	})
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
 	}
 	return nil
 }
 
-// findNamespace is about the program's namespace with all in it. One that somebody else has made, or uses, stays.
-func (f Finder) findNamespace(ctx context.Context, found *Found) error {
+// kind is a resource of which this program, or a page of its documentation, makes objects. They have its labels.
+type kind struct {
+	name     string
+	resource schema.GroupVersionResource
+	// own: only those in the program's own namespace, where that stays.
+	own bool
+}
+
+// rightKinds are removed last, since a user may have the right to do so from them: those that give a right before those that say which.
+var rightKinds = []kind{
+	{"rolebinding", rbacv1.SchemeGroupVersion.WithResource("rolebindings"), false},
+	{"role", rbacv1.SchemeGroupVersion.WithResource("roles"), false},
+	{"clusterrolebinding", rbacv1.SchemeGroupVersion.WithResource("clusterrolebindings"), false},
+	{"clusterrole", rbacv1.SchemeGroupVersion.WithResource("clusterroles"), false},
+}
+
+// kinds are in the order in which objects are removed.
+var kinds = []kind{
+	{"podsecuritypolicy", policyv1beta1.SchemeGroupVersion.WithResource("podsecuritypolicies"), false},                                        // until Kubernetes 1.24
+	{"validatingadmissionpolicybinding", admissionregistrationv1.SchemeGroupVersion.WithResource("validatingadmissionpolicybindings"), false}, // since 1.30
+	{"validatingadmissionpolicy", admissionregistrationv1.SchemeGroupVersion.WithResource("validatingadmissionpolicies"), false},
+	{"job", batchv1.SchemeGroupVersion.WithResource("jobs"), true},
+	{"pod", corev1.SchemeGroupVersion.WithResource("pods"), true},
+	{"configmap", corev1.SchemeGroupVersion.WithResource("configmaps"), true}, // of rollouts
+	{"lease", coordinationv1.SchemeGroupVersion.WithResource("leases"), true},
+}
+
+// findKind lists the objects of a kind, by their labels. Those in the program's own namespace go with it where that is removed.
+func (f Finder) findKind(ctx context.Context, found *Found, k kind, namespaceGoes bool) error {
+	where := metav1.NamespaceAll
+	if k.own {
+		where = nodejob.Namespace
+	}
+	all := f.Metadata.Resource(k.resource)
+	labelled := metav1.ListOptions{LabelSelector: labels.SelectorFromSet(nodejob.Labels()).String()}
+	err := paging.Each(ctx, all.Namespace(where).List, labelled, func(object *metav1.PartialObjectMetadata) bool {
+		name, namespace, what := object.Name, object.Namespace, ""
+		if namespace == nodejob.Namespace && namespaceGoes {
+			return true
+		}
+		if namespace != "" {
+			what = "in namespace " + namespace
+		}
+		found.Objects = append(found.Objects, Object{Name: k.name + "/" + name, What: what, removal: func(ctx context.Context) error {
+			return all.Namespace(namespace).Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)})
+		}})
+		return true
+	})
+	switch {
+	case err == nil, apierrors.IsNotFound(err), apierrors.IsForbidden(err) && !f.serves(k.resource):
+		return nil
+	case apierrors.IsForbidden(err):
+		found.Notes = append(found.Notes, fmt.Sprintf("you may not list %s: those of kubectl runtime were not looked for", k.resource.GroupResource()))
+		return nil
+	}
+	return fmt.Errorf("list %s: %w", k.resource.Resource, err)
+}
+
+// serves reports whether the API server has a resource. One that does not say is taken to have it.
+func (f Finder) serves(resource schema.GroupVersionResource) bool {
+	list, err := f.Client.Discovery().ServerResourcesForGroupVersion(resource.GroupVersion().String())
+	if err != nil {
+		return !apierrors.IsNotFound(err)
+	}
+	return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == resource.Resource })
+}
+
+// findNamespace returns the program's namespace, to be removed with all in it, or nil. It stays where somebody else has made it, or uses it.
+func (f Finder) findNamespace(ctx context.Context, found *Found) (object *Object, stays bool, err error) {
 	namespaces, own := f.Client.CoreV1().Namespaces(), nodejob.Namespace
 	namespace, err := namespaces.Get(ctx, own, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("get namespace %s: %w", own, err)
+		return nil, false, fmt.Errorf("get namespace %s: %w", own, err)
 	}
-	leases, err := f.Client.CoordinationV1().Leases(own).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("list leases: %w", err)
-	}
-	for i := range leases.Items {
-		if other := claim.Foreign(&leases.Items[i], f.Holder); other != nil && f.Clock.Now().Before(other.Until) {
-			what := "node " + leases.Items[i].Name
-			if rollout := rolloutrecord.RolloutOf(&leases.Items[i]); rollout != "" {
+	err = paging.Each(ctx, f.Client.CoordinationV1().Leases(own).List, metav1.ListOptions{}, func(lease *coordinationv1.Lease) bool {
+		if other := claim.Foreign(lease, f.Holder); other != nil && f.Clock.Now().Before(other.Until) {
+			what := "node " + lease.Name
+			if rollout := rolloutrecord.RolloutOf(lease); rollout != "" {
 				what = "rollout " + rollout
 			}
 			found.Open = append(found.Open, what+": "+other.Error())
 		}
+		return true
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("list leases: %w", err)
 	}
 	if _, looks := (jobnamespace.Namespace{Client: f.Client, Clock: f.Clock}).OpenRuns(namespace, ""); looks > 0 {
 		found.Open = append(found.Open, fmt.Sprintf("%d looks at hosts", looks))
 	}
-	pods, err := f.Client.CoreV1().Pods(own).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("list pods: %w", err)
-	}
 	foreign := ""
-	for i := range pods.Items {
-		if !labels.SelectorFromSet(nodejob.Labels()).Matches(labels.Set(pods.Items[i].Labels)) {
-			foreign = pods.Items[i].Name
+	err = paging.Each(ctx, f.Client.CoreV1().Pods(own).List, metav1.ListOptions{}, func(pod *corev1.Pod) bool {
+		if !labels.SelectorFromSet(nodejob.Labels()).Matches(labels.Set(pod.Labels)) {
+			foreign = pod.Name
 		}
+		return foreign == ""
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("list pods: %w", err)
 	}
-	stays := ""
+	why := ""
 	switch {
 	case namespace.Labels[nodejob.LabelManagedBy] != nodejob.Labels()[nodejob.LabelManagedBy]:
-		stays = "kubectl runtime did not make it"
+		why = "kubectl runtime did not make it"
 	case foreign != "":
-		stays = fmt.Sprintf("pod %s in it is not kubectl runtime's", foreign)
+		why = fmt.Sprintf("pod %s in it is not kubectl runtime's", foreign)
 	}
-	if stays != "" {
-		found.Notes = append(found.Notes, fmt.Sprintf("namespace %s stays: %s", own, stays))
-		return f.findRecords(ctx, found)
+	if why != "" {
+		found.Notes = append(found.Notes, fmt.Sprintf("namespace %s stays: %s", own, why))
+		return nil, true, nil
 	}
 	uid := namespace.UID
-	found.Objects = append(found.Objects, Object{Name: "namespace/" + own, What: "with all in it", removal: func(ctx context.Context) error {
+	return &Object{Name: "namespace/" + own, What: "with all in it", removal: func(ctx context.Context) error {
 		return namespaces.Delete(ctx, own, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
-	}})
-	return nil
-}
-
-// findRecords lists the records and the slots of rollouts in a namespace that stays.
-func (f Finder) findRecords(ctx context.Context, found *Found) error {
-	maps := f.Client.CoreV1().ConfigMaps(nodejob.Namespace)
-	list, err := maps.List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(nodejob.Labels()).String()})
-	if apierrors.IsForbidden(err) {
-		found.Notes = append(found.Notes, "you may not list configmaps: records of rollouts were not looked for")
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("list configmaps: %w", err)
-	}
-	for i := range list.Items {
-		name := list.Items[i].Name
-		found.Objects = append(found.Objects, Object{
-			Name: "configmap/" + name, What: "in namespace " + nodejob.Namespace,
-			removal: func(ctx context.Context) error { return maps.Delete(ctx, name, metav1.DeleteOptions{}) },
-		})
-	}
-	return nil
+	}}, false, nil
 }
 
 // Remove removes what Find found, and says so after each. It goes on after an error.

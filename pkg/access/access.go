@@ -254,6 +254,14 @@ func (c Checker) MissingOptional(ctx context.Context, command string) ([]Permiss
 	return c.Missing(ctx, Roles()[i].Used)
 }
 
+// MissingForLook are rights that a look at a host uses where the user has them, beside those of the plan, which reports what it could not read.
+func (c Checker) MissingForLook(ctx context.Context) ([]Permission, error) {
+	if all, err := c.may(ctx, everything); err != nil || all {
+		return nil, err
+	}
+	return c.Missing(ctx, slices.Concat(workloadPermissions(), followPermissions()))
+}
+
 // everything is an administrator's right, which saves asking for each.
 var everything = Permission{Verb: "*", Group: "*", Resource: "*"}
 

@@ -127,6 +127,11 @@ func (o *PlanOptions) lookAtHosts(ctx context.Context, nodes []corev1.Node) (hos
 		}
 		return nil, o.factory.Explain("check", "permissions", "", err)
 	}
+	unused, err := (access.Checker{Client: o.client}).MissingForLook(ctx)
+	if err != nil {
+		return nil, o.factory.Explain("check", "permissions", "", err)
+	}
+	o.factory.WarnMissing("plan", unused)
 	var mu sync.Mutex
 	var group errgroup.Group
 	group.SetLimit(looksAtOnce)

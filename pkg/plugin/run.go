@@ -335,9 +335,7 @@ func (o *runOptions) preflight(ctx context.Context, m move, r *nodeswitch.Switch
 	if err != nil {
 		return nil, o.factory.Explain("check", "permissions", "", err)
 	}
-	if len(missing) > 0 {
-		fmt.Fprintf(o.factory.Streams.ErrOut, "warning: %s; %s goes without them\n", &access.PermissionError{Missing: missing}, m.name)
-	}
+	o.factory.WarnMissing(m.name, missing)
 	if o.wait {
 		var err error
 		if nodes, err = o.awaitOthers(ctx, m, r, nodes); err != nil {

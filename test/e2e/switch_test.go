@@ -106,7 +106,7 @@ func (c *cluster) waitPodsOn(t *testing.T, node string) {
 
 func (c *cluster) waitPodsWith(t *testing.T, selection ...string) {
 	t.Helper()
-	eventually(t, 2*time.Minute, func() string {
+	eventually(t, 4*time.Minute, func() string {
 		var list struct {
 			Items []struct {
 				Metadata struct{ Namespace, Name string }
